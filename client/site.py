@@ -1,0 +1,188 @@
+"""One site's work in one round: charge the ledger, train, tell; or look at the hold-out and tell what policy allows.
+
+Example::
+
+    answer, trained = train_site(site, request, state, model)       # the ledger is charged before the first step
+    answer = evaluate_site(site, request, state, model)
+"""
+
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor
+
+from fedrelease.client.ledger import Entry, Ledger, Standing
+from fedrelease.client.sampling import noise_generator
+from fedrelease.client.training import Job, Seeds, steps_per_round, train
+from fedrelease.data.sites import SiteData
+from fedrelease.data.tokens import TokenRows
+from fedrelease.errors import DataError
+from fedrelease.experiment import Experiment
+from fedrelease.experiment_document import experiment_digest
+from fedrelease.files import canonical_bytes, digest_bytes
+from fedrelease.messages import Answer, Request
+from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
+from fedrelease.models.evaluation import look
+from fedrelease.models.metrics import Matrix
+from fedrelease.privacy import PrivacyPlan, Receipt, Segment, calibrate, plan_privacy
+from fedrelease.update import State, state_digest
+
+__all__ = ["Site", "charge_identity", "evaluate_site", "train_site"]
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A partner's data and book. ``noise``: ``seeded`` in simulations that must repeat, else ``secure``."""
+
+    data: SiteData
+    home: Path
+    noise: str
+
+    @property
+    def ledger(self) -> Ledger:
+        """The record of privacy spent on this site's data; it lies with the site, never with the server."""
+        return Ledger(self.home / "ledger.jsonl")
+
+
+def charge_identity(site: Site, request: Request, state: State, *, pool: str) -> str:
+    """What identifies a charge: everything that its answer depends on; with secure noise a fresh identity each time."""
+    parts = {
+        "pool": pool,
+        "site": site.data.name,
+        "split": site.data.split,
+        "experiment": experiment_digest(request.experiment),
+        "version": request.version,
+        "round": request.round,
+        "base": request.base,
+        "directives": dict(request.directives),
+        "state": state_digest(state),
+        "attempt": "" if site.noise == "seeded" else secrets.token_hex(16),
+    }
+    return digest_bytes(canonical_bytes(parts))
+
+
+def train_site(site: Site, request: Request, state: State, model: TextClassifier) -> tuple[Answer, dict[str, Tensor]]:
+    """Train from ``state`` and return the answer with the trained state (float32, same names and shapes).
+
+    Raises:
+        BudgetExceeded: the ledger has no room; nothing was trained.
+        DataError: the site's labels are not the experiment's.
+    """
+    experiment = request.experiment
+    _check_labels(site, experiment)
+    rows = site.data.train
+    steps = steps_per_round(len(rows), experiment.training)
+    plan = _plan(experiment, len(rows), steps)
+    identity = charge_identity(site, request, state, pool="train")
+    receipt = _charged(site, request, plan.segment(), identity, pool="train") if plan else None
+    load_state(model, state)
+    job = Job(
+        rows=rows,
+        training=experiment.training,
+        plan=plan,
+        start=(request.round - 1) * steps,
+        steps=steps,
+        total=experiment.rounds * steps,
+        seeds=Seeds(key=identity, noise=site.noise),
+        validate=None if plan else lambda: _mean_loss(model, site.data.holdout),
+    )
+    done = train(model, job)
+    answer = Answer(
+        site=site.data.name, examples=None if plan else len(rows), metrics={"steps": float(done)}, receipt=receipt
+    )
+    return answer, trainable_state(model)
+
+
+def evaluate_site(site: Site, request: Request, state: State, model: TextClassifier) -> Answer:
+    """What ``state`` does on the site's hold-out, as far as ``privacy.metrics`` lets it leave the site.
+
+    Guarantees: with ``noised`` the only thing that leaves is the confusion matrix plus Gaussian noise, rounded to whole numbers;
+    one row more or less changes one count by one, so its sensitivity is 1, and the plan's rounds together cost at most
+    ``privacy.epsilon``.
+    """
+    experiment = request.experiment
+    _check_labels(site, experiment)
+    private = experiment.privacy.unit != "none"
+    if private and experiment.privacy.metrics == "withheld":
+        return Answer(site=site.data.name, metrics={})
+    load_state(model, state)
+    matrix, loss = look(model, site.data.holdout, classes=len(experiment.model.labels))
+    if not private or experiment.privacy.metrics == "exact":
+        return Answer(
+            site=site.data.name, examples=len(site.data.holdout), metrics={}, confusion=_as_rows(matrix), loss=loss
+        )
+    identity = charge_identity(site, request, state, pool="holdout")
+    segment = _holdout_segment(experiment)
+    receipt = _charged(site, request, segment, identity, pool="holdout")
+    noise = torch.randn(matrix.shape, generator=noise_generator(site.noise, identity), dtype=torch.float64)
+    noised = numpy.rint(matrix + segment.noise_multiplier * noise.numpy())
+    return Answer(site=site.data.name, metrics={}, confusion=_as_rows(noised), receipt=receipt)
+
+
+def _check_labels(site: Site, experiment: Experiment) -> None:
+    if tuple(site.data.labels) != experiment.model.labels:
+        raise DataError(
+            f"the data of {site.data.name} was prepared for other labels",
+            value=list(site.data.labels),
+            rule=f"model.labels, in this order: {list(experiment.model.labels)}",
+            hint="prepare the site's data again for this experiment",
+        )
+
+
+def _plan(experiment: Experiment, rows: int, steps: int) -> PrivacyPlan | None:
+    training = experiment.training
+    return plan_privacy(
+        experiment.privacy, rows=rows, batch_size=training.batch_size, steps_per_round=steps, rounds=experiment.rounds
+    )
+
+
+def _holdout_segment(experiment: Experiment) -> Segment:
+    looks = experiment.rounds + 1  # the base is looked at too
+    privacy = experiment.privacy
+    noise = calibrate(
+        epsilon=privacy.epsilon, delta=privacy.delta, sample_rate=1.0, steps=looks, accountant=privacy.accountant
+    )
+    return Segment(noise, 1.0, 1)
+
+
+def _charged(site: Site, request: Request, segment: Segment, identity: str, *, pool: str) -> Receipt:
+    privacy = request.experiment.privacy
+    entry = Entry(
+        charge=identity,
+        pool=pool,
+        split=site.data.split,
+        noise_multiplier=segment.noise_multiplier,
+        sample_rate=segment.sample_rate,
+        steps=segment.steps,
+        accountant=privacy.accountant,
+        delta=privacy.delta,
+        federation=request.experiment.federation.name,
+        version=request.version,
+    )
+    standing: Standing = site.ledger.charge(entry, budget=privacy.epsilon)
+    shared = {key: value for key, value in asdict(entry).items() if key in RECEIPT_FIELDS}
+    return Receipt(
+        site=site.data.name,
+        unit=privacy.unit,
+        pool=pool,
+        clip=privacy.clip if pool == "train" else 1.0,
+        epsilon_round=standing.epsilon_round,
+        epsilon_total=standing.epsilon_total,
+        noise=site.noise,
+        **shared,
+    )
+
+
+RECEIPT_FIELDS = ("charge", "noise_multiplier", "sample_rate", "steps", "accountant", "delta")
+
+
+def _mean_loss(model: TextClassifier, rows: TokenRows) -> float:
+    loss = look(model, rows, classes=model.head.out_features)[1]
+    model.train()
+    return loss
+
+
+def _as_rows(matrix: Matrix) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(cell) for cell in row) for row in matrix)

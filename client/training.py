@@ -1,0 +1,207 @@
+"""Local training of one site in one round, private through Opacus or plain, on one loop.
+
+Example::
+
+    job = Job(rows=site.train, training=experiment.training, plan=plan, start=0, steps=10, total=50, seeds=seeds)
+    train(model, job)        # 10: the number of optimizer steps
+
+Private steps are Opacus' own: its hooks form per-example gradients, its ``DPOptimizer`` clips, adds noise and divides by the
+*expected* batch size. Ours is what must not be left to defaults: Poisson sampling at the plan's rate, steps that happen even
+when the batch is empty, noise from a generator that nobody shares, and physical micro-batches.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from opacus.grad_sample import GradSampleHooks
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedrelease.client.sampling import noise_generator, poisson_batch, seeded_generator, shuffled_batches
+from fedrelease.data.tokens import TokenRows
+from fedrelease.experiment import Training
+from fedrelease.privacy import PrivacyPlan
+
+__all__ = ["Job", "Seeds", "steps_per_round", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """What randomness follows from. ``noise`` is ``seeded`` (by ``key``) or ``secure`` (the operating system)."""
+
+    key: str
+    noise: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One site's training in one round.
+
+    Attributes:
+        rows: the site's training rows.
+        plan: privacy, or ``None`` for plain training.
+        start: steps of the whole plan before this round; ``steps``: of this round; ``total``: of the whole plan.
+        validate: the loss on the site's hold-out, for early stopping without privacy.
+    """
+
+    rows: TokenRows
+    training: Training
+    plan: PrivacyPlan | None
+    start: int
+    steps: int
+    total: int
+    seeds: Seeds
+    validate: Callable[[], float] | None = None
+
+
+def steps_per_round(rows: int, training: Training) -> int:
+    """Steps of one round: ``epochs`` passes of ``rows`` in batches of ``batch_size``, at least one."""
+    return max(1, round(training.epochs * rows / min(training.batch_size, rows)))
+
+
+def rate_factor(step: int, total: int, training: Training) -> float:
+    """The share of the learning rate that step ``step`` of ``total`` uses: warm-up from 0, then constant or down to 0."""
+    warm = training.warmup * total
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 1.0 if training.schedule == "constant" else (total - step) / max(1.0, total - warm)
+
+
+def train(model: nn.Module, job: Job) -> int:
+    """Train ``model`` in place and return how many optimizer steps happened.
+
+    Guarantees (with a plan): exactly ``job.steps`` noisy steps happen, whatever the sampling draws; an empty batch adds noise
+    and steps the optimizer; each example's part in a step's sum is at most ``plan.clip`` long (up to rounding).
+    """
+    optimizer = _optimizer(model, job.training)
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    patience = Patience(job)
+    with _training_mode(model), _stepper(model, optimizer, job) as step:
+        for done, indices in zip(range(job.steps), _batches(job), strict=False):
+            factor = rate_factor(job.start + done, job.total, job.training)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            step(indices)
+            if patience.exhausted(done + 1):
+                return done + 1
+    return job.steps
+
+
+class Patience:
+    """Early stopping: true once so many epochs brought no better loss on the site's hold-out."""
+
+    def __init__(self, job: Job) -> None:
+        """Ask nothing when the job has no patience or no way to validate."""
+        self._validate = job.validate
+        self._left = self._allowed = job.training.patience
+        self._epoch = -(-len(job.rows) // job.training.batch_size)
+        self._best = float("inf")
+
+    def exhausted(self, steps_done: int) -> bool:
+        """Look once an epoch."""
+        if self._validate is None or self._allowed is None or self._left is None or steps_done % self._epoch:
+            return False
+        loss = self._validate()
+        self._left = self._allowed if loss < self._best else self._left - 1
+        self._best = min(self._best, loss)
+        return self._left <= 0
+
+
+def _batches(job: Job) -> Iterator[Tensor]:
+    generator = seeded_generator("sampling", job.seeds.key)
+    if job.plan is None:
+        yield from shuffled_batches(len(job.rows), batch_size=job.training.batch_size, generator=generator)
+    else:
+        # Which rows take part must be as hard to guess as the noise: amplification by sampling needs it secret.
+        generator = generator if job.seeds.noise == "seeded" else noise_generator("secure")
+        while True:
+            yield poisson_batch(len(job.rows), sample_rate=job.plan.sample_rate, generator=generator)
+
+
+def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    head = [value for name, value in model.named_parameters() if value.requires_grad and name.startswith("head.")]
+    body = [value for name, value in model.named_parameters() if value.requires_grad and not name.startswith("head.")]
+    groups = [{"params": body, "lr": training.lr}, {"params": head, "lr": training.head_lr or training.lr}]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, weight_decay=training.weight_decay)
+    return torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay)
+
+
+@contextmanager
+def _training_mode(model: nn.Module) -> Iterator[None]:
+    model.train()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        model.eval()
+
+
+@contextmanager
+def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> Iterator[Callable[[Tensor], None]]:
+    if job.plan is None:
+        yield lambda indices: _plain_step(model, optimizer, job, indices)
+        return
+    hooks = GradSampleHooks(model, loss_reduction="sum")
+    private = DPOptimizer(
+        optimizer,
+        noise_multiplier=job.plan.noise_multiplier,
+        max_grad_norm=job.plan.clip,
+        expected_batch_size=job.plan.batch_size,
+        generator=noise_generator(job.seeds.noise, job.seeds.key),
+    )
+    try:
+        yield lambda indices: _private_step(model, private, job, indices)
+    finally:
+        hooks.cleanup()
+        for parameter in private.params:
+            for left_over in ("grad_sample", "summed_grad", "grad"):
+                setattr(parameter, left_over, None)
+
+
+def _plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, indices: Tensor) -> None:
+    optimizer.zero_grad()
+    for piece in micro_batches(indices, job):
+        (_summed_loss(model, job.rows, piece) / len(indices)).backward()
+    if job.training.grad_clip is not None:
+        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], job.training.grad_clip)
+    optimizer.step()
+
+
+def _private_step(model: nn.Module, optimizer: DPOptimizer, job: Job, indices: Tensor) -> None:
+    pieces = micro_batches(indices, job)
+    if not pieces:  # nobody was drawn: the sum is zero, and noise, step and accounting happen all the same
+        for parameter in optimizer.params:
+            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
+        _noisy_step(optimizer, last=True)
+    for number, piece in enumerate(pieces, start=1):
+        with warnings.catch_warnings():  # the first LoRA layer's input needs no gradient: nothing is lost by that
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            _summed_loss(model, job.rows, piece).backward()
+        _noisy_step(optimizer, last=number == len(pieces))
+
+
+def _noisy_step(optimizer: DPOptimizer, *, last: bool) -> None:
+    """Clip and add up; after the last micro-batch also add noise and step. Norms and sums stay in full float32."""
+    torch.set_float32_matmul_precision("highest")
+    optimizer.signal_skip_step(do_skip=not last)
+    optimizer.step()
+    optimizer.zero_grad()
+    torch.set_float32_matmul_precision("medium")
+
+
+def micro_batches(indices: Tensor, job: Job) -> list[Tensor]:
+    """A batch in pieces of at most ``micro_batch`` rows of like length; the batch itself stays what was drawn."""
+    by_length = indices[torch.argsort(job.rows.lengths[indices], stable=True)]
+    return [piece for piece in by_length.split(job.training.micro_batch) if len(piece)]
+
+
+def _summed_loss(model: nn.Module, rows: TokenRows, indices: Tensor) -> Tensor:
+    batch = rows.batch(indices)
+    return functional.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels, reduction="sum")

@@ -1,0 +1,1 @@
+"""Rounds, spool, release store, and the one adapter to Flower's ServerApp."""

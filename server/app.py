@@ -1,0 +1,105 @@
+"""The one adapter between a federation's rounds and Flower's ServerApp.
+
+Example::
+
+    server_app(watch)(grid, context)        # context.run_config: experiment (JSON), store, base (folder)
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedrelease.data.tokens import TokenRows
+from fedrelease.errors import StoreError
+from fedrelease.experiment import Experiment
+from fedrelease.experiment_document import experiment_digest, from_document
+from fedrelease.experiment_file import differences, load_experiment, to_toml
+from fedrelease.files import write_durably
+from fedrelease.models.bases import Base, open_base
+from fedrelease.models.classifier import TextClassifier, build_classifier, load_state, trainable_state
+from fedrelease.models.evaluation import look
+from fedrelease.models.metrics import scores
+from fedrelease.server.events import Event, Watcher
+from fedrelease.server.flower import FlowerSites
+from fedrelease.server.gather import Setting
+from fedrelease.server.rounds import run_rounds
+from fedrelease.server.store import Store
+from fedrelease.update import State
+
+__all__ = ["app", "check_same_experiment", "server_app"]
+
+
+def server_app(watch: Watcher) -> ServerApp:
+    """A ServerApp that runs the plan of rounds in its run configuration and tells ``watch`` about it."""
+    application = ServerApp()
+
+    @application.main()
+    def main(grid: Grid, context: Context) -> None:
+        settings = context.run_config
+        experiment = from_document(json.loads(str(settings["experiment"])))
+        folder = Path(str(settings["base"]))
+        holdout = settings.get("server-holdout")
+        store = Store.create_or_open(Path(str(settings["store"])))
+        with store.lock():
+            check_same_experiment(store, experiment)
+            base = open_base(str(folder), cache=folder)
+            run_rounds(
+                Setting(
+                    experiment=experiment,
+                    store=store,
+                    sites=FlowerSites(grid, deadline_s=experiment.federation.deadline_s),
+                    base=base,
+                    initial=lambda: trainable_state(_classifier(base, experiment)),
+                    look=_server_look(base, experiment, Path(str(holdout)) if holdout else None),
+                    watch=watch,
+                )
+            )
+
+    return application
+
+
+def _ignore(event: Event) -> None:
+    """Nobody watches a deployed ServerApp but its log."""
+
+
+app = server_app(_ignore)
+
+
+def _classifier(base: Base, experiment: Experiment) -> TextClassifier:
+    return build_classifier(base, experiment.model, seed=experiment.federation.seed)
+
+
+def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State], Mapping[str, float]]:
+    if holdout is None:
+        return lambda state: {}
+    model, rows = _classifier(base, experiment), TokenRows(holdout)
+
+    def on_server(state: State) -> Mapping[str, float]:
+        load_state(model, state)
+        matrix, loss = look(model, rows, classes=len(experiment.model.labels))
+        return {**scores(matrix), "loss": loss}
+
+    return on_server
+
+
+def check_same_experiment(store: Store, experiment: Experiment) -> None:
+    """Save the resolved experiment with a new store; refuse to go on with an old one under other rules.
+
+    Raises:
+        StoreError: the store was made by another experiment; the text lists every key that differs.
+    """
+    path = store.folder / "experiment.toml"
+    if not path.exists():
+        write_durably(path, to_toml(experiment).encode())
+        return
+    saved = load_experiment(path)
+    if experiment_digest(saved) != experiment_digest(experiment):
+        raise StoreError(
+            f"{store.folder} holds the releases of another experiment",
+            value="; ".join(differences(saved, experiment)),
+            rule="one store, one experiment: a resumed run goes on under the rules it began with",
+            hint=f"choose another folder with --store, or run {path} again",
+        )

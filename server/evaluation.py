@@ -1,0 +1,78 @@
+"""What sites told about their hold-outs, as the metrics of a release.
+
+Example::
+
+    metrics, report = site_metrics(answers, labels=("negative", "positive"))
+    metrics.mean["accuracy"], metrics.worst_site
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy
+
+from fedrelease.errors import UpdateRefused
+from fedrelease.manifest import MetricsFacts
+from fedrelease.messages import Answer
+from fedrelease.models.metrics import report, scores
+
+__all__ = ["SiteReport", "check_confusion", "site_metrics"]
+
+SiteReport = Mapping[str, Mapping[str, Mapping[str, float]]]
+SHARED = ("accuracy", "macro_f1", "loss")
+DECIMALS = 6
+
+
+def check_confusion(answer: Answer, *, classes: int) -> None:
+    """Refuse a confusion matrix of another shape, or with values that are not finite.
+
+    Raises:
+        UpdateRefused: the text names the shape.
+    """
+    if answer.confusion is None:
+        return
+    matrix = numpy.asarray(answer.confusion, dtype=float)
+    if matrix.shape != (classes, classes) or not numpy.isfinite(matrix).all():
+        raise UpdateRefused(
+            "the confusion matrix is not in order", value=matrix.shape, rule=f"finite, {classes} rows of {classes}"
+        )
+
+
+def site_metrics(
+    answers: Mapping[str, Answer], *, labels: Sequence[str], server: Mapping[str, float]
+) -> tuple[MetricsFacts, SiteReport]:
+    """Metrics of the server's hold-out and of each site that told something, their plain mean over sites, the worst, and the per-class report.
+
+    ``worst`` holds, for each metric, the worst value of any site; ``worst_site`` has the lowest accuracy.
+    """
+    sites = {name: found for name in sorted(answers) if (found := _scores(answers[name]))}
+    detail = {name: _detail(answers[name], labels) for name in sites}
+    if not sites:
+        return MetricsFacts(server=server), {}
+    shared = [metric for metric in SHARED if all(metric in found for found in sites.values())]
+    values = {metric: [found[metric] for found in sites.values()] for metric in shared}
+    metrics = MetricsFacts(
+        server=server,
+        mean={metric: _rounded(sum(column) / len(column)) for metric, column in values.items()},
+        worst={metric: max(column) if metric == "loss" else min(column) for metric, column in values.items()},
+        worst_site=min(sites, key=lambda name: sites[name]["accuracy"]),
+        sites=sites,
+    )
+    return metrics, detail
+
+
+def _scores(answer: Answer) -> dict[str, float]:
+    if answer.confusion is None:
+        return {}
+    found = scores(numpy.asarray(answer.confusion, dtype=float))
+    if found and answer.loss is not None:
+        found["loss"] = answer.loss
+    return {metric: _rounded(value) for metric, value in found.items()}
+
+
+def _detail(answer: Answer, labels: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+    found = report(numpy.asarray(answer.confusion, dtype=float), labels)
+    return {label: {name: _rounded(value) for name, value in row.items()} for label, row in found.items()}
+
+
+def _rounded(value: float) -> float:
+    return round(value, DECIMALS)

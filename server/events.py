@@ -1,0 +1,64 @@
+"""What a running federation tells whoever watches it: plain facts, pushed to one callable.
+
+Example::
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Released):
+            print(event.version, event.metrics["accuracy"])
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+__all__ = ["Event", "Opened", "Released", "RoundStarted", "SiteAnswered", "Watcher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """The store is open and the sites are known. ``resumed`` is true when a parent release was found."""
+
+    head: str | None
+    resumed: bool
+    sites: tuple[str, ...]
+    rounds: int
+    rounds_done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundStarted:
+    """A round begins; ``spooled`` sites need not be asked again."""
+
+    version: str
+    phase: str
+    round: int
+    cohort: tuple[str, ...]
+    spooled: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteAnswered:
+    """A site's answer arrived; ``refused`` says why it does not count. ``step`` is ``train`` or ``evaluate``."""
+
+    version: str
+    step: str
+    site: str
+    refused: str | None
+    epsilon: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """A version is in the store for good."""
+
+    version: str
+    digest: str
+    metrics: Mapping[str, float]
+    epsilon: float | None
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+
+
+Event: TypeAlias = Opened | RoundStarted | SiteAnswered | Released
+Watcher: TypeAlias = Callable[[Event], None]

@@ -1,0 +1,107 @@
+"""The one adapter between rounds and Flower: messages out, answers in, one at a time as they arrive.
+
+Example::
+
+    sites = FlowerSites(grid, deadline_s=60.0)
+    sites.names()                                            # ('amazon', 'movie', ...): each node says its name
+    for reply in sites.train(request, state, ("amazon", "movie")):
+        reply.site, reply.refused, reply.answer, reply.arrays
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedrelease.errors import FedreleaseError, RoundFailed
+from fedrelease.messages import Request, parse_answer, request_text
+from fedrelease.server.sites import Reply
+from fedrelease.update import State
+
+__all__ = ["FlowerSites"]
+
+POLL_S = 0.01
+
+
+class FlowerSites:
+    """The sites behind a Flower ``Grid``, by their stable names; node ids stay in here."""
+
+    def __init__(self, grid: Grid, *, deadline_s: float) -> None:
+        """Ask every node for its site's name.
+
+        Raises:
+            RoundFailed: two nodes claim one name, or no node answered.
+        """
+        self._grid = grid
+        self._deadline_s = deadline_s
+        self._nodes = self._discover()
+
+    def names(self) -> tuple[str, ...]:
+        """All sites, sorted."""
+        return tuple(sorted(self._nodes))
+
+    def train(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+        """Ask ``sites`` to train from ``state``; answers come in the order in which they arrive, late ones as refused."""
+        return self._ask("train", request, state, sites)
+
+    def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+        """Ask ``sites`` to evaluate ``state`` on their hold-outs."""
+        return self._ask("evaluate", request, state, sites)
+
+    def _discover(self) -> dict[str, int]:
+        content = RecordDict({"config": ConfigRecord({"ask": "site"})})
+        nodes: dict[str, int] = {}
+        for _, message in self._stream("query", content, {str(node): node for node in self._grid.get_node_ids()}):
+            if message.has_error():
+                continue
+            site = str(message.content.config_records["config"]["site"])
+            if site in nodes:
+                raise RoundFailed("two nodes claim one site", value=site, rule="each site has a name of its own")
+            nodes[site] = message.metadata.src_node_id
+        if not nodes:
+            raise RoundFailed("no site answered", rule="at least one site is there", hint="start a site, then run again")
+        return nodes
+
+    def _ask(self, kind: str, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+        config = ConfigRecord({"server-round": request.round, "request": request_text(request)})
+        content = RecordDict({"arrays": ArrayRecord(dict(state)), "config": config})  # type: ignore[arg-type]
+        silent = set(sites)
+        for site, message in self._stream(kind, content, {site: self._nodes[site] for site in sites}):
+            silent.discard(site)
+            yield _reply_of(site, message)
+        for site in sorted(silent):
+            yield _silence(site, f"no answer within {self._deadline_s:g} s")
+
+    def _stream(self, kind: str, content: RecordDict, nodes: Mapping[str, int]) -> Iterator[tuple[str, Message]]:
+        """Answers by who was asked: an error message may come from another node id than the one that was asked."""
+        asked = sorted(nodes.items())
+        messages = [Message(content, dst_node_id=node, message_type=kind) for _, node in asked]
+        pending = dict(zip(self._grid.push_messages(messages), (name for name, _ in asked), strict=True))
+        until = time.monotonic() + self._deadline_s
+        while pending and time.monotonic() < until:
+            for message in self._grid.pull_messages(tuple(pending)):
+                name = pending.pop(message.metadata.reply_to_message_id, None)
+                if name is not None:
+                    yield name, message
+            if pending:
+                time.sleep(POLL_S)
+
+
+def _silence(site: str, why: str) -> Reply:
+    return Reply(site=site, refused=why)
+
+
+def _reply_of(site: str, message: Message) -> Reply:
+    if message.has_error():
+        return _silence(site, message.error.reason or f"error {message.error.code}")
+    try:
+        answer = parse_answer(str(message.content.config_records["config"]["answer"]))
+        records = message.content.array_records
+        arrays = records["arrays"].to_torch_state_dict() if "arrays" in records else {}
+    except FedreleaseError as error:
+        return _silence(site, str(error))
+    except Exception as error:  # a stranger's bytes: whatever Flower's decoding meets is that site's fault, not ours
+        return _silence(site, f"the answer cannot be read: {type(error).__name__}: {error}")
+    return Reply(site=site, answer=answer, arrays=arrays)

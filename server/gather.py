@@ -1,0 +1,114 @@
+"""Answers of one round: screened one at a time as they arrive, so that the server never holds two of them.
+
+Example::
+
+    refused = gather_updates(setting, request, parent_state, asked, spool)
+    evaluated = gather_evaluations(setting, request, candidate)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedrelease.errors import FedreleaseError, UpdateRefused
+from fedrelease.experiment import Experiment
+from fedrelease.manifest import MetricsFacts
+from fedrelease.messages import Answer, Request
+from fedrelease.models.bases import Base
+from fedrelease.privacy import Receipt
+from fedrelease.server.evaluation import SiteReport, check_confusion, site_metrics
+from fedrelease.server.events import SiteAnswered, Watcher
+from fedrelease.server.screen import screen
+from fedrelease.server.sites import Reply, Sites
+from fedrelease.server.spool import Spool
+from fedrelease.server.store import Store
+from fedrelease.update import State
+
+__all__ = ["Evaluated", "Setting", "gather_evaluations", "gather_updates"]
+
+REASON_LENGTH = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all rounds share.
+
+    Attributes:
+        initial: makes the state of version 0.0.0; called once in the life of a store.
+        look: metrics of a state on the server's own hold-out; empty without one.
+    """
+
+    experiment: Experiment
+    store: Store
+    sites: Sites
+    base: Base
+    initial: Callable[[], State]
+    look: Callable[[State], Mapping[str, float]]
+    watch: Watcher
+
+    def tell(self, request: Request, step: str, site: str, refused: str | None, receipt: Receipt | None) -> None:
+        """Tell the watcher what became of a site's answer."""
+        epsilon = receipt.epsilon_total if receipt else None
+        self.watch(SiteAnswered(version=request.version, step=step, site=site, refused=refused, epsilon=epsilon))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What sites and server saw of a candidate."""
+
+    metrics: MetricsFacts
+    report: SiteReport
+    receipts: tuple[Receipt, ...]
+    refused: Mapping[str, str]
+
+
+def gather_updates(setting: Setting, request: Request, parent: State, asked: Sequence[str], spool: Spool) -> dict[str, str]:
+    """Ask the sites that are not in the spool yet; return who was refused, and why."""
+    refused: dict[str, str] = {}
+    waiting = [site for site in asked if site not in spool.accepted()]
+    for reply in setting.sites.train(request, parent, waiting):
+        receipt = None
+        try:
+            receipt = _accept(setting.experiment, reply, parent, spool)
+        except UpdateRefused as error:
+            refused[reply.site] = _short(error)
+        setting.tell(request, "train", reply.site, refused.get(reply.site), receipt)
+    return refused
+
+
+def _accept(experiment: Experiment, reply: Reply, parent: State, spool: Spool) -> Receipt | None:
+    if reply.answer is None or reply.refused is not None:
+        raise UpdateRefused(reply.refused or "no answer")
+    delta = screen(parent, reply.arrays, reply.answer, experiment=experiment, site=reply.site)
+    spool.accept(reply.site, delta, reply.answer)
+    return reply.answer.receipt
+
+
+def gather_evaluations(setting: Setting, request: Request, candidate: State) -> Evaluated:
+    """Ask every site about the candidate, and look at the server's own hold-out."""
+    answers: dict[str, Answer] = {}
+    refused: dict[str, str] = {}
+    labels = setting.experiment.model.labels
+    for reply in setting.sites.evaluate(request, candidate, setting.sites.names()):
+        try:
+            answers[reply.site] = _evaluation(reply, classes=len(labels))
+        except UpdateRefused as error:
+            refused[reply.site] = f"hold-out: {_short(error)}"
+        answer = answers.get(reply.site)
+        setting.tell(request, "evaluate", reply.site, refused.get(reply.site), answer.receipt if answer else None)
+    metrics, report = site_metrics(answers, labels=labels, server=setting.look(candidate))
+    receipts = tuple(answers[site].receipt for site in sorted(answers))
+    return Evaluated(
+        metrics=metrics, report=report, receipts=tuple(r for r in receipts if r is not None), refused=refused
+    )
+
+
+def _evaluation(reply: Reply, *, classes: int) -> Answer:
+    if reply.answer is None or reply.refused is not None:
+        raise UpdateRefused(reply.refused or "no answer")
+    check_confusion(reply.answer, classes=classes)
+    return reply.answer
+
+
+def _short(error: FedreleaseError) -> str:
+    """The reason as a manifest keeps it: one line, bounded."""
+    return " ".join(str(error).split())[:REASON_LENGTH]

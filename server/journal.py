@@ -1,0 +1,143 @@
+"""``log.jsonl``: what happened to the store, one line each, chained by sha256 so that no line can be changed unseen.
+
+Example::
+
+    append(Path("releases/log.jsonl"), entry_for(manifest, channels=("stable",), time=utc_now(), seconds=12.5))
+    [entry.event for entry in read(Path("releases/log.jsonl"))]          # ['released']
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fedrelease import facts
+from fedrelease.errors import DamagedRelease, StoreError
+from fedrelease.files import append_durably, digest_bytes, read_lines
+from fedrelease.manifest import Manifest, parse_version
+
+__all__ = ["EVENTS", "FIRST", "LogEntry", "append", "check_chain", "entry_for", "read", "readable", "utc_now"]
+
+EVENTS = ("held", "released", "round-failed")
+FIRST = "0" * 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogEntry:
+    """One line of the log.
+
+    Attributes:
+        version, digest: of the release; a failed round has the version it would have had, and no digest.
+        channels: those that moved to this release.
+        seconds, bytes_up, bytes_down: what the round took; None where a crash lost the numbers.
+        time: ISO 8601, UTC.
+        reason: why a round failed or a candidate was held.
+        previous: sha256 of the line before (64 zeros in the first line); set by :func:`append`.
+    """
+
+    version: str
+    digest: str | None
+    event: str
+    phase: str
+    round: int
+    time: str
+    channels: tuple[str, ...] = ()
+    seconds: float | None = None
+    bytes_up: int | None = None
+    bytes_down: int | None = None
+    reason: str | None = None
+    previous: str = FIRST
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        parse_version(self.version)
+        if self.event not in EVENTS:
+            raise StoreError("unknown event", value=self.event, rule=f"an event is one of {', '.join(EVENTS)}")
+        if (self.digest is None) != (self.event == "round-failed"):
+            raise StoreError("a release has a digest and a failed round has none", value=self.digest)
+
+
+def utc_now() -> str:
+    """The time as the log writes it, such as ``2031-05-01T12:00:00+00:00``."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def entry_for(
+    manifest: Manifest,
+    *,
+    channels: tuple[str, ...],
+    time: str,
+    seconds: float | None = None,
+    bytes_up: int | None = None,
+    bytes_down: int | None = None,
+    reason: str | None = None,
+) -> LogEntry:
+    """The line of a release; its event is the manifest's verdict."""
+    return LogEntry(
+        version=manifest.version,
+        digest=manifest.digest,
+        event=manifest.verdict,
+        phase=manifest.phase,
+        round=manifest.round,
+        time=time,
+        channels=channels,
+        seconds=seconds,
+        bytes_up=bytes_up,
+        bytes_down=bytes_down,
+        reason=reason,
+    )
+
+
+def append(path: Path, entry: LogEntry) -> LogEntry:
+    """Add a line durably, chained to the last one; return it as written. The caller holds the store's lock."""
+    lines = read_lines(path)
+    chained = replace(entry, previous=digest_bytes(lines[-1]) if lines else FIRST)
+    append_durably(path, facts.to_bytes(chained))
+    return chained
+
+
+def read(path: Path) -> tuple[LogEntry, ...]:
+    """All entries, oldest first; a torn last line never counted and is left out.
+
+    Raises:
+        DamagedRelease: the chain is broken or a line is unreadable; the message names the line.
+    """
+    entries = []
+    for entry, what in _links(path):
+        if entry is None or what is not None:
+            raise DamagedRelease(f"{path.name} {what}", value=path.name, hint="see what `fedrelease verify` says")
+        entries.append(entry)
+    return tuple(entries)
+
+
+def check_chain(path: Path) -> tuple[str, ...]:
+    """What is wrong with the log, one text a line; nothing when all is well.
+
+    Guarantees: a changed, removed, added or moved line is found, unless it is the last: nothing comes after it that
+    would know.
+    """
+    return tuple(what for _, what in _links(path) if what is not None)
+
+
+def readable(path: Path) -> tuple[LogEntry, ...]:
+    """The entries that can be read, whether the chain holds or not: for looking into a damaged store only."""
+    return tuple(entry for entry, _ in _links(path) if entry is not None)
+
+
+def _links(path: Path) -> Iterator[tuple[LogEntry | None, str | None]]:
+    """Every line's entry if it is readable, and what is wrong with it if anything is."""
+    try:
+        lines = read_lines(path)
+    except OSError as error:
+        yield None, f"cannot be read: {error.strerror}"
+        return
+    previous = FIRST
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = facts.from_bytes(LogEntry, line)
+        except DamagedRelease as error:
+            yield None, f"line {number} is unreadable: {error}"
+        else:
+            broken = entry.previous != previous
+            yield entry, f"line {number} does not follow from the line before it" if broken else None
+        previous = digest_bytes(line)

@@ -1,0 +1,67 @@
+"""The plan of rounds: which version comes next, from which phase, with which sites.
+
+Example::
+
+    plan = planned_rounds(experiment)
+    [(round.version, round.number) for round in plan]          # [('0.1.1', 1), ('0.1.2', 2), ('0.2.1', 3)]
+    cohort(plan[0], sites=("amazon", "movie"), seed=7)
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedrelease.errors import ExperimentError
+from fedrelease.experiment import Experiment, Phase
+from fedrelease.manifest import version_key
+
+__all__ = ["BASE_VERSION", "PlannedRound", "cohort", "planned_rounds", "remaining"]
+
+BASE_VERSION = "0.0.0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRound:
+    """One round of the plan: ``number`` counts through all phases, from 1."""
+
+    version: str
+    number: int
+    phase: Phase
+
+
+def planned_rounds(experiment: Experiment) -> tuple[PlannedRound, ...]:
+    """All rounds. MINOR of the version is the phase, PATCH the round within it, both from 1."""
+    places = [(minor, patch, phase) for minor, phase in enumerate(experiment.phases, 1) for patch in range(1, phase.rounds + 1)]
+    return tuple(
+        PlannedRound(version=f"0.{minor}.{patch}", number=number, phase=phase)
+        for number, (minor, patch, phase) in enumerate(places, 1)
+    )
+
+
+def remaining(plan: Sequence[PlannedRound], head: str) -> tuple[PlannedRound, ...]:
+    """The rounds after version ``head``."""
+    return tuple(planned for planned in plan if version_key(planned.version) > version_key(head))
+
+
+def cohort(planned: PlannedRound, *, sites: Sequence[str], seed: int) -> tuple[str, ...]:
+    """The sites of a round, sorted: those whose hash of (seed, version, name) is smallest.
+
+    It depends on the set of names only, never on arrival or on earlier rounds, so that a resumed run asks the same sites.
+
+    Raises:
+        ExperimentError: the phase wants more sites than there are.
+    """
+    wanted = planned.phase.sites_per_round
+    count = max(1, math.ceil(wanted * len(sites))) if isinstance(wanted, float) else wanted
+    if count > len(sites):
+        raise ExperimentError(
+            f"phase {planned.phase.name} wants more sites than there are",
+            value=wanted,
+            rule=f"sites_per_round is at most {len(sites)}, or a share such as 0.5",
+        )
+
+    def rank(site: str) -> bytes:
+        return hashlib.sha256(f"{seed}\x1f{planned.version}\x1f{site}".encode()).digest()
+
+    return tuple(sorted(sorted(sites, key=rank)[:count]))

@@ -1,0 +1,69 @@
+"""Asking a released version about texts.
+
+Example::
+
+    predict(store.find("stable"), ["a warm and funny film"], cache=cache_folder())[0].label      # 'positive'
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from fedrelease.data.tokens import TokenRows, load_tokenizer, save_rows, tokenise
+from fedrelease.errors import ModelError
+from fedrelease.experiment_file import load_experiment
+from fedrelease.models.bases import Base, open_base
+from fedrelease.models.classifier import build_classifier, load_state
+from fedrelease.models.evaluation import predict_logits
+from fedrelease.server.release import Release
+
+__all__ = ["Prediction", "predict"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """The most likely label of a text, and its probability by the model's own softmax (not calibrated)."""
+
+    text: str
+    label: str
+    score: float
+
+
+def predict(release: Release, texts: Sequence[str], *, cache: Path) -> list[Prediction]:
+    """Label texts with a release.
+
+    Raises:
+        ModelError: the base here is not the base of the release.
+        DamagedRelease: a file of the release changed.
+    """
+    manifest = release.manifest
+    experiment = load_experiment(None, text=release.read("experiment.toml").decode())
+    base = _same_base(release, cache)
+    model = build_classifier(base, experiment.model, seed=experiment.federation.seed)
+    load_state(model, release.state())
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "texts.safetensors"
+        save_rows(path, tokenise(list(texts), [0] * len(texts), load_tokenizer(base.folder), manifest.task.max_length))
+        shares = torch.softmax(predict_logits(model, TokenRows(path)), dim=1)
+    best = shares.max(dim=1)
+    return [
+        Prediction(text=text, label=manifest.task.labels[int(index)], score=round(float(score), 6))
+        for text, score, index in zip(texts, best.values, best.indices, strict=True)
+    ]
+
+
+def _same_base(release: Release, cache: Path) -> Base:
+    wanted = release.manifest.base
+    base = open_base(wanted.ref, cache=cache)
+    if dict(base.files) != dict(wanted.files):
+        changed = sorted(name for name in {*base.files, *wanted.files} if base.files.get(name) != wanted.files.get(name))
+        raise ModelError(
+            f"the base {wanted.ref} here is not the one that {release.version} was trained on",
+            value=changed,
+            rule="an adapter is used with its own base only: the same files, digest by digest",
+            hint="fetch the base anew, or put the files of the release's base into that folder",
+        )
+    return base

@@ -1,0 +1,182 @@
+"""From a round's outcome to a release: the manifest, its files, one commit.
+
+Example::
+
+    publish(outcome, cost, experiment=experiment, base=base, store=store)    # the release is in the store, its channels moved
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version as installed
+
+from fedrelease.experiment import Experiment, StrategyChoice
+from fedrelease.experiment_document import experiment_digest
+from fedrelease.experiment_file import to_toml
+from fedrelease.files import canonical_bytes
+from fedrelease.manifest import (
+    Accepted,
+    AdapterFacts,
+    BaseFacts,
+    FederationFacts,
+    FileEntry,
+    Manifest,
+    PrivacyFacts,
+    Refused,
+    TaskFacts,
+)
+from fedrelease.models.bases import Base
+from fedrelease.privacy import Receipt
+from fedrelease.server.gather import Evaluated
+from fedrelease.server.journal import entry_for, utc_now
+from fedrelease.server.release import Release
+from fedrelease.server.store import Store
+from fedrelease.update import State, Update, state_bytes
+
+__all__ = ["Cost", "Outcome", "publish"]
+
+PACKAGES = ("fedrelease", "flwr", "numpy", "opacus", "peft", "torch", "transformers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """All that a round ended with."""
+
+    version: str
+    phase: str
+    round: int
+    channel: str | None
+    strategy: StrategyChoice
+    parent: Release | None
+    state: State
+    memory: State
+    cohort: Sequence[str]
+    updates: Sequence[Update]
+    refused: Mapping[str, str]
+    evaluated: Evaluated
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Of training, then of the hold-outs."""
+        return (*(update.receipt for update in self.updates if update.receipt), *self.evaluated.receipts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a round took. It goes into the log, never into the manifest: equal runs are equal releases."""
+
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+
+
+def publish(outcome: Outcome, cost: Cost, *, experiment: Experiment, base: Base, store: Store) -> Release:
+    """Put the files into the store, commit the manifest, log it and move channels."""
+    files = tuple(_keep(store, path, role, data) for path, role, data in _files(outcome, experiment))
+    manifest = Manifest(
+        name=experiment.federation.name,
+        version=outcome.version,
+        verdict="released",
+        phase=outcome.phase,
+        round=outcome.round,
+        parents=(outcome.parent.digest,) if outcome.parent else (),
+        files=files,
+        base=BaseFacts(ref=experiment.model.base, files=base.files),
+        adapter=_adapter(experiment),
+        task=_task(experiment, base),
+        federation=_federation(outcome, experiment),
+        privacy=_privacy(outcome, experiment),
+        metrics=outcome.evaluated.metrics,
+        environment=_environment(experiment),
+    )
+    entry = entry_for(
+        manifest,
+        channels=(outcome.channel,) if outcome.channel else (),
+        time=utc_now(),
+        seconds=round(cost.seconds, 3),
+        bytes_up=cost.bytes_up,
+        bytes_down=cost.bytes_down,
+    )
+    return store.publish(manifest, entry)
+
+
+def _files(outcome: Outcome, experiment: Experiment) -> list[tuple[str, str, bytes]]:
+    """Path, role and bytes of each file. Random numbers follow from the seed and the round, so that is their state."""
+    files = [
+        ("adapter.safetensors", "adapter", state_bytes(outcome.state)),
+        ("rng.json", "rng", canonical_bytes({"seed": experiment.federation.seed, "round": outcome.round})),
+        ("experiment.toml", "doc", _experiment_text(experiment)),
+    ]
+    if outcome.memory:
+        files.append(("memory.safetensors", "memory", state_bytes(outcome.memory)))
+    if outcome.evaluated.report:
+        files.append(("report.json", "doc", canonical_bytes(outcome.evaluated.report)))
+    return files
+
+
+def _experiment_text(experiment: Experiment) -> bytes:
+    """The resolved experiment, without the folder of this store: equal runs in two folders are equal releases."""
+    anywhere = replace(experiment.federation, store=type(experiment.federation)().store)
+    return to_toml(replace(experiment, federation=anywhere)).encode()
+
+
+def _keep(store: Store, path: str, role: str, data: bytes) -> FileEntry:
+    return FileEntry(path=path, sha256=store.put_blob(data), size=len(data), role=role)
+
+
+def _adapter(experiment: Experiment) -> AdapterFacts:
+    adapter = experiment.model.adapter
+    return AdapterFacts(
+        kind=adapter.kind, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, layers=adapter.layers
+    )
+
+
+def _task(experiment: Experiment, base: Base) -> TaskFacts:
+    return TaskFacts(
+        name=experiment.model.task,
+        labels=experiment.model.labels,
+        max_length=experiment.training.max_length,
+        tokenizer=base.tokenizer_digest,
+    )
+
+
+def _federation(outcome: Outcome, experiment: Experiment) -> FederationFacts:
+    refused = {**outcome.evaluated.refused, **outcome.refused}
+    return FederationFacts(
+        name=experiment.federation.name,
+        strategy=outcome.strategy.name,
+        strategy_params=dict(outcome.strategy.knobs),
+        cohort=tuple(outcome.cohort),
+        accepted=tuple(Accepted(site=u.site, update=u.digest, examples=u.examples) for u in outcome.updates),
+        refused=tuple(Refused(site=site, reason=why) for site, why in sorted(refused.items())),
+    )
+
+
+def _privacy(outcome: Outcome, experiment: Experiment) -> PrivacyFacts | None:
+    """Totals never fall: a site that told nothing this round still stands where it stood."""
+    privacy = experiment.privacy
+    if privacy.unit == "none":
+        return None
+    before = outcome.parent.manifest.privacy if outcome.parent else None
+    totals = [receipt.epsilon_total for receipt in outcome.receipts]
+    return PrivacyFacts(
+        unit=privacy.unit,
+        mechanism="dp-sgd; poisson sampling, per-example clipping, gaussian noise; add-or-remove-one",
+        clip=privacy.clip,
+        accountant=privacy.accountant,
+        delta=privacy.delta,
+        epsilon_round=max((receipt.epsilon_round for receipt in outcome.receipts), default=0.0),
+        epsilon_total=max([*totals, before.epsilon_total if before else 0.0]),
+        noise=", ".join(sorted({receipt.noise for receipt in outcome.receipts})) or "none",
+        sites=tuple(sorted(outcome.receipts, key=lambda receipt: (receipt.site, receipt.pool))),
+    )
+
+
+def _environment(experiment: Experiment) -> Mapping[str, str]:
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "seed": str(experiment.federation.seed),
+        "experiment": experiment_digest(experiment),
+        **{package: installed(package) for package in PACKAGES},
+    }

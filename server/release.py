@@ -1,0 +1,185 @@
+"""Reading releases. Needs no lock: what is committed never changes.
+
+Example::
+
+    release = load(Path("releases"), resolve(Path("releases"), "stable"))
+    release.version, release.digest, release.manifest.metrics.mean
+    dict(release.state())                                  # the adapter's tensors, checked against their digest
+"""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedrelease import facts
+from fedrelease.errors import DamagedRelease, ReleaseNotFound, StoreError, UpdateRefused
+from fedrelease.files import digest_file
+from fedrelease.manifest import FileEntry, Manifest, check_digest, parse_version, version_key
+from fedrelease.server import channels
+from fedrelease.server.blobs import blob_path, read_blob
+from fedrelease.update import State, StateFile
+
+__all__ = ["Committed", "Release", "committed_digest", "load", "resolve", "version_path", "versions"]
+
+SHORTEST_PREFIX = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """The content of ``versions/<version>.json``: the identity of that version, for good."""
+
+    digest: str
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        check_digest(self.digest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """One committed release and the store's folder, where its files lie."""
+
+    version: str
+    digest: str
+    manifest: Manifest
+    root: Path
+
+    def path(self, name: str) -> Path:
+        """The file with this path in the release, or the only one with this role.
+
+        Guarantees: the file had the size and sha256 of the manifest when this was called.
+
+        Raises:
+            ReleaseNotFound: the release has no such file, or several with that role.
+            DamagedRelease: the bytes are missing or wrong; the message names the file and the version.
+        """
+        entry = self._entry(name)
+        path = blob_path(self.root, entry.sha256)
+        try:
+            whole = digest_file(path) == entry.sha256
+        except OSError as error:
+            raise self._damaged(entry, error.strerror or "cannot be read") from error
+        if not whole:
+            raise self._damaged(entry, "its bytes are not those that were released")
+        return path
+
+    def read(self, name: str) -> bytes:
+        """The checked bytes of a file, by path or role."""
+        return self.path(name).read_bytes()
+
+    def state(self) -> State:
+        """The adapter's tensors, read one at a time."""
+        return self._tensors("adapter")
+
+    def memory(self) -> State:
+        """The strategy's tensors between rounds; none when the strategy keeps none."""
+        kept = any(entry.role == "memory" for entry in self.manifest.files)
+        return self._tensors("memory") if kept else {}
+
+    def _tensors(self, name: str) -> State:
+        try:
+            return StateFile(self.path(name))
+        except UpdateRefused as error:
+            raise self._damaged(self._entry(name), "is not safetensors") from error
+
+    def _entry(self, name: str) -> FileEntry:
+        files = self.manifest.files
+        found = [entry for entry in files if entry.path == name] or [entry for entry in files if entry.role == name]
+        if len(found) != 1:
+            what = f"release {self.version} has {len(found) or 'no'} files called {name}"
+            raise ReleaseNotFound(what, value=name, hint=f"one of {', '.join(entry.path for entry in files)}")
+        return found[0]
+
+    def _damaged(self, entry: FileEntry, why: str) -> DamagedRelease:
+        where = f"blobs/sha256/{entry.sha256}"
+        return DamagedRelease(
+            f"{entry.path} of release {self.version} is damaged: {why}",
+            value=where,
+            rule="a release never changes",
+            hint="restore that file from a copy of the store; `fedrelease verify` lists all damage",
+        )
+
+
+def version_path(root: Path, version: str) -> Path:
+    """The file whose existence commits a version."""
+    return root / "versions" / f"{version}.json"
+
+
+def versions(root: Path) -> tuple[str, ...]:
+    """All committed versions, lowest first."""
+    names = []
+    for path in (root / "versions").glob("*.json"):
+        try:
+            parse_version(path.stem)
+        except StoreError:
+            continue
+        names.append(path.stem)
+    return tuple(sorted(names, key=version_key))
+
+
+def committed_digest(root: Path, version: str) -> str:
+    """The digest that a version was committed with.
+
+    Raises:
+        DamagedRelease: its file in ``versions/`` is missing or damaged.
+    """
+    path = version_path(root, version)
+    where = f"versions/{version}.json"
+    try:
+        return facts.from_bytes(Committed, path.read_bytes()).digest
+    except OSError as error:
+        raise DamagedRelease(f"{where} cannot be read: {error.strerror}", value=where) from error
+    except DamagedRelease as error:
+        raise DamagedRelease(f"{where} is damaged: {error.what}", value=where, rule=error.rule) from error
+
+
+def load(root: Path, version: str) -> Release:
+    """A release by its exact version.
+
+    Raises:
+        DamagedRelease: the version's file or its manifest is missing or damaged.
+    """
+    digest = committed_digest(root, version)
+    try:
+        manifest = Manifest.from_bytes(read_blob(root, check_digest(digest)))
+    except DamagedRelease as error:
+        what = f"the manifest of release {version} is damaged: {error.what}"
+        raise DamagedRelease(what, value=error.value, rule=error.rule, hint=error.hint) from error
+    if manifest.version != version:
+        raise DamagedRelease(f"versions/{version}.json leads to the manifest of {manifest.version}", value=digest)
+    return Release(version=version, digest=digest, manifest=manifest, root=root)
+
+
+def resolve(root: Path, ref: str) -> str:
+    """The version behind a version, a channel, or a digest (whole, or at least 8 digits of it).
+
+    Raises:
+        ReleaseNotFound: nothing, or more than one release, is called so; the hint lists what there is.
+    """
+    known = versions(root)
+    if ref in known:
+        return ref
+    pointers = channels.read(root / "channels.json").channels
+    if ref in pointers:
+        return pointers[ref].version
+    found = _by_digest(root, ref.removeprefix("sha256:"), known)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ReleaseNotFound("several releases begin with that digest", value=ref, hint=f"one of {', '.join(found)}")
+    raise ReleaseNotFound("no such release", value=ref, hint=_known_names(ref, known, tuple(sorted(pointers))))
+
+
+def _by_digest(root: Path, prefix: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    if len(prefix) < SHORTEST_PREFIX:
+        return ()
+    return tuple(version for version in known if check_digest(committed_digest(root, version)).startswith(prefix))
+
+
+def _known_names(ref: str, known: tuple[str, ...], names: tuple[str, ...]) -> str:
+    if not known:
+        return "the store has no release yet: run `fedrelease simulate`"
+    near = difflib.get_close_matches(ref, (*known, *names), n=3, cutoff=0.5)
+    nearest = f"{', '.join(near)}? " if near else ""
+    shown = known if len(known) <= 12 else ("...", *known[-12:])
+    return f"{nearest}Versions: {', '.join(shown)}. Channels: {', '.join(names) or 'none'}"

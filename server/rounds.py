@@ -1,0 +1,180 @@
+"""The round: cohort, train, screen, spool, aggregate, evaluate, publish; then the next one. Knows nothing of Flower.
+
+Example::
+
+    run_rounds(Setting(experiment=experiment, store=store, sites=sites, base=base, ...))
+
+Resuming is opening the store and going on: the newest release is the checkpoint, and updates in the spool are not asked for
+again.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+
+from fedrelease.errors import RoundFailed
+from fedrelease.experiment import StrategyChoice
+from fedrelease.messages import Request
+from fedrelease.server.events import Opened, Released, RoundStarted
+from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
+from fedrelease.server.journal import LogEntry, utc_now
+from fedrelease.server.plan import BASE_VERSION, PlannedRound, cohort, planned_rounds, remaining
+from fedrelease.server.publishing import Cost, Outcome, publish
+from fedrelease.server.release import Release
+from fedrelease.server.spool import Spool
+from fedrelease.strategies import make_strategy
+from fedrelease.update import State, Update, state_bytes
+
+__all__ = ["run_rounds"]
+
+
+def run_rounds(setting: Setting) -> None:
+    """Go on from the store's head to the end of the plan. The caller holds the store's lock.
+
+    Raises:
+        RoundFailed: a round's quorum was not reached; the store stands at the release before it.
+    """
+    head, plan = setting.store.head(), planned_rounds(setting.experiment)
+    todo = remaining(plan, head.version) if head else plan
+    setting.watch(
+        Opened(
+            head=head.version if head else None,
+            resumed=head is not None,
+            sites=setting.sites.names(),
+            rounds=len(plan),
+            rounds_done=len(plan) - len(todo),
+        )
+    )
+    parent = head if head is not None else _publish_base(setting)
+    for planned in todo:
+        parent = _run_round(setting, planned, parent)
+
+
+def _publish_base(setting: Setting) -> Release:
+    """Version 0.0.0: the base with an adapter that changes nothing yet, evaluated everywhere."""
+    begun = time.monotonic()
+    state = setting.initial()
+    request = _request(setting, BASE_VERSION, 0)
+    outcome = Outcome(
+        version=BASE_VERSION,
+        phase="base",
+        round=0,
+        channel=None,
+        strategy=StrategyChoice(name="none"),
+        parent=None,
+        state=state,
+        memory={},
+        cohort=(),
+        updates=(),
+        refused={},
+        evaluated=gather_evaluations(setting, request, state),
+    )
+    return _publish(setting, outcome, begun)
+
+
+def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Release:
+    begun = time.monotonic()
+    asked = cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
+    spool = Spool(setting.store.folder / "spool" / planned.version, parent=parent.digest)
+    strategy = make_strategy(planned.phase.strategy)
+    state = dict(parent.state())
+    request = _request(setting, planned.version, planned.number, **strategy.directives(planned.number))
+    setting.watch(
+        RoundStarted(
+            version=planned.version,
+            phase=planned.phase.name,
+            round=planned.number,
+            cohort=asked,
+            spooled=tuple(sorted(spool.accepted())),
+        )
+    )
+    refused = gather_updates(setting, request, state, asked, spool)
+    updates = spool.updates()
+    _check_quorum(setting, planned, asked, updates, refused)
+    aggregated, memory = strategy.aggregate(state, updates, parent.memory())
+    _check_finite(aggregated, planned)
+    outcome = Outcome(
+        version=planned.version,
+        phase=planned.phase.name,
+        round=planned.number,
+        channel=planned.phase.channel,
+        strategy=planned.phase.strategy,
+        parent=parent,
+        state=aggregated,
+        memory=memory,
+        cohort=asked,
+        updates=updates,
+        refused=refused,
+        evaluated=gather_evaluations(setting, request, aggregated),
+    )
+    release = _publish(setting, outcome, begun)
+    if not setting.experiment.federation.keep_updates:
+        spool.drop()
+    return release
+
+
+def _request(setting: Setting, version: str, number: int, **directives: float | str | bool) -> Request:
+    return Request(
+        experiment=setting.experiment, version=version, round=number, base=setting.base.digest, directives=directives
+    )
+
+
+def _check_quorum(
+    setting: Setting, planned: PlannedRound, asked: Sequence[str], updates: Sequence[Update], refused: dict[str, str]
+) -> None:
+    quorum = setting.experiment.federation.quorum
+    needed = max(1, math.ceil(quorum * len(asked)))
+    if len(updates) >= needed:
+        return
+    reasons = "; ".join(f"{site}: {why}" for site, why in sorted(refused.items()))
+    what = f"round {planned.number} ({planned.version}): {len(updates)} of {len(asked)} sites answered, {needed} are needed"
+    setting.store.record_failure(
+        LogEntry(
+            version=planned.version,
+            digest=None,
+            event="round-failed",
+            phase=planned.phase.name,
+            round=planned.number,
+            time=utc_now(),
+            reason=f"{what}; {reasons}",
+        )
+    )
+    raise RoundFailed(
+        what,
+        value=reasons,
+        rule=f"federation.quorum = {quorum:g} of the cohort",
+        hint="mend what the sites say and run the same command again: accepted updates are kept",
+    )
+
+
+def _check_finite(state: State, planned: PlannedRound) -> None:
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise RoundFailed(
+                f"the aggregate of {planned.version} is not finite", value=name, hint="lower the strategy's learning rate"
+            )
+
+
+def _publish(setting: Setting, outcome: Outcome, begun: float) -> Release:
+    sent = len(state_bytes(outcome.state))
+    cost = Cost(
+        seconds=time.monotonic() - begun,
+        bytes_up=sum(update.size_bytes for update in outcome.updates),
+        bytes_down=sent * (len(outcome.cohort) + len(setting.sites.names())),
+    )
+    release = publish(outcome, cost, experiment=setting.experiment, base=setting.base, store=setting.store)
+    metrics = outcome.evaluated.metrics
+    setting.watch(
+        Released(
+            version=release.version,
+            digest=release.digest,
+            metrics={**metrics.mean, **({"worst_site": metrics.worst["accuracy"]} if metrics.worst else {})},
+            epsilon=release.manifest.privacy.epsilon_total if release.manifest.privacy else None,
+            bytes_up=cost.bytes_up,
+            bytes_down=cost.bytes_down,
+            seconds=cost.seconds,
+        )
+    )
+    return release

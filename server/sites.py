@@ -1,0 +1,44 @@
+"""How rounds see the sites: by name, through three questions; who carries the messages is another module's business.
+
+Example::
+
+    for reply in sites.train(request, state, ("amazon", "movie")):
+        print(reply.site, reply.refused or "answered")
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from fedrelease.messages import Answer, Request
+from fedrelease.update import State
+
+__all__ = ["Reply", "Sites"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One site's answer, or, in ``refused``, why there is none. ``arrays`` is empty unless the site trained."""
+
+    site: str
+    answer: Answer | None = None
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    refused: str | None = None
+
+
+class Sites(Protocol):
+    """Whoever can ask sites: over Flower, on one machine or on many."""
+
+    def names(self) -> tuple[str, ...]:
+        """All sites, sorted."""
+        ...
+
+    def train(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+        """Ask ``sites`` to train from ``state``; one reply each, as they arrive; a late site's reply is a refusal."""
+        ...
+
+    def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+        """Ask ``sites`` to evaluate ``state`` on their hold-outs; one reply each."""
+        ...

@@ -1,0 +1,188 @@
+"""Check every byte of a store against what was released, and say which file is wrong.
+
+Example::
+
+    report = verify(Store.open(Path("releases")))
+    report.ok, report.checked                              # (True, 31)
+    [problem.path for problem in report.problems]          # ['blobs/sha256/5e1f... (adapter.safetensors of 0.1.2)']
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from fedrelease import facts
+from fedrelease.errors import DamagedRelease, UpdateRefused
+from fedrelease.files import digest_file
+from fedrelease.manifest import FileEntry, Manifest, check_digest
+from fedrelease.server import channels, journal
+from fedrelease.server.blobs import blob_path, read_blob
+from fedrelease.server.journal import LogEntry
+from fedrelease.server.release import committed_digest, resolve, version_path, versions
+from fedrelease.server.store import Store
+from fedrelease.update import StateFile
+
+__all__ = ["Problem", "Report", "verify"]
+
+Finding: TypeAlias = tuple[str, str | None]
+"""A path that was looked at, and what is wrong there if anything is."""
+Look: TypeAlias = Callable[[FileEntry], str | None]
+"""Say what is wrong with one file of a release, if anything is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is wrong with one file. ``path`` is below the store; a blob's says which file of which release it is."""
+
+    path: str
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How many files were looked at and what is wrong with them."""
+
+    checked: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong."""
+        return not self.problems
+
+
+def verify(store: Store, ref: str | None = None) -> Report:
+    """Check one release, or all of them, and always the log and the channels. Needs no lock.
+
+    Guarantees: a changed byte in any file of a release, its manifest or its version file is named, and so is a missing
+    file. Damage is reported, never raised.
+
+    Raises:
+        ReleaseNotFound: ``ref`` names no release.
+    """
+    root = store.folder
+    found: dict[str, list[str]] = {}
+    for path, what in _findings(root, ref):
+        found.setdefault(path, []).extend([] if what is None or what in found.get(path, []) else [what])
+    problems = tuple(Problem(path=path, what=what) for path, whats in found.items() for what in whats)
+    return Report(checked=len(found), problems=problems)
+
+
+def _findings(root: Path, ref: str | None) -> Iterator[Finding]:
+    try:
+        chosen = versions(root) if ref is None else (resolve(root, ref),)
+    except DamagedRelease as error:
+        yield str(error.value), error.what
+        chosen = versions(root)
+    coming = _publishing(root)  # before the log is read: a publish that ends in between is then in the log
+    log = journal.readable(root / "log.jsonl")
+    look = cache(partial(_blob_problem, root))  # releases share files: look at each once
+    for version in chosen:
+        yield from _version(root, version, log, look, coming)
+    yield from _log(root, None if ref is None else chosen)
+    yield from _channels(root, expected=bool(chosen) and coming is None)
+
+
+def _publishing(root: Path) -> str | None:
+    """The version whose publish is under way, or was killed and waits for the next writer."""
+    try:
+        return facts.from_bytes(LogEntry, (root / "publishing.json").read_bytes()).version
+    except (OSError, DamagedRelease):
+        return None
+
+
+def _version(root: Path, version: str, log: Sequence[LogEntry], look: Look, coming: str | None) -> Iterator[Finding]:
+    where = f"versions/{version}.json"
+    try:
+        digest = committed_digest(root, version)
+    except DamagedRelease as error:
+        yield where, error.what
+        return
+    logged = [entry.digest for entry in log if entry.version == version and entry.digest is not None]
+    yield where, "it names another digest than the log" if logged and digest not in logged else None
+    if len(logged) != 1 and version != coming:
+        yield "log.jsonl", f"release {version} has {len(logged)} lines instead of 1"
+    yield from _manifest(root, version, check_digest(digest), look)
+
+
+def _manifest(root: Path, version: str, sha256: str, look: Look) -> Iterator[Finding]:
+    where = f"blobs/sha256/{sha256} (manifest of {version})"
+    try:
+        manifest = Manifest.from_bytes(read_blob(root, sha256))
+    except DamagedRelease as error:
+        yield where, error.what
+        return
+    yield where, None if manifest.version == version else f"it is the manifest of {manifest.version}"
+    for file in manifest.files:
+        yield f"blobs/sha256/{file.sha256} ({file.path} of {version})", look(file)
+    yield from _parents(root, manifest)
+
+
+def _parents(root: Path, manifest: Manifest) -> Iterator[Finding]:
+    for parent in manifest.parents:
+        if parent not in _digests(root):
+            yield "versions", f"none of its files names {parent}, a parent of {manifest.version}"
+
+
+def _digests(root: Path) -> Iterator[str]:
+    for version in reversed(versions(root)):
+        with suppress(DamagedRelease):
+            yield committed_digest(root, version)
+
+
+def _blob_problem(root: Path, file: FileEntry) -> str | None:
+    path = blob_path(root, file.sha256)
+    try:
+        sha256, size = digest_file(path), path.stat().st_size
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if sha256 != file.sha256:
+        return "its bytes are not those that were released"
+    if size != file.size:
+        return f"it has {size} bytes and the manifest says {file.size}"
+    return _tensor_problem(path) if file.path.endswith(".safetensors") else None
+
+
+def _tensor_problem(path: Path) -> str | None:
+    try:
+        wrong = [name for name, tensor in StateFile(path).items() if not _is_finite(tensor)]
+    except UpdateRefused:
+        return "it is not readable as safetensors"
+    return f"not all numbers are finite in {', '.join(wrong)}" if wrong else None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    wide = tensor.float() if tensor.dtype.is_floating_point and tensor.dtype.itemsize == 1 else tensor
+    return bool(torch.isfinite(wide).all())
+
+
+def _log(root: Path, versions_meant: Sequence[str] | None) -> Iterator[Finding]:
+    path = root / "log.jsonl"
+    yield "log.jsonl", None
+    yield from (("log.jsonl", what) for what in journal.check_chain(path))
+    for entry in journal.readable(path):
+        meant = versions_meant is None or entry.version in versions_meant
+        if entry.digest is not None and meant and not version_path(root, entry.version).exists():
+            yield f"versions/{entry.version}.json", "it is missing, and the log tells of that release"
+
+
+def _channels(root: Path, *, expected: bool) -> Iterator[Finding]:
+    try:
+        pointers = channels.read(root / "channels.json").channels
+    except DamagedRelease as error:
+        yield "channels.json", error.what
+        return
+    yield "channels.json", "it is missing" if expected and not pointers else None
+    for name, pointer in sorted(pointers.items()):
+        try:
+            same = committed_digest(root, pointer.version) == pointer.digest
+        except DamagedRelease as error:
+            yield "channels.json", f"{name} points at {pointer.version}, but {error.what}"
+        else:
+            yield "channels.json", None if same else f"{name} points at another digest than that of {pointer.version}"

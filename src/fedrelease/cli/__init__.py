@@ -1,0 +1,117 @@
+"""The command line: verbs, their output, and errors a person can act on.
+
+Example::
+
+    from fedrelease.cli import run
+    run(["log", "--store", "releases", "--json"])    # prints one JSON document, returns the exit code
+
+Everything heavy (torch, transformers, flwr, matplotlib) is imported inside the verb that needs it, so that
+``--help`` is quick.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Annotated
+
+import click
+import typer
+
+from fedrelease import __version__
+from fedrelease.cli.doctor import doctor
+from fedrelease.cli.failure import report
+from fedrelease.cli.fetch import fetch
+from fedrelease.cli.output import emit, example
+from fedrelease.cli.predict import predict
+from fedrelease.cli.read import log, show, verify
+from fedrelease.cli.simulate import simulate
+
+__all__ = ["app", "command", "main", "prepare", "run"]
+
+QUIET_LIBRARIES = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+VERBS: Mapping[Callable[..., None], str] = {
+    simulate: example("fedrelease simulate", "fedrelease simulate my.toml --set federation.seed=8 --store releases-8"),
+    log: example("fedrelease log", "fedrelease log --json"),
+    show: example("fedrelease show stable", "fedrelease show 0.0.3 --json"),
+    verify: example("fedrelease verify", "fedrelease verify 0.0.3 && echo intact"),
+    predict: example('fedrelease predict --release stable "a warm and funny film"', "fedrelease predict < texts.txt"),
+    fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),
+    doctor: example("fedrelease doctor"),
+}
+
+app = typer.Typer(
+    name="fedrelease",
+    help="Federated fine-tuning in which every round is a released model version.",
+    epilog=example("fedrelease simulate", "fedrelease log", 'fedrelease predict --release stable "a warm film"'),
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+for verb, epilog in VERBS.items():
+    app.command(epilog=epilog)(verb)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        emit(f"fedrelease {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Federated fine-tuning in which every round is a released model version."""
+
+
+def command() -> click.Command:
+    """The whole command line as one click command, for tests and documentation."""
+    return typer.main.get_command(app)
+
+
+def prepare(environment: MutableMapping[str, str]) -> None:
+    """Set what libraries read when they are imported; what the user has set stays.
+
+    No telemetry, no update checks, and a private Flower home under the cache instead of one in the user's home folder.
+    """
+    from fedrelease.cache import cache_folder
+
+    for name, value in QUIET_LIBRARIES.items():
+        environment.setdefault(name, value)
+    environment.setdefault("FLWR_HOME", str(cache_folder() / "flwr"))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; every error becomes words here."""
+    try:
+        prepare(os.environ)
+        whole = command()
+        with whole.make_context("fedrelease", list(arguments)) as context:
+            whole.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, as_json=_wants_json(arguments))
+    return 0
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+def main() -> None:
+    """The ``fedrelease`` program."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # real files in a real program
+    sys.exit(run(sys.argv[1:]))

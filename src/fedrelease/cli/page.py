@@ -1,0 +1,161 @@
+"""The page of one release, as ``fedrelease show`` prints it.
+
+Example::
+
+    print_release(store, store.find("stable"), to_stdout())
+"""
+
+import math
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.text import Text
+
+from fedrelease.cli.output import Column, fitting, put, section
+from fedrelease.cli.views import moment
+from fedrelease.manifest import Accepted, Manifest, PrivacyFacts
+from fedrelease.server.journal import LogEntry
+from fedrelease.server.release import Release
+from fedrelease.server.store import Store
+from fedrelease.wording import amount, duration, number, plain
+
+__all__ = ["print_release", "privacy_sentence"]
+
+SEEDED = (
+    "The noise of this run comes from a seed, so that it can be repeated bit for bit: it shows what privacy costs,"
+    " but whoever knows the seed can take the noise away again."
+)
+
+
+def print_release(store: Store, release: Release, console: Console) -> None:
+    """Print all facts of a release, section by section."""
+    manifest = release.manifest
+    entry = next((entry for entry in store.history() if entry.digest == release.digest), None)
+    channels = ", ".join(store.channels().pointing_at(release.version))
+    console.print(Text(plain(f"{manifest.federation.name} {release.version}"), style="bold"), end="")
+    console.print(f"  {manifest.verdict}" + (f"  {channels}" if channels else ""))
+    _print_identity(console, release, entry)
+    _print_model(console, manifest)
+    _print_round(console, manifest, entry)
+    _print_privacy(console, manifest.privacy)
+    _print_metrics(console, manifest)
+    _print_files(console, manifest)
+    section(console, "environment", sorted(manifest.environment.items()))
+
+
+def _print_identity(console: Console, release: Release, entry: LogEntry | None) -> None:
+    manifest = release.manifest
+    pairs = [
+        ("digest", release.digest),
+        ("parents", ", ".join(manifest.parents) or "none: this is the first release"),
+        ("released", moment(entry.time) if entry else "the log does not say"),
+        ("phase", f"{manifest.phase}, round {manifest.round}"),
+        ("reason", entry.reason or "" if entry else ""),
+    ]
+    section(console, "identity", pairs)
+
+
+def _print_model(console: Console, manifest: Manifest) -> None:
+    adapter, task = manifest.adapter, manifest.task
+    pairs = [
+        ("base", manifest.base.ref),
+        (
+            "adapter",
+            f"{adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.targets} of {adapter.layers}",
+        ),
+        ("task", f"{task.name}: {', '.join(task.labels)}"),
+        ("text", f"at most {task.max_length} tokens"),
+    ]
+    section(console, "model", pairs)
+
+
+def _print_round(console: Console, manifest: Manifest, entry: LogEntry | None) -> None:
+    federation = manifest.federation
+    knobs = ", ".join(f"{name} = {value}" for name, value in sorted(federation.strategy_params.items()))
+    accepted = [_accepted(one) for one in federation.accepted]
+    up, down = (entry.bytes_up, entry.bytes_down) if entry else (None, None)
+    pairs = [
+        ("strategy", federation.strategy + (f" ({knobs})" if knobs else "")),
+        ("asked", f"{len(federation.cohort)}: {', '.join(federation.cohort)}" if federation.cohort else "nobody"),
+        ("accepted", f"{len(accepted)}: {', '.join(accepted)}" if accepted else ""),
+        *((f"refused {one.site}", one.reason) for one in federation.refused),
+        ("traffic", f"{amount(up)} up, {amount(down)} down" if up is not None else ""),
+        ("took", duration(entry.seconds) if entry and entry.seconds is not None else ""),
+    ]
+    section(console, "round", pairs)
+
+
+def _accepted(one: Accepted) -> str:
+    """The site, with its number of examples where it does not keep that private."""
+    return one.site if one.examples is None else f"{one.site} ({one.examples} examples)"
+
+
+def privacy_sentence(epsilon: float, delta: float) -> str:
+    """What epsilon means, in one sentence."""
+    factor = f"e^{epsilon:.2f} = {math.exp(epsilon):,.3g}" if epsilon < 700 else f"e^{epsilon:.0f}"
+    return (
+        f"With or without any one example of a site, the chance that these releases come out this way, or that somebody"
+        f" learns a thing from them, differs by at most a factor of {factor}, plus {delta:g}."
+    )
+
+
+def _print_privacy(console: Console, privacy: PrivacyFacts | None) -> None:
+    if privacy is None:
+        section(console, "privacy", [("promise", "none: a release without differential privacy may reveal examples")])
+        return
+    noise = SEEDED if privacy.noise == "seeded" else "The noise comes from the operating system's secure source."
+    sites = [f"{one.site} {one.epsilon_total:.2f} ({one.pool})" for one in privacy.sites]
+    pairs = [
+        (
+            "epsilon",
+            f"{privacy.epsilon_total:.2f} until now, {privacy.epsilon_round:.2f} for this round alone (worst site)",
+        ),
+        ("promise", privacy_sentence(privacy.epsilon_total, privacy.delta)),
+        ("noise", noise),
+        (
+            "how",
+            f"{privacy.mechanism}, clip {privacy.clip:g}, {privacy.accountant} accountant, delta {privacy.delta:g}",
+        ),
+        ("protects", f"one {privacy.unit}"),
+        ("by site", ", ".join(sites)),
+    ]
+    section(console, "privacy", pairs)
+
+
+def _print_metrics(console: Console, manifest: Manifest) -> None:
+    metrics = manifest.metrics
+    rows: dict[str, Mapping[str, float]] = {
+        **dict(sorted(metrics.sites.items())),
+        "mean of sites": metrics.mean,
+        "worst of sites": metrics.worst,
+        "server hold-out": metrics.server,
+    }
+    told = {name: values for name, values in rows.items() if values}
+    section(console, "metrics", [] if told else [("", "the sites keep their metrics private")])
+    if told:
+        names = sorted({name for values in told.values() for name in values}, key=_metric_order)
+        columns = [Column(header="  measured on", cells=[f"  {row}" for row in told])]
+        columns += [
+            Column(header=f"{name}>", cells=[_metric(name, row.get(name)) for row in told.values()]) for name in names
+        ]
+        put(console, fitting(console, columns))
+
+
+def _metric_order(name: str) -> tuple[int, str]:
+    known = ("accuracy", "macro_f1", "loss", "examples")
+    return (known.index(name) if name in known else 2, name)
+
+
+def _metric(name: str, value: float | None) -> str:
+    return number(value, 0 if name == "examples" else 3)
+
+
+def _print_files(console: Console, manifest: Manifest) -> None:
+    section(console, "files", [])
+    columns = [
+        Column(header="  path", cells=[f"  {file.path}" for file in manifest.files]),
+        Column(header="role", cells=[file.role for file in manifest.files], rank=1),
+        Column(header="size>", cells=[amount(file.size) for file in manifest.files]),
+        Column(header="sha256", cells=[file.sha256[:16] for file in manifest.files], rank=2),
+    ]
+    put(console, fitting(console, columns))

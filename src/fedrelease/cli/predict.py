@@ -1,0 +1,93 @@
+"""``fedrelease predict``: ask a released version about texts.
+
+Example::
+
+    fedrelease predict --release stable "a warm and funny film"
+    fedrelease predict --file reviews.txt --json
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from fedrelease.cli.output import emit_json, put, table, to_stdout
+from fedrelease.cli.read import RELEASES, JsonOption, StoreOption, open_store
+from fedrelease.errors import ExperimentError
+from fedrelease.wording import number, plain
+
+if TYPE_CHECKING:
+    from fedrelease.simulations.predict import Prediction
+
+__all__ = ["predict"]
+
+
+def predict(
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", hidden=True)] = None,
+    release: Annotated[
+        str,
+        typer.Option(
+            "--release", metavar="REF", show_default=False, help="Version, channel or digest [default: stable]."
+        ),
+    ] = "stable",
+    file: Annotated[
+        Path | None, typer.Option("--file", metavar="FILE", help="Read texts from a file, one a line.")
+    ] = None,
+    store: StoreOption = RELEASES,
+    as_json: JsonOption = False,
+) -> None:
+    """Label texts with a release.
+
+    TEXT is what to label; without any, the lines of --file or of stdin are labelled. Empty lines are left out.
+    """
+    asked = _texts(texts or [], file)
+    found = open_store(store).find(release)
+    from fedrelease.cache import cache_folder
+    from fedrelease.simulations.predict import predict as label
+
+    predictions = label(found, asked, cache=cache_folder())
+    if as_json:
+        emit_json(
+            {"version": found.version, "digest": found.digest, "predictions": [_document(one) for one in predictions]}
+        )
+    else:
+        _print(predictions)
+
+
+def _texts(given: Sequence[str], file: Path | None) -> list[str]:
+    """The texts to label: those given, else the lines of the file, else those of stdin; empty lines are left out."""
+    if given and file is not None:
+        raise ExperimentError("both TEXT and --file are given", rule="texts come from one place", hint="leave one out")
+    if given:
+        return list(given)
+    lines = _lines(file) if file is not None else _stdin_lines()
+    asked = [line for line in lines if line.strip()]
+    if not asked:
+        hint = 'fedrelease predict "a warm and funny film", or --file FILE, or lines on stdin'
+        raise ExperimentError("there is no text to label", rule="at least one text", hint=hint)
+    return asked
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ExperimentError(f"{file} is not UTF-8: {error}", value=str(file), rule="a text file in UTF-8") from error
+
+
+def _stdin_lines() -> list[str]:
+    return [] if sys.stdin.isatty() else sys.stdin.read().splitlines()
+
+
+def _document(one: "Prediction") -> dict[str, str | float]:
+    return {"text": one.text, "label": one.label, "score": one.score}
+
+
+def _print(predictions: Sequence["Prediction"]) -> None:
+    rows = table("label", "score>", "text")
+    for one in predictions:
+        rows.add_row(Text(one.label), number(one.score), Text(plain(one.text)))
+    put(to_stdout(), rows)

@@ -1,0 +1,256 @@
+"""``fedrelease simulate``: a federation on this machine, one release a round. Run again, it goes on where it stopped.
+
+Example::
+
+    fedrelease simulate                                           # the built-in experiment
+    fedrelease simulate my.toml --set training.lr=0.003 --store releases-b
+"""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from fedrelease.cli.output import Column, emit_json, fitting, put, section, table, to_stderr, to_stdout
+from fedrelease.errors import ExperimentError
+from fedrelease.experiment import Experiment, Phase, Privacy
+from fedrelease.wording import amount, duration, number, plain
+
+if TYPE_CHECKING:
+    from fedrelease.server.store import Store
+    from fedrelease.simulations.report import Row
+    from fedrelease.simulations.simulate import Summary
+
+__all__ = ["built_in", "plan", "simulate"]
+
+DEFAULT = "default"
+STUDIES = "fedrelease.simulations.studies"
+
+
+def _at_least_one(workers: int | None) -> int | None:
+    if workers is not None and workers < 1:
+        raise typer.BadParameter(f"{workers} workers cannot train; at least 1")
+    return workers
+
+
+def simulate(
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", hidden=True)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the file; repeatable.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", metavar="DIR", help="Folder of releases [default: federation.store].")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            callback=_at_least_one,
+            help="Processes that train sites [default: what fits this machine].",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["local"], typer.Option("--engine", show_default=False, help="What runs the sites [default: local].")
+    ] = "local",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List the built-in experiments.")] = False,
+) -> None:
+    """Run a federation on this machine.
+
+    FILE is a TOML file or the name of a built-in experiment; without it the experiment called default runs. Every
+    round becomes a release in the store. Run the same command again to go on after an interruption. A flag beats the
+    file, and the file beats the defaults.
+    """
+    del engine  # there is one
+    if listing:
+        _list(as_json=as_json)
+        return
+    experiment = _load(file, settings or [], store)
+    talk = to_stderr()
+    if not quiet:
+        plan(experiment, talk)
+    summary = _run(experiment, talk, workers=workers, quiet=quiet)
+    _finish(experiment, summary, as_json=as_json)
+
+
+def _load(file: str | None, settings: Sequence[str], store: Path | None) -> Experiment:
+    from fedrelease.experiment_file import load_experiment
+
+    with _path_of(file or DEFAULT) as path:
+        experiment = load_experiment(path, settings)
+    if store is None:
+        return experiment
+    return replace(experiment, federation=replace(experiment.federation, store=str(store)))
+
+
+@contextmanager
+def _path_of(name: str) -> Iterator[Path]:
+    """The file of that path, else the built-in experiment of that name."""
+    if Path(name).is_file():
+        yield Path(name)
+    elif name in built_in():
+        with resources.as_file(resources.files(STUDIES) / f"{name}.toml") as path:
+            yield path
+    else:
+        raise _no_experiment(name)
+
+
+def _no_experiment(name: str) -> ExperimentError:
+    known = sorted(built_in())
+    near = get_close_matches(name, known, n=1)
+    rule = f"an experiment is a TOML file, or one of {', '.join(known)}"
+    hint = (
+        f"fedrelease simulate {near[0]}"
+        if near
+        else "check the path; fedrelease simulate --list names the built-in ones"
+    )
+    return ExperimentError("there is no such experiment", value=name, rule=rule, hint=hint)
+
+
+def built_in() -> dict[str, str]:
+    """The built-in experiments: name -> what its first comment says."""
+    files = [file for file in resources.files(STUDIES).iterdir() if file.name.endswith(".toml")]
+    return {file.name.removesuffix(".toml"): _opening(file.read_text("utf-8")) for file in files}
+
+
+def _opening(text: str) -> str:
+    first = text.partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def _list(*, as_json: bool) -> None:
+    known = sorted(built_in().items())
+    if as_json:
+        emit_json({"experiments": [{"name": name, "what": what} for name, what in known]})
+        return
+    rows = table("name", "what")
+    for name, what in known:
+        rows.add_row(name, Text(what))
+    put(to_stdout(), rows)
+
+
+def plan(experiment: Experiment, console: Console) -> None:
+    """Print in short what will run, with every default filled in."""
+    model, training, privacy = experiment.model, experiment.training, experiment.privacy
+    adapter = model.adapter
+    pairs = [
+        ("base", f"{model.base}: {adapter.kind} of rank {adapter.rank} on {adapter.targets}, layers {adapter.layers}"),
+        ("task", f"{model.task}: {', '.join(model.labels)}"),
+        ("data", _data(experiment)),
+        ("training", f"{training.epochs:g} epochs a round, batches of {training.batch_size}, lr {training.lr:g}"),
+        ("privacy", _privacy(privacy)),
+        *((f"phase {phase.name}", _phase(phase)) for phase in experiment.phases),
+        ("seed", str(experiment.federation.seed)),
+        ("store", experiment.federation.store),
+    ]
+    section(console, f"{experiment.federation.name}: {experiment.rounds} rounds", pairs)
+    console.print()
+
+
+def _data(experiment: Experiment) -> str:
+    data, partition = experiment.data, experiment.data.partition
+    sites = (
+        f"one site for each {partition.column}"
+        if partition.by == "column"
+        else f"{partition.sites} sites, {partition.by}"
+    )
+    return f"{data.source}: {sites}, {data.holdout:.0%} of the rows held out"
+
+
+def _privacy(privacy: Privacy) -> str:
+    if privacy.unit == "none":
+        return "none: a release may reveal training examples"
+    return f"one {privacy.unit}: epsilon {privacy.epsilon:g} at delta {privacy.delta:g} for the whole plan"
+
+
+def _phase(phase: Phase) -> str:
+    share = phase.sites_per_round
+    many = f"{share} sites" if isinstance(share, int) else "all sites" if share == 1 else f"{share:.0%} of the sites"
+    return f"{phase.rounds} rounds of {phase.strategy.name} with {many}, to {phase.channel}"
+
+
+def _run(experiment: Experiment, talk: Console, *, workers: int | None, quiet: bool) -> "Summary":
+    from fedrelease.cache import cache_folder
+    from fedrelease.simulations.progress import watching
+    from fedrelease.simulations.simulate import simulate as run
+
+    def say(line: str) -> None:
+        if not quiet:
+            talk.print(plain(line))
+
+    with watching(talk, quiet=quiet) as watch:
+        folder = Path(experiment.federation.store)
+        return run(experiment, store=folder, cache=cache_folder(), workers=workers, watch=watch, say=say)
+
+
+def _finish(experiment: Experiment, summary: "Summary", *, as_json: bool) -> None:
+    """Draw the report into the store, then print what came out."""
+    from fedrelease.server.store import Store
+    from fedrelease.simulations.report import learning_curve, summary_rows, write_summary
+
+    folder = Path(summary.store)
+    store = Store.open(folder)
+    curve = learning_curve(store, folder / "learning-curve.png")
+    rows = write_summary(store, folder / "summary.csv")
+    if as_json:
+        emit_json({**_document(summary), "learning_curve": str(curve), "summary": str(rows)})
+        return
+    console = to_stdout()
+    put(console, fitting(console, _columns(summary_rows(store))))
+    section(console, "files", [("curve", str(curve)), ("summary", str(rows))])
+    section(console, "next", [("", command) for command in _next(store, experiment, summary)])
+
+
+def _document(summary: "Summary") -> dict[str, str | int | float | bool | None]:
+    return {
+        "name": summary.name,
+        "store": str(summary.store),
+        "head": summary.head,
+        "head_digest": summary.head_digest,
+        "released": summary.released,
+        "held": summary.held,
+        "seconds": summary.seconds,
+        "epsilon": summary.epsilon,
+        "resumed": summary.resumed,
+    }
+
+
+def _columns(rows: Sequence["Row"]) -> list[Column]:
+    return [
+        Column(header="version", cells=[row.version for row in rows]),
+        Column(header="round>", cells=[str(row.round) for row in rows], rank=3),
+        Column(header="accuracy>", cells=[number(row.accuracy) for row in rows]),
+        Column(header="worst>", cells=[number(row.worst_accuracy) for row in rows]),
+        Column(header="site", cells=[row.worst_site or "-" for row in rows], rank=1),
+        Column(header="epsilon>", cells=[number(row.epsilon, 2) for row in rows]),
+        Column(header="up>", cells=[amount(row.bytes_up) for row in rows], rank=4),
+        Column(header="down>", cells=[amount(row.bytes_down) for row in rows], rank=5),
+        Column(header="took>", cells=[duration(row.seconds) for row in rows], rank=2),
+    ]
+
+
+def _next(store: "Store", experiment: Experiment, summary: "Summary") -> list[str]:
+    """The commands to try now, ready to copy."""
+    folder = str(summary.store)
+    where = "" if folder == "releases" else f" --store {shlex.quote(folder)}"
+    release = "stable" if "stable" in store.channels().channels else summary.head
+    return [
+        f"fedrelease log{where}",
+        f"fedrelease show {summary.head}{where}",
+        f"fedrelease verify{where}",
+        f'fedrelease predict --release {release}{where} "{_sample(experiment)}"',
+    ]
+
+
+def _sample(experiment: Experiment) -> str:
+    return "a warm and funny film" if experiment.data.source == "four-sites" else "your text"

@@ -1,0 +1,1 @@
+"""Sources of rows, partitions into sites, and tokenised rows on disk."""

@@ -1,0 +1,222 @@
+"""From an experiment to sites on disk: table, hold-outs, partition, limits, tokens; made once and kept.
+
+Example::
+
+    prepared = prepare_sites(experiment, base_folder=folder, tokenizer_digest=digest, cache=cache_folder())
+    prepared.sites                                   # ('amazon', 'movie', 'nyt', 'tweets')
+    site = open_site(prepared.folder / "amazon")
+    site.train.batch([0, 1, 2])
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from fedrelease.cache import workspace
+from fedrelease.data.plan import SitePlan, SitesPlan, plan_sites
+from fedrelease.data.sources import Table, load_table, source_digest, table_digest
+from fedrelease.data.tokens import Tokenizer, TokenRows, load_tokenizer, save_rows, tokenise
+from fedrelease.errors import DataError
+from fedrelease.experiment import Experiment
+from fedrelease.fetch import FetchProgress
+from fedrelease.files import Json, canonical_bytes, digest_bytes, write_durably
+
+__all__ = ["PrepareProgress", "Prepared", "SiteData", "open_site", "prepare_sites"]
+
+_FORMAT = 1
+_SUMMARY = "prepared.json"
+_SERVER = "server.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareProgress:
+    """One more site is tokenised."""
+
+    site: str
+    done: int
+    total: int
+
+
+Listener: TypeAlias = Callable[[FetchProgress | PrepareProgress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Sites on disk.
+
+    Attributes:
+        folder: one folder a site, by name.
+        sites: all names, sorted.
+        server_holdout: token rows that no site has; ``None`` when the experiment keeps none.
+        warnings: sentences on what is legal but odd, such as a site with one class only.
+    """
+
+    folder: Path
+    sites: tuple[str, ...]
+    server_holdout: Path | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteData:
+    """One site's rows; everything but the name is private to the site.
+
+    Attributes:
+        name: stable.
+        fingerprint: sha256 over all (text, label) rows of the site, before limits and splits; it does not change
+            with seeds, limits, labels' order or tokenizers, so that a ledger can add up what was spent on them.
+        split: sha256 that changes when any row changes sides between training and hold-out.
+        train: rows to train on.
+        holdout: rows that are never trained on.
+        label_counts: training rows by label, for every label of the experiment.
+    """
+
+    name: str
+    fingerprint: str
+    split: str
+    train: TokenRows
+    holdout: TokenRows
+    label_counts: Mapping[str, int]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the rows were prepared for, in order."""
+        return tuple(self.label_counts)
+
+
+def prepare_sites(
+    experiment: Experiment,
+    *,
+    base_folder: Path,
+    tokenizer_digest: str,
+    cache: Path,
+    progress: Listener | None = None,
+) -> Prepared:
+    """Cut the experiment's source into sites and tokenise them, or find that done already.
+
+    Args:
+        experiment: its data, labels, ``max_length`` and seed decide everything.
+        base_folder: local folder of the base, for its tokenizer.
+        tokenizer_digest: of the tokenizer's files; another tokenizer makes another folder.
+        cache: the folder appears below ``cache/prepared``, whole, in one rename.
+        progress: told about a fetch, and after each site.
+
+    Guarantees: the same arguments give the same rows, sites and splits on every machine; a second call reads one small
+    file (and, for a hub id, the source itself); two processes at once do not disturb each other.
+
+    Raises:
+        DataError: the source or a site cannot be used, or all training rows have one label.
+        FetchError: a built-in source cannot be fetched.
+    """
+    content, table = source_digest(experiment.data.source), None
+    if content is None:
+        table = _table(experiment, cache, progress)
+        content = table_digest(table)
+    folder = cache / "prepared" / _key(experiment, content, tokenizer_digest)
+    if not (folder / _SUMMARY).is_file():
+        table = table or _table(experiment, cache, progress)
+        plan = plan_sites(experiment, table)
+        with workspace(folder.parent) as work:
+            if not (folder / _SUMMARY).is_file():
+                _write(experiment, table, plan, load_tokenizer(base_folder), work / "new", progress or _silence)
+                (work / "new").rename(folder)
+    return _open(folder)
+
+
+def _table(experiment: Experiment, cache: Path, progress: Listener | None) -> Table:
+    return load_table(experiment.data, experiment.model.labels, cache=cache, progress=progress)
+
+
+def _silence(event: FetchProgress | PrepareProgress) -> None:
+    del event
+
+
+def _key(experiment: Experiment, content: str, tokenizer_digest: str) -> str:
+    """A digest of all that the rows depend on, and of nothing else."""
+    data: dict[str, Json] = {name: value for name, value in asdict(experiment.data).items() if name != "source"}
+    parts: dict[str, Json] = {
+        "format": _FORMAT,
+        "content": content,
+        "data": data,
+        "labels": experiment.model.labels,
+        "max_length": experiment.training.max_length,
+        "tokenizer": tokenizer_digest,
+        "seed": experiment.federation.seed,
+    }
+    return digest_bytes(canonical_bytes(parts))
+
+
+def _open(folder: Path) -> Prepared:
+    facts = json.loads((folder / _SUMMARY).read_bytes())
+    server = folder / _SERVER if facts["server_rows"] else None
+    return Prepared(
+        folder=folder, sites=tuple(facts["sites"]), server_holdout=server, warnings=tuple(facts["warnings"])
+    )
+
+
+def _write(
+    experiment: Experiment, table: Table, plan: SitesPlan, tokenizer: Tokenizer, folder: Path, tell: Listener
+) -> None:
+    def save(path: Path, rows: Sequence[int]) -> None:
+        texts, labels = [table.texts[row] for row in rows], [table.labels[row] for row in rows]
+        save_rows(path, tokenise(texts, labels, tokenizer, experiment.training.max_length))
+
+    folder.mkdir()
+    if plan.server:
+        save(folder / _SERVER, plan.server)
+    for done, (name, site) in enumerate(plan.sites.items(), start=1):
+        save(folder / name / "train.safetensors", site.train)
+        save(folder / name / "holdout.safetensors", site.holdout)
+        facts = _site_facts(name, site, table, experiment.model.labels)
+        (folder / name / "site.json").write_bytes(facts)
+        tell(PrepareProgress(site=name, done=done, total=len(plan.sites)))
+    summary: dict[str, Json] = {
+        "format": _FORMAT,
+        "sites": list(plan.sites),
+        "server_rows": len(plan.server),
+        "warnings": plan.warnings,
+    }
+    write_durably(folder / _SUMMARY, canonical_bytes(summary))
+
+
+def _site_facts(name: str, site: SitePlan, table: Table, labels: Sequence[str]) -> bytes:
+    counts = dict.fromkeys(labels, 0)
+    for row in site.train:
+        counts[labels[table.labels[row]]] += 1
+
+    def content(rows: Sequence[int]) -> Json:
+        return sorted([table.texts[row], labels[table.labels[row]]] for row in rows)
+
+    fingerprint = digest_bytes(canonical_bytes(content(site.rows)))
+    facts: dict[str, Json] = {
+        "name": name,
+        "fingerprint": fingerprint,
+        "split": digest_bytes(canonical_bytes([fingerprint, content(site.train), content(site.holdout)])),
+        "rows": len(site.rows),
+        "train": len(site.train),
+        "holdout": len(site.holdout),
+        "label_counts": counts,
+        "labels": list(labels),
+    }
+    return canonical_bytes(facts)
+
+
+def open_site(folder: Path) -> SiteData:
+    """One site of a prepared folder; its token rows stay on disk.
+
+    Raises:
+        DataError: the folder is missing or damaged.
+    """
+    try:
+        facts = json.loads((folder / "site.json").read_bytes())
+        counts = {label: int(facts["label_counts"][label]) for label in facts["labels"]}
+        name, fingerprint, split = str(facts["name"]), str(facts["fingerprint"]), str(facts["split"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        hint = f"delete {folder.parent} and run again: it will be prepared anew"
+        raise DataError(f"{folder} is not a prepared site: {error}", value=str(folder), hint=hint) from error
+    train, holdout = TokenRows(folder / "train.safetensors"), TokenRows(folder / "holdout.safetensors")
+    return SiteData(
+        name=name, fingerprint=fingerprint, split=split, train=train, holdout=holdout, label_counts=counts
+    )

@@ -1,0 +1,182 @@
+"""Tokenised rows in one safetensors file, read through a memory map and padded batch by batch.
+
+Example::
+
+    save_rows(path, tokenise(texts, labels, load_tokenizer(base_folder), 128))
+    rows = TokenRows(path)
+    batch = rows.batch([0, 5, 9])        # padded to the longest of these three
+    batch.input_ids.shape                # (3, T)
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedrelease.errors import DataError, ExperimentError, ModelError
+
+__all__ = ["Batch", "TokenRows", "Tokenizer", "load_tokenizer", "save_rows", "tokenise"]
+
+_CHUNK = 4096
+_NAMES = ("input_ids", "labels", "offsets", "pad_id")
+
+
+class Tokenizer(Protocol):
+    """What we need of a ``transformers`` tokenizer."""
+
+    pad_token_id: int | None
+    eos_token_id: int | None
+    model_max_length: int
+
+    def __call__(
+        self,
+        text: list[str],
+        *,
+        truncation: bool,
+        max_length: int,
+        return_attention_mask: bool,
+        return_token_type_ids: bool,
+    ) -> Mapping[str, list[list[int]]]:
+        """The token ids of every text."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows padded on the right to the longest of them.
+
+    Attributes:
+        input_ids: int64 [B, T].
+        attention_mask: int64 [B, T], 1 for a token and 0 for padding.
+        labels: int64 [B].
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+class TokenRows:
+    """The rows of one file; the token ids stay on disk until a batch needs them."""
+
+    def __init__(self, path: Path) -> None:
+        """Map the file.
+
+        Raises:
+            DataError: it is missing, damaged, or was not written by :func:`save_rows`.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                ids, labels, offsets, pad_id = (file.get_tensor(name) for name in _NAMES)
+        except (SafetensorError, OSError) as error:
+            hint = f"delete {path.parent.parent} and run again: it will be prepared anew"
+            raise DataError(f"{path} cannot be read: {error}", value=str(path), hint=hint) from error
+        self._ids: Tensor = ids
+        self._offsets: Tensor = offsets
+        self._pad_id = int(pad_id)
+        self.labels: Tensor = labels
+        self.lengths: Tensor = offsets[1:] - offsets[:-1]
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.labels)
+
+    def batch(self, indices: Sequence[int] | Tensor) -> Batch:
+        """The rows of these indices, in this order; no index at all gives tensors with no row and one column.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
+            raise IndexError(f"a row index lies between 0 and {len(self) - 1}")
+        lengths = self.lengths[rows]
+        columns = torch.arange(int(lengths.max()) if len(rows) else 1)
+        mask = columns < lengths[:, None]
+        places = torch.where(mask, self._offsets[rows][:, None] + columns, 0)
+        input_ids = torch.where(mask, self._ids[places], self._pad_id).to(torch.int64)
+        return Batch(input_ids=input_ids, attention_mask=mask.to(torch.int64), labels=self.labels[rows])
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a base in a local folder.
+
+    Raises:
+        ModelError: the folder holds none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        rule = "a base's folder holds its tokenizer's files"
+        hint = "name another [model] base, or save the tokenizer there"
+        raise ModelError(f"no tokenizer loads from {folder}", value=str(folder), rule=rule, hint=hint) from error
+    return tokenizer
+
+
+def tokenise(texts: Sequence[str], labels: Sequence[int], tokenizer: Tokenizer, max_length: int) -> dict[str, Tensor]:
+    """Rows as flat tensors.
+
+    Args:
+        texts: not empty.
+        labels: one a text.
+        tokenizer: of the base.
+        max_length: tokens after which a text is cut, special tokens included.
+
+    Returns:
+        ``input_ids`` int32 [all tokens], ``offsets`` int64 [rows + 1], ``labels`` int64 [rows], ``pad_id`` int64 [];
+        row i is ``input_ids[offsets[i]:offsets[i + 1]]``.
+
+    Raises:
+        ExperimentError: the base cannot take ``max_length`` tokens.
+        DataError: a text has no token at all.
+    """
+    _check_length(tokenizer, max_length)
+    ids: list[Tensor] = []
+    lengths: list[int] = []
+    for start in range(0, len(texts), _CHUNK):
+        rows = _token_ids(list(texts[start : start + _CHUNK]), tokenizer, max_length)
+        lengths += [len(row) for row in rows]
+        ids.append(torch.tensor([token for row in rows for token in row], dtype=torch.int32))
+    if 0 in lengths:
+        what = f"row {lengths.index(0) + 1} of a site has no token"
+        raise DataError(what, rule="every text has at least one token", hint="remove texts of odd characters only")
+    ends = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
+    flat = torch.cat(ids) if ids else torch.zeros(0, dtype=torch.int32)
+    label_tensor = torch.tensor(list(labels), dtype=torch.int64)
+    return {"input_ids": flat, "offsets": ends, "labels": label_tensor, "pad_id": torch.tensor(_pad_id(tokenizer))}
+
+
+def _token_ids(texts: list[str], tokenizer: Tokenizer, max_length: int) -> list[list[int]]:
+    encoded = tokenizer(
+        texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=False
+    )
+    return encoded["input_ids"]
+
+
+def _check_length(tokenizer: Tokenizer, max_length: int) -> None:
+    if max_length > tokenizer.model_max_length:
+        rule = f"training.max_length is at most the base's own limit, {tokenizer.model_max_length}"
+        raise ExperimentError(
+            "training.max_length is too long for the base", value=max_length, rule=rule, hint="lower it"
+        )
+
+
+def _pad_id(tokenizer: Tokenizer) -> int:
+    """The padding token, or any other: the attention mask hides it."""
+    if tokenizer.pad_token_id is not None:
+        return tokenizer.pad_token_id
+    return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
+
+
+def save_rows(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the tensors of :func:`tokenise` as one safetensors file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), os.fspath(path))

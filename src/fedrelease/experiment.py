@@ -1,0 +1,332 @@
+"""One experiment: the frozen description of a federation, with its bounds.
+
+``experiment_file.py`` reads it from TOML. Every key has a default; a value out of bounds is refused when the object is
+made.
+
+Example::
+
+    experiment = Experiment(training=Training(lr=3e-3), phases=(Phase(name="pilot", rounds=2),))
+    experiment.rounds        # 2
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedrelease.errors import ExperimentError
+
+__all__ = [
+    "Adapter",
+    "Data",
+    "Experiment",
+    "Federation",
+    "Model",
+    "Partition",
+    "Phase",
+    "Privacy",
+    "StrategyChoice",
+    "Training",
+]
+
+ADAPTER_KINDS = ("lora",)
+TARGETS = ("all-linear", "attention")
+TASKS = ("text-classification",)
+PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards")
+UNITS = ("example", "none")
+ACCOUNTANTS = ("prv", "rdp")
+METRICS_POLICIES = ("exact", "noised", "withheld")
+CHANNELS = ("beta", "canary", "candidate", "stable")
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("constant", "linear")
+
+
+def _require(holds: bool, key: str, value: object, rule: str, hint: str = "") -> None:
+    if not holds:
+        raise ExperimentError(
+            f"{key} is out of bounds", value=value, rule=f"{key} {rule}", hint=hint or "mend that key"
+        )
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    _require(value in allowed, key, value, f"is one of {', '.join(allowed)}")
+
+
+def _positive(key: str, value: float) -> None:
+    _require(math.isfinite(value) and value > 0, key, value, "is a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """Who runs and where releases go.
+
+    Attributes:
+        name: of the model line; letters, digits, ``-``, ``_`` and ``.``.
+        seed: everything random in a simulation follows from it.
+        store: the folder of releases.
+        quorum: share of the cohort that must answer for a round to count.
+        deadline_s: seconds that a round waits for answers.
+        keep_updates: keep accepted updates in the spool after their round.
+        max_update_norm: an update whose delta is longer (L2, parameter units) is refused.
+    """
+
+    name: str = "four-sites"
+    seed: int = 7
+    store: str = "releases"
+    quorum: float = 0.5
+    deadline_s: float = 3600.0
+    keep_updates: bool = False
+    max_update_norm: float = 1000.0
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        named = bool(self.name) and all(letter.isalnum() or letter in "-_." for letter in self.name)
+        _require(named, "federation.name", self.name, "has letters, digits, '-', '_' and '.' only")
+        _require(0 <= self.seed < 2**31, "federation.seed", self.seed, "is between 0 and 2147483647")
+        _require(bool(self.store), "federation.store", self.store, "names a folder")
+        _require(0 < self.quorum <= 1, "federation.quorum", self.quorum, "is above 0 and at most 1")
+        _positive("federation.deadline_s", self.deadline_s)
+        _positive("federation.max_update_norm", self.max_update_norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What is trained: LoRA factors on chosen layers, and always the task head.
+
+    ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value), ``"all-linear"``, or a
+    comma separated list of the base's own module names. Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685.
+    """
+
+    kind: str = "lora"
+    rank: int = 8
+    alpha: float = 16.0
+    layers: str = "last:2"
+    targets: str = "attention"
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        _one_of("model.adapter.kind", self.kind, ADAPTER_KINDS)
+        _require(1 <= self.rank <= 1024, "model.adapter.rank", self.rank, "is between 1 and 1024")
+        _positive("model.adapter.alpha", self.alpha)
+        fits = self.layers == "all" or re.fullmatch(r"last:[1-9][0-9]{0,3}", self.layers) is not None
+        _require(fits, "model.adapter.layers", self.layers, 'is "all" or "last:k" with k between 1 and 9999')
+        _require(bool(self.targets), "model.adapter.targets", self.targets, f"is one of {TARGETS} or module names")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The base, the task and the adapter. ``base`` is an alias, a folder or a hub id."""
+
+    base: str = "minilm"
+    task: str = "text-classification"
+    labels: tuple[str, ...] = ("negative", "positive")
+    adapter: Adapter = field(default_factory=Adapter)
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        _require(bool(self.base), "model.base", self.base, "names a base")
+        _one_of("model.task", self.task, TASKS)
+        _require(len(self.labels) >= 2, "model.labels", list(self.labels), "has at least two labels")
+        _require(len(set(self.labels)) == len(self.labels), "model.labels", list(self.labels), "has no label twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """How rows become sites.
+
+    ``by``: ``column`` (one site per value of ``column``), ``iid``, ``dirichlet`` (label skew with concentration
+    ``alpha``), ``shards`` (``shards`` label-sorted pieces a site), ``quantity`` (sizes from a Dirichlet with
+    ``alpha``).
+    """
+
+    by: str = "column"
+    column: str = "site"
+    sites: int = 4
+    alpha: float = 0.5
+    shards: int = 2
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        _one_of("data.partition.by", self.by, PARTITIONS)
+        _require(bool(self.column), "data.partition.column", self.column, "names a column")
+        _require(1 <= self.sites <= 1_000_000, "data.partition.sites", self.sites, "is between 1 and 1000000")
+        _positive("data.partition.alpha", self.alpha)
+        _require(1 <= self.shards <= 10_000, "data.partition.shards", self.shards, "is between 1 and 10000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where rows come from and what is held out.
+
+    Attributes:
+        source: a built-in name, a ``.csv``/``.jsonl``/``.parquet`` file, a ``datasets`` folder, or a hub id.
+        text: column of the input text.
+        label: column of the label.
+        holdout: share of each site's rows that the site never trains on.
+        server_holdout: share of all rows that no site sees and the server evaluates on.
+        limit_per_site: at most that many rows a site (before the hold-out is split off).
+        holdout_limit: at most that many hold-out rows a site.
+    """
+
+    source: str = "four-sites"
+    text: str = "text"
+    label: str = "label"
+    holdout: float = 0.2
+    server_holdout: float = 0.0
+    limit_per_site: int | None = None
+    holdout_limit: int | None = None
+    partition: Partition = field(default_factory=Partition)
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        _require(bool(self.source), "data.source", self.source, "names a source")
+        _require(0 < self.holdout < 1, "data.holdout", self.holdout, "is above 0 and below 1")
+        _require(0 <= self.server_holdout < 1, "data.server_holdout", self.server_holdout, "is at least 0 and below 1")
+        for key, limit in (("limit_per_site", self.limit_per_site), ("holdout_limit", self.holdout_limit)):
+            _require(limit is None or limit >= 1, f"data.{key}", limit, "is at least 1, or left out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Local training of one site in one round.
+
+    Attributes:
+        epochs: passes over the site's training rows in a round; may be a fraction.
+        batch_size: rows a step; with privacy the *expected* number under Poisson sampling.
+        micro_batch: rows that go through the model at once; changes memory, not the result's meaning.
+        lr: learning rate of the adapter. head_lr: of the task head; left out = ``lr``.
+        optimizer: ``adamw`` or ``sgd`` (momentum 0.9). schedule: ``constant``, or ``linear`` to 0 over the whole plan.
+        warmup: share of the whole plan's steps over which the rate rises from 0.
+        weight_decay: decoupled weight decay.
+        grad_clip: bound on the gradient's norm without privacy; left out = none.
+        patience: without privacy, stop a round early after so many epochs without a better loss on the site's hold-out.
+        max_length: tokens after which a text is cut.
+    """
+
+    epochs: float = 1.0
+    batch_size: int = 32
+    micro_batch: int = 32
+    lr: float = 1e-3
+    head_lr: float | None = None
+    optimizer: str = "adamw"
+    schedule: str = "constant"
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    grad_clip: float | None = None
+    patience: int | None = None
+    max_length: int = 128
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        _positive("training.epochs", self.epochs)
+        for key in ("batch_size", "micro_batch"):
+            _require(1 <= getattr(self, key) <= 1_000_000, f"training.{key}", getattr(self, key), "is at least 1")
+        _require(4 <= self.max_length <= 32_768, "training.max_length", self.max_length, "is between 4 and 32768")
+        _positive("training.lr", self.lr)
+        _one_of("training.optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("training.schedule", self.schedule, SCHEDULES)
+        _require(0 <= self.warmup < 1, "training.warmup", self.warmup, "is at least 0 and below 1")
+        fits = math.isfinite(self.weight_decay) and self.weight_decay >= 0
+        _require(fits, "training.weight_decay", self.weight_decay, "is a number of at least 0")
+        for key, value in (("head_lr", self.head_lr), ("grad_clip", self.grad_clip)):
+            if value is not None:
+                _positive(f"training.{key}", value)
+        _require(self.patience is None or self.patience >= 1, "training.patience", self.patience, "is at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """The least protection of every site.
+
+    Attributes:
+        unit: ``example`` (differential privacy for one row) or ``none``.
+        epsilon: budget of the whole plan of rounds, at ``delta``.
+        clip: L2 bound on one example's gradient.
+        accountant: ``prv`` (tight) or ``rdp``.
+        metrics: what sites tell about their hold-outs: ``noised`` (a confusion matrix with calibrated noise, inside the
+            same epsilon and delta), ``withheld``, or ``exact`` (outside of the guarantee; for experiments).
+    """
+
+    unit: str = "example"
+    epsilon: float = 8.0
+    delta: float = 1e-5
+    clip: float = 1.0
+    accountant: str = "prv"
+    metrics: str = "noised"
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        _one_of("privacy.unit", self.unit, UNITS)
+        _positive("privacy.epsilon", self.epsilon)
+        _require(0 < self.delta < 1, "privacy.delta", self.delta, "is above 0 and below 1")
+        _positive("privacy.clip", self.clip)
+        _one_of("privacy.accountant", self.accountant, ACCOUNTANTS)
+        _one_of("privacy.metrics", self.metrics, METRICS_POLICIES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyChoice:
+    """A strategy by name, with its knobs. Which names and knobs exist is the strategies' business."""
+
+    name: str = "fedavg"
+    knobs: Mapping[str, float | int | bool | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that it can be written down: names of knobs are words, and their numbers are finite."""
+        _require(bool(self.name), "phase.strategy.name", self.name, "is not empty")
+        for knob, value in self.knobs.items():
+            word = knob.isascii() and knob.isidentifier() and knob != "name"
+            _require(word, f"phase.strategy.{knob}", knob, "has a name of letters, digits and '_' other than 'name'")
+            finite = isinstance(value, str) or math.isfinite(value)
+            _require(finite, f"phase.strategy.{knob}", value, "is not NaN and not infinite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of rounds: its cohort, strategy and channel.
+
+    ``sites_per_round``: a share of all sites (a float, 0 < share <= 1) or a number of sites (an int).
+    """
+
+    name: str = "main"
+    rounds: int = 5
+    sites_per_round: float | int = 1.0
+    strategy: StrategyChoice = field(default_factory=StrategyChoice)
+    channel: str = "stable"
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        _require(bool(self.name), "phase.name", self.name, "is not empty")
+        _require(1 <= self.rounds <= 100_000, "phase.rounds", self.rounds, "is between 1 and 100000")
+        share = isinstance(self.sites_per_round, float)
+        fits = 0 < self.sites_per_round <= 1 if share else self.sites_per_round >= 1
+        rule = "is a share above 0 and at most 1 (1.0 = all), or a whole number of sites"
+        _require(fits, "phase.sites_per_round", self.sites_per_round, rule)
+        _one_of("phase.channel", self.channel, CHANNELS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A whole federation."""
+
+    federation: Federation = field(default_factory=Federation)
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
+    privacy: Privacy = field(default_factory=Privacy)
+    phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
+
+    def __post_init__(self) -> None:
+        """Check what holds between sections."""
+        _require(len(self.phases) >= 1, "phase", len(self.phases), "appears at least once")
+        private = self.privacy.unit != "none"
+        hint = 'leave training.patience out, or set [privacy] unit = "none"'
+        rule = "is left out with privacy: stopping by a private loss would be an unaccounted release"
+        _require(not (private and self.training.patience), "training.patience", self.training.patience, rule, hint)
+        rule = "is left out with privacy: every example is already clipped to privacy.clip"
+        _require(not (private and self.training.grad_clip), "training.grad_clip", self.training.grad_clip, rule)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the whole plan."""
+        return sum(phase.rounds for phase in self.phases)

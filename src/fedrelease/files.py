@@ -1,0 +1,116 @@
+"""Durable files and content digests: the only module that writes what must survive a power cut.
+
+Example::
+
+    write_durably(Path("store.json"), b'{"layout": 1}')
+    digest_bytes(b"abc")   # 'ba7816bf...'
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+from uuid import uuid4
+
+__all__ = [
+    "Json",
+    "append_durably",
+    "canonical_bytes",
+    "digest_bytes",
+    "digest_file",
+    "read_lines",
+    "sync_folder",
+    "write_durably",
+]
+
+Json: TypeAlias = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+
+def canonical_bytes(value: Json) -> bytes:
+    """The one byte form of a JSON value: sorted keys, no spaces, UTF-8, floats as decimal strings.
+
+    Raises:
+        ValueError: a float is NaN or infinite, which has no canonical form.
+    """
+    return json.dumps(
+        _floats_as_text(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def _floats_as_text(value: Json) -> Json:
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ValueError(f"{value} has no canonical form")
+        return repr(value)
+    if isinstance(value, Mapping):
+        return {key: _floats_as_text(inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_floats_as_text(inner) for inner in value]
+    return value
+
+
+def digest_bytes(data: bytes) -> str:
+    """The sha256 of ``data`` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """The sha256 of a file's bytes as 64 hexadecimal digits, read in pieces of 1 MiB."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the entries of ``folder`` (renames, links, new files) survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace ``path`` with ``data`` so that a reader, or a machine after a power cut, sees all of it or none.
+
+    The bytes go to a temporary file in the same folder, are flushed to disk, and take their name in one rename.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid4().hex}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def append_durably(path: Path, line: bytes) -> None:
+    """Append one line (its newline is added) and return only when it is on disk.
+
+    A last line without its newline was torn by a crash and never counted: it is cut off first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        file.truncate(_complete_length(file))
+        file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def _complete_length(file: BinaryIO) -> int:
+    file.seek(0)
+    return file.read().rfind(b"\n") + 1
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """The complete lines of an append-only file, without newlines; a missing file has none, a torn tail is left out."""
+    if not path.exists():
+        return []
+    return path.read_bytes().split(b"\n")[:-1]

@@ -1,0 +1,159 @@
+"""What the server asks a site and what the site answers: plain facts in strict JSON beside the arrays.
+
+Example::
+
+    text = request_text(request)          # goes into a Flower ConfigRecord
+    request = parse_request(text)         # on the site; unknown or missing keys are refused
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from fedrelease.errors import UpdateRefused
+from fedrelease.experiment import Experiment
+from fedrelease.experiment_file import from_document, to_document
+from fedrelease.privacy import Receipt
+
+__all__ = [
+    "Answer",
+    "Request",
+    "answer_text",
+    "parse_answer",
+    "parse_request",
+    "request_text",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a site is asked in one round.
+
+    Attributes:
+        experiment: the whole resolved experiment; the site computes its privacy plan from it and checks it against its own rules.
+        version: of the release in the making. round: number in the whole plan, from 1; 0 evaluates the base.
+        base: digest of the base that the state belongs to.
+        directives: of the strategy, for this round.
+    """
+
+    experiment: Experiment
+    version: str
+    round: int
+    base: str
+    directives: Mapping[str, float | str | bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a site tells besides its arrays.
+
+    Attributes:
+        examples: training (or hold-out) rows behind the answer; ``None`` where that is private.
+        metrics: plain numbers, for example ``steps``.
+        confusion: of the hold-out, by rows: true label, then predicted label; ``None`` when withheld or not asked.
+        loss: mean loss on the hold-out; ``None`` where that is private.
+        receipt: privacy spent; ``None`` without privacy, or when nothing was spent.
+    """
+
+    site: str
+    examples: int | None = None
+    metrics: Mapping[str, float]
+    confusion: tuple[tuple[float, ...], ...] | None = None
+    loss: float | None = None
+    receipt: Receipt | None = None
+
+
+def request_text(request: Request) -> str:
+    """JSON of a request."""
+    return json.dumps(
+        {
+            "experiment": to_document(request.experiment),
+            "version": request.version,
+            "round": request.round,
+            "base": request.base,
+            "directives": dict(request.directives),
+        },
+        sort_keys=True,
+    )
+
+
+def parse_request(text: str) -> Request:
+    """The request in ``text``.
+
+    Raises:
+        UpdateRefused: not JSON, or keys are missing or unknown.
+    """
+    found = _object(text, {field.name for field in fields(Request)})
+    return Request(
+        experiment=from_document(_mapping(found["experiment"])),
+        version=str(found["version"]),
+        round=int(str(found["round"])),
+        base=str(found["base"]),
+        directives={key: _plain(value) for key, value in _mapping(found["directives"]).items()},
+    )
+
+
+def answer_text(answer: Answer) -> str:
+    """JSON of an answer."""
+    return json.dumps(asdict(answer), sort_keys=True)
+
+
+def parse_answer(text: str) -> Answer:
+    """The answer in ``text``; every field is checked, since a site may send anything.
+
+    Raises:
+        UpdateRefused: not JSON, keys are missing or unknown, or a value is not what it should be.
+    """
+    found = _object(text, {field.name for field in fields(Answer)})
+    try:
+        return Answer(
+            site=str(found["site"]),
+            examples=None if found["examples"] is None else int(str(found["examples"])),
+            metrics={key: float(str(value)) for key, value in _mapping(found["metrics"]).items()},
+            confusion=_rows(found["confusion"]),
+            loss=None if found["loss"] is None else float(str(found["loss"])),
+            receipt=None if found["receipt"] is None else _receipt(_mapping(found["receipt"])),
+        )
+    except (TypeError, ValueError) as error:
+        raise UpdateRefused(f"the answer's facts are not in order: {error}", value=text[:200]) from error
+
+
+def _object(text: str, keys: set[str]) -> Mapping[str, object]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UpdateRefused("not JSON", value=text[:80]) from error
+    if not isinstance(found, dict) or set(found) != keys:
+        raise UpdateRefused("unknown or missing keys", value=text[:80], rule=f"exactly {', '.join(sorted(keys))}")
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise UpdateRefused("not an object", value=value)
+    return value
+
+
+def _plain(value: object) -> float | str | bool:
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise UpdateRefused("a directive is a number, a text, true or false", value=value)
+
+
+def _rows(value: object) -> tuple[tuple[float, ...], ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
+        raise TypeError("confusion is not a list of rows")
+    return tuple(tuple(float(cell) for cell in row) for row in value)
+
+
+def _receipt(value: Mapping[str, object]) -> Receipt:
+    kinds = {field.name: field.type for field in fields(Receipt)}
+    if set(value) != set(kinds):
+        raise TypeError("the receipt has unknown or missing keys")
+    for name, kind in kinds.items():
+        wanted = str if kind is str else int if kind is int else (int, float)
+        if not isinstance(value[name], wanted) or isinstance(value[name], bool):
+            raise TypeError(f"the receipt's {name} is not a {kind}")
+    return Receipt(**value)  # type: ignore[arg-type]  # names and types are checked above

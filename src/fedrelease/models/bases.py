@@ -1,0 +1,129 @@
+"""Bases: frozen pretrained models, known by the digests of their files.
+
+Example::
+
+    base = open_base("minilm", cache=cache_folder())
+    base.files["model.safetensors"]      # sha256 of the weights
+    base.pooling                         # Pooling(mode='mean', normalise=True): what the base itself declares
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fedrelease.errors import ModelError
+from fedrelease.fetch import ALIASES, locate
+from fedrelease.files import canonical_bytes, digest_bytes, digest_file
+
+__all__ = ["Base", "Pooling", "open_base", "read_pooling"]
+
+WEIGHTS = "*.safetensors"
+PARTS = (WEIGHTS, "*.json", "*.txt", "*.model", "1_Pooling/config.json")
+POOLING_MODES = {
+    "pooling_mode_cls_token": "first",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling:
+    """How token vectors become one text vector: ``mean``, ``first``, ``max`` or ``last``; then to length 1, or not."""
+
+    mode: str = "mean"
+    normalise: bool = False
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base on disk.
+
+    Attributes:
+        ref: what the experiment called it.
+        folder: where its files lie.
+        files: sha256 of each file that decides what it computes, by path within the folder.
+        pooling: what its own ``modules.json`` declares; mean pooling when it declares nothing.
+    """
+
+    ref: str
+    folder: Path
+    files: Mapping[str, str]
+    pooling: Pooling
+
+    @cached_property
+    def digest(self) -> str:
+        """One sha256 over all files: two bases with the same digest compute the same."""
+        return digest_bytes(canonical_bytes(dict(self.files)))
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """One sha256 over everything but the weights: decides how texts become tokens."""
+        return digest_bytes(canonical_bytes({k: v for k, v in self.files.items() if not k.endswith(".safetensors")}))
+
+
+def open_base(ref: str, *, cache: Path) -> Base:
+    """Find a base by alias, folder or hub id and take the digests of its files.
+
+    Raises:
+        ModelError: nothing by that name, or the folder holds no safetensors model.
+    """
+    folder = _find(ref, cache)
+    for needed in ("config.json", WEIGHTS):
+        if not any(folder.glob(needed)):
+            raise ModelError(
+                f"{folder} is not a base: it has no {needed}",
+                value=ref,
+                rule="a base is a folder with config.json, a tokenizer and weights in safetensors (never pickle)",
+                hint="save it with model.save_pretrained(folder) and tokenizer.save_pretrained(folder)",
+            )
+    paths = sorted({path for part in PARTS for path in folder.glob(part) if path.is_file()})
+    files = {path.relative_to(folder).as_posix(): digest_file(path) for path in paths}
+    return Base(ref, folder, files, read_pooling(folder))
+
+
+def _find(ref: str, cache: Path) -> Path:
+    if ref in ALIASES:
+        folder = locate(ref, cache)
+        if folder is None:
+            raise ModelError(f"the base {ref} is not in the cache", value=ref, hint=f"fedrelease fetch {ref}")
+        return folder
+    if Path(ref).is_dir():
+        return Path(ref)
+    return _from_hub(ref)
+
+
+def _from_hub(ref: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(ref, allow_patterns=[*PARTS]))
+    except Exception as error:  # the hub's client has a dozen error classes, and more each release
+        raise ModelError(
+            f"no base called {ref}: {type(error).__name__}",
+            value=ref,
+            rule=f"model.base is one of {', '.join(sorted(ALIASES))}, a folder, or a hub id that can be reached",
+            hint="check the spelling, or give a folder",
+        ) from error
+
+
+def read_pooling(folder: Path) -> Pooling:
+    """What the base declares in ``modules.json`` (the sentence-transformers layout); mean pooling without one.
+
+    Raises:
+        ModelError: it declares a pooling that is not known here.
+    """
+    listing = folder / "modules.json"
+    if not listing.exists():
+        return Pooling()
+    modules = json.loads(listing.read_text(encoding="utf-8"))
+    kinds = {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in modules}
+    if "Pooling" not in kinds:
+        return Pooling(normalise="Normalize" in kinds)
+    declared = json.loads((folder / kinds["Pooling"] / "config.json").read_text(encoding="utf-8"))
+    chosen = [mode for key, mode in POOLING_MODES.items() if declared.get(key)]
+    if len(chosen) != 1:
+        raise ModelError("the base declares a pooling that is not known here", value=declared, rule="exactly one mode")
+    return Pooling(mode=chosen[0], normalise="Normalize" in kinds)

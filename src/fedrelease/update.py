@@ -1,0 +1,117 @@
+"""What travels and what is released: a state, a site's update, and the receipt for its privacy.
+
+Example::
+
+    write_state(Path("update.safetensors"), {"head.weight": torch.zeros(2, 384)})
+    tensors = StateFile(Path("update.safetensors"))      # reads a tensor when it is asked for
+    tensors["head.weight"].shape
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedrelease.errors import UpdateRefused
+from fedrelease.files import digest_bytes, write_durably
+from fedrelease.privacy import Receipt
+
+__all__ = ["State", "StateFile", "Update", "read_state", "state_bytes", "state_digest", "write_state"]
+
+State: TypeAlias = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One site's answer to one round.
+
+    Attributes:
+        site: the site's stable name.
+        tensors: trained minus received, by canonical name; read lazily, so holding many updates costs nothing.
+        examples: training rows behind it; ``None`` when the site's policy keeps the number private.
+        metrics: what the site chose to tell; public once it is here.
+        receipt: the privacy that the site spent on this answer; ``None`` without privacy.
+        digest: sha256 of the update's file.
+        size_bytes: of the update's file.
+    """
+
+    site: str
+    tensors: State
+    examples: int | None
+    metrics: Mapping[str, float]
+    receipt: Receipt | None
+    digest: str
+    size_bytes: int
+
+
+class StateFile(Mapping[str, Tensor]):
+    """A safetensors file as a mapping that reads one tensor at a time and keeps none of them."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the names and shapes only.
+
+        Raises:
+            UpdateRefused: the file is missing, torn, or not safetensors.
+        """
+        self._path = path
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                self._names = tuple(sorted(file.keys()))
+        except (SafetensorError, OSError) as error:
+            raise UpdateRefused(f"{path.name} cannot be read as safetensors: {error}", value=str(path)) from error
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read one tensor from disk."""
+        if name not in self._names:
+            raise KeyError(name)
+        with safe_open(str(self._path), framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, sorted."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many tensors the file holds."""
+        return len(self._names)
+
+
+def state_bytes(state: State) -> bytes:
+    """The one byte form of a state: safetensors, names sorted, contiguous tensors, no metadata.
+
+    Safetensors bytes are not deterministic with two or more metadata keys, so there are none.
+    """
+    return save({name: state[name].detach().contiguous() for name in sorted(state)})
+
+
+def state_digest(state: State) -> str:
+    """The sha256 of :func:`state_bytes`: equal exactly when names, shapes, dtypes and every bit are equal."""
+    return digest_bytes(state_bytes(state))
+
+
+def write_state(path: Path, state: State) -> str:
+    """Write a state durably and return the sha256 of its bytes."""
+    data = state_bytes(state)
+    write_durably(path, data)
+    return digest_bytes(data)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a whole state into memory.
+
+    Raises:
+        UpdateRefused: the file is missing, torn, or not safetensors.
+    """
+    try:
+        state: dict[str, Tensor] = load(path.read_bytes())
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise UpdateRefused(f"{path.name} cannot be read as safetensors: {error}", value=str(path)) from error
+    return state
+
+
