@@ -88,7 +88,7 @@ def _arrays(message: Message) -> ArrayRecord:
 
 
 def _reply(message: Message, answer: Answer, arrays: ArrayRecord | None) -> Message:
-    metrics = {name: float(value) for name, value in answer.metrics.items()}
+    metrics: dict[str, int | float | list[int] | list[float]] = {**answer.metrics}
     metrics["num-examples"] = float(answer.examples or 1)  # what plain Flower strategies weight by
     records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
         "metrics": MetricRecord(metrics),

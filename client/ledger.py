@@ -143,6 +143,7 @@ def total(history: Sequence[Entry], *, delta: float, accountant: str) -> float:
         return spent([entry.segment() for entry in history], delta=delta, accountant=accountant)
     pools = {entry.pool for entry in history}
     costs = [
-        spent([e.segment() for e in history if e.pool == pool], delta=delta, accountant=accountant) for pool in sorted(pools)
+        spent([e.segment() for e in history if e.pool == pool], delta=delta, accountant=accountant)
+        for pool in sorted(pools)
     ]
     return max(costs, default=0.0)

@@ -40,4 +40,4 @@ def poisson_batch(rows: int, *, sample_rate: float, generator: torch.Generator) 
 def shuffled_batches(rows: int, *, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Endless batches of row numbers: each epoch sees every row once in a new order; its last batch may be smaller."""
     while True:
-        yield from torch.randperm(rows, generator=generator).split(batch_size)
+        yield from torch.split(torch.randperm(rows, generator=generator), batch_size)

@@ -22,7 +22,7 @@ from fedrelease.data.tokens import TokenRows
 from fedrelease.errors import DataError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
-from fedrelease.files import canonical_bytes, digest_bytes
+from fedrelease.files import Json, canonical_bytes, digest_bytes
 from fedrelease.messages import Answer, Request
 from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
 from fedrelease.models.evaluation import look
@@ -31,6 +31,7 @@ from fedrelease.privacy import PrivacyPlan, Receipt, Segment, calibrate, plan_pr
 from fedrelease.update import State, state_digest
 
 __all__ = ["Site", "charge_identity", "evaluate_site", "train_site"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
@@ -48,7 +49,7 @@ class Site:
 
 def charge_identity(site: Site, request: Request, state: State, *, pool: str) -> str:
     """What identifies a charge: everything that its answer depends on; with secure noise a fresh identity each time."""
-    parts = {
+    parts: dict[str, Json] = {
         "pool": pool,
         "site": site.data.name,
         "split": site.data.split,

@@ -168,7 +168,7 @@ def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> It
 def _plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, indices: Tensor) -> None:
     optimizer.zero_grad()
     for piece in micro_batches(indices, job):
-        (_summed_loss(model, job.rows, piece) / len(indices)).backward()
+        torch.autograd.backward(_summed_loss(model, job.rows, piece) / len(indices))
     if job.training.grad_clip is not None:
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], job.training.grad_clip)
     optimizer.step()
@@ -183,7 +183,7 @@ def _private_step(model: nn.Module, optimizer: DPOptimizer, job: Job, indices: T
     for number, piece in enumerate(pieces, start=1):
         with warnings.catch_warnings():  # the first LoRA layer's input needs no gradient: nothing is lost by that
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            _summed_loss(model, job.rows, piece).backward()
+            torch.autograd.backward(_summed_loss(model, job.rows, piece))
         _noisy_step(optimizer, last=number == len(pieces))
 
 
@@ -199,7 +199,7 @@ def _noisy_step(optimizer: DPOptimizer, *, last: bool) -> None:
 def micro_batches(indices: Tensor, job: Job) -> list[Tensor]:
     """A batch in pieces of at most ``micro_batch`` rows of like length; the batch itself stays what was drawn."""
     by_length = indices[torch.argsort(job.rows.lengths[indices], stable=True)]
-    return [piece for piece in by_length.split(job.training.micro_batch) if len(piece)]
+    return [piece for piece in torch.split(by_length, job.training.micro_batch) if len(piece)]
 
 
 def _summed_loss(model: nn.Module, rows: TokenRows, indices: Tensor) -> Tensor:

@@ -40,9 +40,10 @@ def check_confusion(answer: Answer, *, classes: int) -> None:
 def site_metrics(
     answers: Mapping[str, Answer], *, labels: Sequence[str], server: Mapping[str, float]
 ) -> tuple[MetricsFacts, SiteReport]:
-    """Metrics of the server's hold-out and of each site that told something, their plain mean over sites, the worst, and the per-class report.
+    """The metrics of a release, and the per-class report of each site that told something.
 
-    ``worst`` holds, for each metric, the worst value of any site; ``worst_site`` has the lowest accuracy.
+    ``mean`` is the plain mean over sites; ``worst`` holds, for each metric, the worst value of any site; ``worst_site`` has the
+    lowest accuracy; ``server`` is what the server saw on its own hold-out.
     """
     sites = {name: found for name in sorted(answers) if (found := _scores(answers[name]))}
     detail = {name: _detail(answers[name], labels) for name in sites}

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from fedrelease.errors import FedreleaseError, RoundFailed
 from fedrelease.messages import Request, parse_answer, request_text
@@ -61,12 +60,14 @@ class FlowerSites:
                 raise RoundFailed("two nodes claim one site", value=site, rule="each site has a name of its own")
             nodes[site] = message.metadata.src_node_id
         if not nodes:
-            raise RoundFailed("no site answered", rule="at least one site is there", hint="start a site, then run again")
+            raise RoundFailed(
+                "no site answered", rule="at least one site is there", hint="start a site, then run again"
+            )
         return nodes
 
     def _ask(self, kind: str, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
         config = ConfigRecord({"server-round": request.round, "request": request_text(request)})
-        content = RecordDict({"arrays": ArrayRecord(dict(state)), "config": config})  # type: ignore[arg-type]
+        content = RecordDict({"arrays": ArrayRecord(dict(state)), "config": config})
         silent = set(sites)
         for site, message in self._stream(kind, content, {site: self._nodes[site] for site in sites}):
             silent.discard(site)

@@ -61,7 +61,9 @@ class Evaluated:
     refused: Mapping[str, str]
 
 
-def gather_updates(setting: Setting, request: Request, parent: State, asked: Sequence[str], spool: Spool) -> dict[str, str]:
+def gather_updates(
+    setting: Setting, request: Request, parent: State, asked: Sequence[str], spool: Spool
+) -> dict[str, str]:
     """Ask the sites that are not in the spool yet; return who was refused, and why."""
     refused: dict[str, str] = {}
     waiting = [site for site in asked if site not in spool.accepted()]

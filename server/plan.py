@@ -32,7 +32,11 @@ class PlannedRound:
 
 def planned_rounds(experiment: Experiment) -> tuple[PlannedRound, ...]:
     """All rounds. MINOR of the version is the phase, PATCH the round within it, both from 1."""
-    places = [(minor, patch, phase) for minor, phase in enumerate(experiment.phases, 1) for patch in range(1, phase.rounds + 1)]
+    places = [
+        (minor, patch, phase)
+        for minor, phase in enumerate(experiment.phases, 1)
+        for patch in range(1, phase.rounds + 1)
+    ]
     return tuple(
         PlannedRound(version=f"0.{minor}.{patch}", number=number, phase=phase)
         for number, (minor, patch, phase) in enumerate(places, 1)

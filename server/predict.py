@@ -59,7 +59,9 @@ def _same_base(release: Release, cache: Path) -> Base:
     wanted = release.manifest.base
     base = open_base(wanted.ref, cache=cache)
     if dict(base.files) != dict(wanted.files):
-        changed = sorted(name for name in {*base.files, *wanted.files} if base.files.get(name) != wanted.files.get(name))
+        changed = sorted(
+            name for name in {*base.files, *wanted.files} if base.files.get(name) != wanted.files.get(name)
+        )
         raise ModelError(
             f"the base {wanted.ref} here is not the one that {release.version} was trained on",
             value=changed,

@@ -153,7 +153,9 @@ def _check_finite(state: State, planned: PlannedRound) -> None:
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise RoundFailed(
-                f"the aggregate of {planned.version} is not finite", value=name, hint="lower the strategy's learning rate"
+                f"the aggregate of {planned.version} is not finite",
+                value=name,
+                hint="lower the strategy's learning rate",
             )
 
 

@@ -38,7 +38,9 @@ def screen(
     delta = {name: _delta_of(name, tensor, trained[name]) for name, tensor in parent.items()}
     norm = math.sqrt(sum(float(part.to(torch.float64).square().sum()) for part in delta.values()))
     if norm > experiment.federation.max_update_norm:
-        raise UpdateRefused("the update is too large", value=norm, rule=f"norm <= {experiment.federation.max_update_norm:g}")
+        raise UpdateRefused(
+            "the update is too large", value=norm, rule=f"norm <= {experiment.federation.max_update_norm:g}"
+        )
     if experiment.privacy.unit != "none":
         check_receipt(answer.receipt, experiment=experiment, site=site)
     return delta
@@ -80,4 +82,6 @@ def check_receipt(receipt: Receipt | None, *, experiment: Experiment, site: str)
         ("epsilon_total", 0 < receipt.epsilon_total <= wanted.epsilon, f"above 0, at most {wanted.epsilon:g}"),
     ):
         if not is_:
-            raise UpdateRefused(f"the receipt's {field} breaks its rule", value=getattr(receipt, field), rule=f"{field} {rule}")
+            raise UpdateRefused(
+                f"the receipt's {field} breaks its rule", value=getattr(receipt, field), rule=f"{field} {rule}"
+            )

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from fedrelease.errors import UpdateRefused
-from fedrelease.files import canonical_bytes, digest_bytes, digest_file, write_durably
+from fedrelease.files import Json, canonical_bytes, digest_bytes, digest_file, write_durably
 from fedrelease.messages import Answer, answer_text, parse_answer
 from fedrelease.update import StateFile, Update, state_bytes
 
@@ -38,7 +38,7 @@ class Spool:
     def accept(self, site: str, delta: Mapping[str, Tensor], answer: Answer) -> Update:
         """Write a screened update; it counts when this returns."""
         data = state_bytes(delta)
-        facts = {
+        facts: dict[str, Json] = {
             "parent": self._parent,
             "sha256": digest_bytes(data),
             "size": len(data),

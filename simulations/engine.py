@@ -73,7 +73,7 @@ class Engine:
             "handover": str(self.handover),
             "experiment": to_document(experiment),
         }
-        threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "fedrelease.simulations.worker", json.dumps(settings)],

@@ -44,7 +44,6 @@ class View:
     step: str = STEPS[0]
     cohort: tuple[str, ...] = ()
     sites: Mapping[str, str] = field(default_factory=dict)
-    reasons: Mapping[str, str] = field(default_factory=dict)
     epsilon: float | None = None
 
 
@@ -71,16 +70,14 @@ def _with_round(view: View, event: RoundStarted) -> View:
         step=STEPS[0],
         cohort=event.cohort,
         sites=sites,
-        reasons={},
     )
 
 
 def _with_answer(view: View, event: SiteAnswered) -> View:
     sites = dict(view.sites) if event.step == view.step else dict.fromkeys(view.cohort, "waiting")
     sites[event.site] = "answered" if event.refused is None else "refused"
-    reasons = view.reasons if event.refused is None else {**view.reasons, event.site: event.refused}
     epsilon = max((value for value in (view.epsilon, event.epsilon) if value is not None), default=None)
-    return replace(view, step=event.step, sites=sites, reasons=reasons, epsilon=epsilon)
+    return replace(view, step=event.step, sites=sites, epsilon=epsilon)
 
 
 def seconds_left(view: View, *, now: float) -> float | None:
@@ -101,9 +98,6 @@ def draw(view: View, *, now: float) -> RenderableType:
     if view.version is not None:
         parts.append(_heading(view))
         parts.append(_sites(view))
-        parts += [
-            Text(plain(f"  ✗ {site} refused: {reason}"), style="red") for site, reason in list(view.reasons.items())[:3]
-        ]
     return Group(*parts)
 
 

@@ -109,8 +109,9 @@ def _reply(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
     from fedrelease.simulations.wire import pack, unpack
 
     message = Message(unpack(frame["content"], consume=False), dst_node_id=1, message_type=str(frame["kind"]))
-    node = dict(frame["node"])  # type: ignore[arg-type]  # a mapping: the engine made it
-    reply = app(message, Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config={}))
+    node = frame["node"]
+    settings = {name: str(value) for name, value in node.items()} if isinstance(node, Mapping) else {}
+    reply = app(message, Context(run_id=1, node_id=1, node_config={**settings}, state=RecordDict(), run_config={}))
     if reply.has_error():
         return {"failed": reply.error.reason}
     return pack(reply.content, handover)

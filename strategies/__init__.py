@@ -29,7 +29,10 @@ def make_strategy(choice: StrategyChoice) -> Strategy:
         near = difflib.get_close_matches(choice.name, STRATEGIES, n=1)
         hint = f"did you mean {near[0]}" if near else "choose one of those"
         raise ExperimentError(
-            "unknown strategy", value=choice.name, rule=f"phase.strategy is one of {', '.join(sorted(STRATEGIES))}", hint=hint
+            "unknown strategy",
+            value=choice.name,
+            rule=f"phase.strategy is one of {', '.join(sorted(STRATEGIES))}",
+            hint=hint,
         )
     kind = STRATEGIES[choice.name]
     known = {field.name for field in fields(kind)}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,10 +154,8 @@ def test_other_bytes_for_the_same_facts_are_refused() -> None:
 def test_a_flipped_bit_is_refused_or_changes_the_digest(position: int, bit: int) -> None:
     data = bytearray(MANIFEST.to_bytes())
     data[position % len(data)] ^= 1 << bit
-    try:
+    with suppress(DamagedRelease):
         assert Manifest.from_bytes(bytes(data)).digest != MANIFEST.digest
-    except DamagedRelease:
-        pass
 
 
 @pytest.mark.parametrize(

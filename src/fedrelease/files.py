@@ -25,7 +25,7 @@ __all__ = [
     "write_durably",
 ]
 
-Json: TypeAlias = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 
 
 def canonical_bytes(value: Json) -> bytes:

@@ -113,5 +113,3 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise UpdateRefused(f"{path.name} cannot be read as safetensors: {error}", value=str(path)) from error
     return state
-
-

@@ -1,4 +1,4 @@
-"""A disk that fails at the n-th call: as a kill (nothing happens afterwards) or as a full disk (the caller may tidy up).
+"""A disk that fails at the n-th call: as a kill (nothing happens afterwards) or as a full disk (tidying up works).
 
 Counted are the calls that change the disk. A write that fails has written half of its bytes.
 """
@@ -89,4 +89,4 @@ def _faulty_open(real: Callable[..., object], fault: Fault) -> Callable[..., obj
 def _subject(name: str, arguments: tuple[object, ...]) -> str:
     """The file that a call is about: the target of a rename or link."""
     target = arguments[1] if name in ("link", "replace") else arguments[0]
-    return Path(os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else str(target)).name
+    return Path(Path(f"/proc/self/fd/{target}").readlink() if isinstance(target, int) else str(target)).name

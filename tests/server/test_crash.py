@@ -131,7 +131,7 @@ def test_a_disk_that_fills_up_at_any_call_leaves_the_store_whole_and_the_same_ru
         store = Store.open(folder)
         with disk(Fault(call, full_disk=True)), pytest.raises(StoreError, match="free some space"):
             publish_next(folder, 2)
-        assert not [path for path in folder.rglob("*.tmp")] and not list((folder / "tmp").iterdir())
+        assert not list(folder.rglob("*.tmp")) and not list((folder / "tmp").iterdir())
         assert verify(store).ok
         if len(store.releases()) == 2:
             publish_next(folder, 2)

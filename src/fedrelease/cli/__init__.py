@@ -66,7 +66,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(
+def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
@@ -82,13 +82,14 @@ def command() -> click.Command:
 def prepare(environment: MutableMapping[str, str]) -> None:
     """Set what libraries read when they are imported; what the user has set stays.
 
-    No telemetry, no update checks, and a private Flower home under the cache instead of one in the user's home folder.
+    No telemetry, no update checks, and folders under the cache for what libraries would keep in the user's home.
     """
     from fedrelease.cache import cache_folder
 
     for name, value in QUIET_LIBRARIES.items():
         environment.setdefault(name, value)
     environment.setdefault("FLWR_HOME", str(cache_folder() / "flwr"))
+    environment.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
 
 
 def run(arguments: Sequence[str]) -> int:

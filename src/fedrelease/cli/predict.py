@@ -20,7 +20,7 @@ from fedrelease.errors import ExperimentError
 from fedrelease.wording import number, plain
 
 if TYPE_CHECKING:
-    from fedrelease.simulations.predict import Prediction
+    from fedrelease.server.predict import Prediction
 
 __all__ = ["predict"]
 
@@ -46,7 +46,7 @@ def predict(
     asked = _texts(texts or [], file)
     found = open_store(store).find(release)
     from fedrelease.cache import cache_folder
-    from fedrelease.simulations.predict import predict as label
+    from fedrelease.server.predict import predict as label
 
     predictions = label(found, asked, cache=cache_folder())
     if as_json:

@@ -147,24 +147,31 @@ def plan(experiment: Experiment, console: Console) -> None:
         ("base", f"{model.base}: {adapter.kind} of rank {adapter.rank} on {adapter.targets}, layers {adapter.layers}"),
         ("task", f"{model.task}: {', '.join(model.labels)}"),
         ("data", _data(experiment)),
-        ("training", f"{training.epochs:g} epochs a round, batches of {training.batch_size}, lr {training.lr:g}"),
+        (
+            "training",
+            f"{_count(training.epochs, 'epoch')} a round, batches of {training.batch_size}, lr {training.lr:g}",
+        ),
         ("privacy", _privacy(privacy)),
         *((f"phase {phase.name}", _phase(phase)) for phase in experiment.phases),
         ("seed", str(experiment.federation.seed)),
         ("store", experiment.federation.store),
     ]
-    section(console, f"{experiment.federation.name}: {experiment.rounds} rounds", pairs)
+    section(console, f"{experiment.federation.name}: {_count(experiment.rounds, 'round')}", pairs)
     console.print()
 
 
 def _data(experiment: Experiment) -> str:
     data, partition = experiment.data, experiment.data.partition
     sites = (
-        f"one site for each {partition.column}"
+        f"one site for each value of {partition.column!r}"
         if partition.by == "column"
         else f"{partition.sites} sites, {partition.by}"
     )
     return f"{data.source}: {sites}, {data.holdout:.0%} of the rows held out"
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
 
 
 def _privacy(privacy: Privacy) -> str:
@@ -176,7 +183,7 @@ def _privacy(privacy: Privacy) -> str:
 def _phase(phase: Phase) -> str:
     share = phase.sites_per_round
     many = f"{share} sites" if isinstance(share, int) else "all sites" if share == 1 else f"{share:.0%} of the sites"
-    return f"{phase.rounds} rounds of {phase.strategy.name} with {many}, to {phase.channel}"
+    return f"{_count(phase.rounds, 'round')} of {phase.strategy.name} with {many}, to {phase.channel}"
 
 
 def _run(experiment: Experiment, talk: Console, *, workers: int | None, quiet: bool) -> "Summary":
@@ -208,7 +215,9 @@ def _finish(experiment: Experiment, summary: "Summary", *, as_json: bool) -> Non
     console = to_stdout()
     put(console, fitting(console, _columns(summary_rows(store))))
     section(console, "files", [("curve", str(curve)), ("summary", str(rows))])
-    section(console, "next", [("", command) for command in _next(store, experiment, summary)])
+    section(console, "next", [])
+    for command in _next(store, experiment, summary):
+        console.print(f"  {command}", soft_wrap=True)
 
 
 def _document(summary: "Summary") -> dict[str, str | int | float | bool | None]:

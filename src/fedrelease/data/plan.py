@@ -58,7 +58,9 @@ def plan_sites(experiment: Experiment, table: Table) -> SitesPlan:
         data.partition,
         seed=seed,
     )
-    sites = {name: _split(name, [rest[index] for index in indices], table.texts, data, seed) for name, indices in cut.items()}
+    sites = {
+        name: _split(name, [rest[index] for index in indices], table.texts, data, seed) for name, indices in cut.items()
+    }
     return SitesPlan(sites=sites, server=server, warnings=_warnings(sites, table, experiment.model.labels))
 
 

@@ -217,6 +217,4 @@ def open_site(folder: Path) -> SiteData:
         hint = f"delete {folder.parent} and run again: it will be prepared anew"
         raise DataError(f"{folder} is not a prepared site: {error}", value=str(folder), hint=hint) from error
     train, holdout = TokenRows(folder / "train.safetensors"), TokenRows(folder / "holdout.safetensors")
-    return SiteData(
-        name=name, fingerprint=fingerprint, split=split, train=train, holdout=holdout, label_counts=counts
-    )
+    return SiteData(name=name, fingerprint=fingerprint, split=split, train=train, holdout=holdout, label_counts=counts)

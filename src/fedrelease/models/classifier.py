@@ -72,7 +72,7 @@ def build_classifier(base: Base, model: Model, *, seed: int) -> TextClassifier:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     _inject(encoder, model.adapter)
-    classifier = TextClassifier(encoder, base.pooling, int(encoder.config.hidden_size), len(model.labels))
+    classifier = TextClassifier(encoder, base.pooling, _setting(encoder, "hidden_size"), len(model.labels))
     _draw_factors(classifier, torch.Generator().manual_seed(seed))
     return classifier
 
@@ -98,6 +98,10 @@ def _load_encoder(base: Base) -> nn.Module:
             hint="choose a text encoder, for example minilm",
         )
     return encoder
+
+
+def _setting(encoder: nn.Module, name: str) -> int:
+    return int(getattr(encoder.config, name))
 
 
 def _inject(encoder: nn.Module, adapter: Adapter) -> None:
@@ -133,10 +137,12 @@ def _targets(encoder: nn.Module, targets: str) -> tuple[str, ...]:
 def _layers(encoder: nn.Module, layers: str) -> list[int] | None:
     if layers == "all":
         return None
-    count, total = int(layers.partition(":")[2]), int(encoder.config.num_hidden_layers)
+    count, total = int(layers.partition(":")[2]), _setting(encoder, "num_hidden_layers")
     if count > total:
         raise ModelError(
-            "the base has fewer layers", value=layers, rule=f"model.adapter.layers is at most last:{total} for this base"
+            "the base has fewer layers",
+            value=layers,
+            rule=f"model.adapter.layers is at most last:{total} for this base",
         )
     return list(range(total - count, total))
 
@@ -176,5 +182,7 @@ def load_state(classifier: TextClassifier, state: Mapping[str, Tensor]) -> None:
         for name, parameter in own.items():
             value = state[name]
             if value.shape != parameter.shape:
-                raise ModelError(f"{name} has another shape", value=tuple(value.shape), rule=f"{tuple(parameter.shape)}")
+                raise ModelError(
+                    f"{name} has another shape", value=tuple(value.shape), rule=f"{tuple(parameter.shape)}"
+                )
             parameter.copy_(value)

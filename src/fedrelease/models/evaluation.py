@@ -23,7 +23,7 @@ def predict_logits(model: TextClassifier, rows: TokenRows) -> Tensor:
     """Logits, float32 ``[rows, labels]``, in the order of the rows; texts of like length go through together."""
     model.eval()
     logits = torch.empty(len(rows), model.head.out_features)
-    for indices in torch.argsort(rows.lengths, stable=True).split(BATCH):
+    for indices in torch.split(torch.argsort(rows.lengths, stable=True), BATCH):
         batch = rows.batch(indices)
         logits[indices] = model(batch.input_ids, batch.attention_mask)
     return logits

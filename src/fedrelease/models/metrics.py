@@ -53,5 +53,6 @@ def report(matrix: Matrix, labels: Sequence[str]) -> Mapping[str, Mapping[str, f
     """Precision, recall, F1 and support of each label."""
     parts = zip(labels, *_per_class(matrix), strict=True)
     return {
-        label: {"precision": float(p), "recall": float(r), "f1": float(f), "support": float(s)} for label, p, r, f, s in parts
+        label: {"precision": float(p), "recall": float(r), "f1": float(f), "support": float(s)}
+        for label, p, r, f, s in parts
     }
