@@ -86,13 +86,13 @@ def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Ca
 
 
 def check_same_experiment(store: Store, experiment: Experiment) -> None:
-    """Save the resolved experiment with a new store; refuse to go on with an old one under other rules.
+    """Save the resolved experiment with a store that has no release yet; refuse to go on with another under other rules.
 
     Raises:
         StoreError: the store was made by another experiment; the text lists every key that differs.
     """
     path = store.folder / "experiment.toml"
-    if not path.exists():
+    if store.head() is None or not path.exists():
         write_durably(path, to_toml(experiment).encode())
         return
     saved = load_experiment(path)

@@ -1,14 +1,30 @@
-"""Fixtures that tests of several rooms share."""
+"""Fixtures that several rooms' tests share."""
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from example_store import make_store
 
-from fedrelease.server.store import Store
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny base, made once."""
+    from tiny import make_base
+
+    return make_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
-def example_store(tmp_path: Path) -> Store:
-    """Releases 0.0.0 and 0.1.1 to 0.1.4; 0.1.3 is held."""
-    return make_store(tmp_path / "store")
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of its own for the test and for the commands that it runs."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FEDRELEASE_CACHE", str(folder))
+    yield folder

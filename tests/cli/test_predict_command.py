@@ -28,7 +28,7 @@ def label(release: Release, texts: Sequence[str], *, cache: Path) -> list[Predic
 
 @pytest.fixture
 def where(example_store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    module = ModuleType("fedrelease.simulations.predict")
+    module = ModuleType("fedrelease.server.predict")
     module.predict = label  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))

@@ -140,4 +140,5 @@ def test_one_changed_byte_exits_1_and_names_the_file(example_store: Store, capsy
 
 def test_epsilon_is_explained_by_the_factor_it_allows() -> None:
     assert "a factor of e^1.00 = 2.72, plus 1e-05" in privacy_sentence(1.0, 1e-5)
-    assert "e^800" in privacy_sentence(800.0, 1e-5)
+    assert "= 2,981, plus" in privacy_sentence(8.0, 1e-5)
+    assert "e^800.00, plus" in privacy_sentence(800.0, 1e-5)

@@ -13,6 +13,12 @@ from fedrelease.simulations.report import Row, learning_curve, row_of, summary_r
 ROW = row_of(manifest_of(1), None)
 
 
+@pytest.fixture
+def example_store(tmp_path: Path) -> Store:
+    """Releases 0.0.0 and 0.1.1 to 0.1.4; 0.1.3 is held."""
+    return make_store(tmp_path / "store")
+
+
 def size_of(png: bytes) -> tuple[int, ...]:
     assert png.startswith(b"\x89PNG")
     return struct.unpack(">II", png[16:24])

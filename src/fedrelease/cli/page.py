@@ -92,7 +92,8 @@ def _accepted(one: Accepted) -> str:
 
 def privacy_sentence(epsilon: float, delta: float) -> str:
     """What epsilon means, in one sentence."""
-    factor = f"e^{epsilon:.2f} = {math.exp(epsilon):,.3g}" if epsilon < 700 else f"e^{epsilon:.0f}"
+    odds = math.exp(min(epsilon, 20.0))
+    factor = f"e^{epsilon:.2f}" + ("" if epsilon > 20 else f" = {odds:,.0f}" if odds >= 100 else f" = {odds:.3g}")
     return (
         f"With or without any one example of a site, the chance that these releases come out this way, or that somebody"
         f" learns a thing from them, differs by at most a factor of {factor}, plus {delta:g}."
