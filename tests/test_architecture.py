@@ -16,6 +16,7 @@ FLWR_MODULES = {
     "server/app.py",
     "server/flower.py",
     "simulations/grid.py",
+    "simulations/simulate.py",
     "simulations/wire.py",
     "simulations/worker.py",
 }
