@@ -8,6 +8,7 @@ Example (a site's node configuration)::
 can lower it.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from fedrelease.experiment import Model
 from fedrelease.messages import Answer, Request, answer_text, parse_request
 from fedrelease.models.bases import Base, open_base
 from fedrelease.models.classifier import TextClassifier, build_classifier
+from fedrelease.models.prefix import with_prefix
 
 __all__ = ["app", "resident_base", "resident_model"]
 
@@ -40,32 +42,41 @@ def resident_model(folder: str, model: Model) -> TextClassifier:
 
 
 @app.train()
-def train(message: Message, context: Context) -> Message:
+def _train(message: Message, context: Context) -> Message:
     """Train from the arrays in ``message``; the reply carries the trained arrays and the answer's facts."""
     request, model = _prepare(message, context)
-    answer, trained = train_site(_site(context), request, _arrays(message).to_torch_state_dict(), model)
+    site = _site(context, request, model)
+    answer, trained = train_site(site, request, _arrays(message).to_torch_state_dict(), model)
     return _reply(message, answer, ArrayRecord(trained))
 
 
 @app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
+def _evaluate(message: Message, context: Context) -> Message:
     """Evaluate the arrays in ``message`` on the site's hold-out."""
     request, model = _prepare(message, context)
-    answer = evaluate_site(_site(context), request, _arrays(message).to_torch_state_dict(), model)
+    site = _site(context, request, model)
+    answer = evaluate_site(site, request, _arrays(message).to_torch_state_dict(), model)
     return _reply(message, answer, None)
 
 
 @app.query()
-def describe(message: Message, context: Context) -> Message:
+def _describe(message: Message, context: Context) -> Message:
     """Tell the site's name: the only thing that the server needs before the first round."""
     facts = ConfigRecord({"site": str(context.node_config["site"])})
     return Message(RecordDict({"config": facts}), reply_to=message)
 
 
-def _site(context: Context) -> Site:
+def _site(context: Context, request: Request, model: TextClassifier) -> Site:
     settings = context.node_config
     noise = "seeded" if settings.get("noise") == "seeded" else "secure"
-    return Site(data=open_site(Path(str(settings["data"]))), home=Path(str(settings["home"])), noise=noise)
+    data = open_site(Path(str(settings["data"])))
+    if request.experiment.training.keep_prefix:
+        data = replace(
+            data,
+            train=with_prefix(model, data.train, key=request.base[:16]),
+            holdout=with_prefix(model, data.holdout, key=request.base[:16]),
+        )
+    return Site(data=data, home=Path(str(settings["home"])), noise=noise)
 
 
 def _prepare(message: Message, context: Context) -> tuple[Request, TextClassifier]:

@@ -9,20 +9,24 @@ Example::
 A charge is known by an identity that covers everything its answer depends on. With seeded noise the same charge gives the
 same answer bit for bit, so that asking again after a crash tells nothing new and costs nothing more. With secure noise every
 attempt has an identity of its own, and costs.
+
+Every line ends with a seal, the sha256 of the seal before it and of its own charge, so that a line that was altered, swapped
+or taken out is found. It is no signature: who can write the file can seal it anew, and lines cut off at its end leave no trace.
 """
 
 import fcntl
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedrelease.errors import BudgetExceeded, PrivacyError
-from fedrelease.files import append_durably, canonical_bytes, read_lines
+from fedrelease.files import Json, append_durably, canonical_bytes, digest_bytes, read_lines
 from fedrelease.privacy import Segment, spent
 
-__all__ = ["Entry", "Ledger", "Standing"]
+__all__ = ["Entry", "Ledger", "Standing", "total"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +50,21 @@ class Entry:
     delta: float
     federation: str
     version: str
+
+    def __post_init__(self) -> None:
+        """Check what the accountant relies on: a charge never takes anything back.
+
+        Raises:
+            ValueError: the text names the field.
+        """
+        for field, holds in (
+            ("noise_multiplier", math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0),
+            ("sample_rate", 0 < self.sample_rate <= 1),
+            ("steps", type(self.steps) is int and self.steps >= 1),
+            ("delta", 0 < self.delta < 1),
+        ):
+            if not holds:
+                raise ValueError(f"{field} is out of bounds")
 
     def segment(self) -> Segment:
         """The event for the accountant."""
@@ -76,19 +95,31 @@ class Ledger:
         """All charges, oldest first.
 
         Raises:
-            PrivacyError: a line is not a charge. The ledger is never guessed at.
+            PrivacyError: a line is not a charge, or its seal is broken. The ledger is never guessed at.
         """
-        return tuple(self._parse(number, line) for number, line in enumerate(read_lines(self._path), start=1))
+        return self._read()[0]
 
-    def _parse(self, number: int, line: bytes) -> Entry:
+    def _read(self) -> tuple[tuple[Entry, ...], str]:
+        """All charges, and the seal of the last one."""
+        entries: list[Entry] = []
+        seal = ""
+        for number, line in enumerate(read_lines(self._path), start=1):
+            entry, seal = self._parse(number, line, seal)
+            entries.append(entry)
+        return tuple(entries), seal
+
+    def _parse(self, number: int, line: bytes, before: str) -> tuple[Entry, str]:
         try:
             fields = json.loads(line)
+            seal = fields.pop("seal")
+            if seal != _seal(before, fields):
+                raise ValueError("the seal is broken")
             for key in ("noise_multiplier", "sample_rate", "delta"):
                 fields[key] = float(fields[key])
-            return Entry(**fields)
-        except (ValueError, TypeError, KeyError) as error:
+            return Entry(**fields), seal
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise PrivacyError(
-                f"{self._path} line {number} is not a charge",
+                f"{self._path} line {number} is not a charge: {error}",
                 value=line[:80].decode(errors="replace"),
                 rule="a ledger is written by this program only, and never edited",
                 hint="restore the file from a backup; training without the true history would break its promise",
@@ -101,7 +132,7 @@ class Ledger:
             BudgetExceeded: the history with this charge costs more than ``budget``; nothing was written.
         """
         with self._alone():
-            history = self.entries()
+            history, seal = self._read()
             repeated = any(old.charge == entry.charge for old in history)
             after = history if repeated else (*history, entry)
             standing = Standing(
@@ -111,7 +142,7 @@ class Ledger:
             )
             if not repeated:
                 self._refuse_over(budget, standing.epsilon_total, history, entry)
-                append_durably(self._path, canonical_bytes(asdict(entry)))
+                append_durably(self._path, canonical_bytes({**asdict(entry), "seal": _seal(seal, asdict(entry))}))
         return standing
 
     def _refuse_over(self, budget: float, after: float, history: Sequence[Entry], entry: Entry) -> None:
@@ -131,6 +162,11 @@ class Ledger:
         with self._path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _seal(before: str, fields: Mapping[str, Json]) -> str:
+    """Of one line: covers the seal before it, and so every line until here."""
+    return digest_bytes(before.encode() + canonical_bytes(fields))
 
 
 def total(history: Sequence[Entry], *, delta: float, accountant: str) -> float:

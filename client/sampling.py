@@ -2,18 +2,88 @@
 
 Example::
 
-    generator = seeded_generator("sampling", charge)
-    poisson_batch(2800, sample_rate=0.1, generator=generator)    # int64 row numbers, about 280, perhaps none
+    source = randomness("seeded", "sampling", charge)
+    poisson_batch(2800, sample_rate=0.1, source=source)    # int64 row numbers, about 280, perhaps none
+    randomness("secure").normal(1.0, (2, 2))               # float64, from the operating system
 """
 
 import hashlib
-import secrets
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
+import numpy
 import torch
 from torch import Tensor
 
-__all__ = ["noise_generator", "poisson_batch", "seeded_generator", "shuffled_batches"]
+__all__ = [
+    "Randomness",
+    "Secure",
+    "Seeded",
+    "poisson_batch",
+    "randomness",
+    "seeded_generator",
+    "shuffled_batches",
+]
+
+
+class Randomness(Protocol):
+    """Where the numbers come from that privacy rests on."""
+
+    def normal(self, deviation: float, shape: Sequence[int], *, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Independent Gaussian numbers of mean 0 and this standard deviation."""
+        ...
+
+    def uniform(self, count: int) -> Tensor:
+        """Independent numbers, float64, at least 0 and below 1."""
+        ...
+
+
+class Seeded:
+    """Numbers that repeat: for simulations. A torch seed holds 32 bits, so they protect nobody."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        """Draw from ``generator``."""
+        self._generator = generator
+
+    def normal(self, deviation: float, shape: Sequence[int], *, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Gaussian numbers in the order in which torch draws them."""
+        return torch.normal(0.0, deviation, tuple(shape), generator=self._generator, dtype=dtype)
+
+    def uniform(self, count: int) -> Tensor:
+        """Uniform numbers in the order in which torch draws them."""
+        return torch.rand(count, generator=self._generator, dtype=torch.float64)
+
+
+class Secure:
+    """Numbers from the operating system's cryptographic source; they never repeat and have no seed to guess.
+
+    No torch generator stands behind them: its seed holds 32 bits, which anybody who sees an answer can try one by one, and a
+    Mersenne twister can be continued from its outputs.
+    """
+
+    def normal(self, deviation: float, shape: Sequence[int], *, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Gaussian numbers, made in float64 whatever ``dtype`` asks for, so that sums with them are rounded once.
+
+        Source: Box and Muller (1958), https://doi.org/10.1214/aoms/1177706645.
+        """
+        count = math.prod(shape)
+        first, second = (1.0 - self.uniform(count)), self.uniform(count)  # 1 - u is above 0: its logarithm is finite
+        return (deviation * torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * math.pi * second)).reshape(tuple(shape))
+
+    def uniform(self, count: int) -> Tensor:
+        """Multiples of 2**-53."""
+        words = numpy.frombuffer(os.urandom(8 * count), dtype=numpy.uint64)
+        return torch.from_numpy((words >> numpy.uint64(11)).astype(numpy.float64) * 2.0**-53)
+
+
+def randomness(kind: str, *parts: str) -> Randomness:
+    """``seeded`` by ``parts`` (a simulation that repeats); anything else is ``secure``, from the operating system.
+
+    Never torch's global generator: two sites that seed that alike would draw the same noise.
+    """
+    return Seeded(seeded_generator(*parts)) if kind == "seeded" else Secure()
 
 
 def seeded_generator(*parts: str) -> torch.Generator:
@@ -22,19 +92,9 @@ def seeded_generator(*parts: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=False) >> 1)
 
 
-def noise_generator(kind: str, *parts: str) -> torch.Generator:
-    """The source of noise: ``seeded`` by ``parts`` (a simulation that repeats), or ``secure`` from the operating system.
-
-    Never torch's global generator: two sites that seed that alike would draw the same noise.
-    """
-    if kind == "seeded":
-        return seeded_generator("noise", *parts)
-    return seeded_generator("noise", secrets.token_hex(32))
-
-
-def poisson_batch(rows: int, *, sample_rate: float, generator: torch.Generator) -> Tensor:
+def poisson_batch(rows: int, *, sample_rate: float, source: Randomness) -> Tensor:
     """Row numbers, int64, each of ``rows`` taken with probability ``sample_rate`` on its own; may be empty."""
-    return (torch.rand(rows, generator=generator, dtype=torch.float64) < sample_rate).nonzero().flatten()
+    return (source.uniform(rows) < sample_rate).nonzero().flatten()
 
 
 def shuffled_batches(rows: int, *, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -11,15 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy
-import torch
 from torch import Tensor
 
 from fedrelease.client.ledger import Entry, Ledger, Standing
-from fedrelease.client.sampling import noise_generator
+from fedrelease.client.sampling import randomness
 from fedrelease.client.training import Job, Seeds, steps_per_round, train
 from fedrelease.data.sites import SiteData
 from fedrelease.data.tokens import TokenRows
-from fedrelease.errors import DataError
+from fedrelease.errors import DataError, PrivacyError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
 from fedrelease.files import Json, canonical_bytes, digest_bytes
@@ -70,15 +69,17 @@ def train_site(site: Site, request: Request, state: State, model: TextClassifier
     Raises:
         BudgetExceeded: the ledger has no room; nothing was trained.
         DataError: the site's labels are not the experiment's.
+        PrivacyError: the plan has no such round.
     """
     experiment = request.experiment
     _check_labels(site, experiment)
+    _check_round(request)
     rows = site.data.train
-    steps = steps_per_round(len(rows), experiment.training)
+    steps = steps_per_round(len(rows), experiment.training, private=experiment.privacy.unit != "none")
     plan = _plan(experiment, len(rows), steps)
     identity = charge_identity(site, request, state, pool="train")
+    load_state(model, state)  # before the charge: a state that does not fit costs nothing
     receipt = _charged(site, request, plan.segment(), identity, pool="train") if plan else None
-    load_state(model, state)
     job = Job(
         rows=rows,
         training=experiment.training,
@@ -117,8 +118,8 @@ def evaluate_site(site: Site, request: Request, state: State, model: TextClassif
     identity = charge_identity(site, request, state, pool="holdout")
     segment = _holdout_segment(experiment)
     receipt = _charged(site, request, segment, identity, pool="holdout")
-    noise = torch.randn(matrix.shape, generator=noise_generator(site.noise, identity), dtype=torch.float64)
-    noised = numpy.rint(matrix + segment.noise_multiplier * noise.numpy())
+    noise = randomness(site.noise, "noise", identity).normal(segment.noise_multiplier, matrix.shape)
+    noised = numpy.rint(matrix + noise.numpy()) + 0.0  # + 0.0: no count is minus zero
     return Answer(site=site.data.name, metrics={}, confusion=_as_rows(noised), receipt=receipt)
 
 
@@ -129,6 +130,16 @@ def _check_labels(site: Site, experiment: Experiment) -> None:
             value=list(site.data.labels),
             rule=f"model.labels, in this order: {list(experiment.model.labels)}",
             hint="prepare the site's data again for this experiment",
+        )
+
+
+def _check_round(request: Request) -> None:
+    if not 1 <= request.round <= request.experiment.rounds:
+        raise PrivacyError(
+            "the plan has no such round",
+            value=request.round,
+            rule=f"round is between 1 and {request.experiment.rounds}",
+            hint="noise and learning rates are planned for these rounds; add rounds to the experiment for more",
         )
 
 

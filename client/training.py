@@ -7,9 +7,10 @@ Example::
 
 Private steps are Opacus' own: its hooks form per-example gradients, its ``DPOptimizer`` clips, adds noise and divides by the
 *expected* batch size. Ours is what must not be left to defaults: Poisson sampling at the plan's rate, steps that happen even
-when the batch is empty, noise from a generator that nobody shares, and physical micro-batches.
+when the batch is empty, noise from a source that nobody can guess, examples whose gradient is not finite, and micro-batches.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +22,13 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedrelease.client.sampling import noise_generator, poisson_batch, seeded_generator, shuffled_batches
+from fedrelease.client.sampling import Randomness, poisson_batch, randomness, seeded_generator, shuffled_batches
 from fedrelease.data.tokens import TokenRows
 from fedrelease.experiment import Training
+from fedrelease.models.precision import matmul
 from fedrelease.privacy import PrivacyPlan
 
-__all__ = ["Job", "Seeds", "steps_per_round", "train"]
+__all__ = ["Job", "Seeds", "rate_factor", "steps_per_round", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +60,14 @@ class Job:
     validate: Callable[[], float] | None = None
 
 
-def steps_per_round(rows: int, training: Training) -> int:
-    """Steps of one round: ``epochs`` passes of ``rows`` in batches of ``batch_size``, at least one."""
-    return max(1, round(training.epochs * rows / min(training.batch_size, rows)))
+def steps_per_round(rows: int, training: Training, *, private: bool) -> int:
+    """Steps of one round: ``epochs`` passes of ``rows`` in batches of ``batch_size``, at least one.
+
+    A plain epoch ends with a smaller batch, so that it sees every row; the batches of private sampling are ``batch_size`` rows
+    on average, so that a pass is a number of rows, rounded.
+    """
+    batches = rows / min(training.batch_size, rows)
+    return max(1, round(training.epochs * (batches if private else math.ceil(batches))))
 
 
 def rate_factor(step: int, total: int, training: Training) -> float:
@@ -75,11 +82,12 @@ def train(model: nn.Module, job: Job) -> int:
     """Train ``model`` in place and return how many optimizer steps happened.
 
     Guarantees (with a plan): exactly ``job.steps`` noisy steps happen, whatever the sampling draws; an empty batch adds noise
-    and steps the optimizer; each example's part in a step's sum is at most ``plan.clip`` long (up to rounding).
+    and steps the optimizer; each example's part in a step's sum is at most ``plan.clip`` long (up to rounding), whatever state
+    the server sent: gradients that are not finite count as zero, since no noise hides a NaN.
     """
     optimizer = _optimizer(model, job.training)
     rates = [float(group["lr"]) for group in optimizer.param_groups]
-    patience = Patience(job)
+    patience = _Patience(job)
     with _training_mode(model), _stepper(model, optimizer, job) as step:
         for done, indices in zip(range(job.steps), _batches(job), strict=False):
             factor = rate_factor(job.start + done, job.total, job.training)
@@ -91,7 +99,7 @@ def train(model: nn.Module, job: Job) -> int:
     return job.steps
 
 
-class Patience:
+class _Patience:
     """Early stopping: true once so many epochs brought no better loss on the site's hold-out."""
 
     def __init__(self, job: Job) -> None:
@@ -112,14 +120,14 @@ class Patience:
 
 
 def _batches(job: Job) -> Iterator[Tensor]:
-    generator = seeded_generator("sampling", job.seeds.key)
     if job.plan is None:
+        generator = seeded_generator("sampling", job.seeds.key)
         yield from shuffled_batches(len(job.rows), batch_size=job.training.batch_size, generator=generator)
     else:
         # Which rows take part must be as hard to guess as the noise: amplification by sampling needs it secret.
-        generator = generator if job.seeds.noise == "seeded" else noise_generator("secure")
+        source = randomness(job.seeds.noise, "sampling", job.seeds.key)
         while True:
-            yield poisson_batch(len(job.rows), sample_rate=job.plan.sample_rate, generator=generator)
+            yield poisson_batch(len(job.rows), sample_rate=job.plan.sample_rate, source=source)
 
 
 def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
@@ -135,11 +143,10 @@ def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
 @contextmanager
 def _training_mode(model: nn.Module) -> Iterator[None]:
     model.train()
-    torch.set_float32_matmul_precision("medium")
     try:
-        yield
+        with matmul("medium"):
+            yield
     finally:
-        torch.set_float32_matmul_precision("highest")
         model.eval()
 
 
@@ -149,25 +156,49 @@ def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> It
         yield lambda indices: _plain_step(model, optimizer, job, indices)
         return
     hooks = GradSampleHooks(model, loss_reduction="sum")
-    private = DPOptimizer(
-        optimizer,
-        noise_multiplier=job.plan.noise_multiplier,
-        max_grad_norm=job.plan.clip,
-        expected_batch_size=job.plan.batch_size,
-        generator=noise_generator(job.seeds.noise, job.seeds.key),
-    )
+    private = _PrivateOptimizer(optimizer, job.plan, randomness(job.seeds.noise, "noise", job.seeds.key))
     try:
         yield lambda indices: _private_step(model, private, job, indices)
     finally:
         hooks.cleanup()
-        for parameter in private.params:
-            for left_over in ("grad_sample", "summed_grad", "grad"):
-                setattr(parameter, left_over, None)
+        _forget(model)
+
+
+class _PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
+    """Opacus' optimizer with noise from our source; its own wants a torch generator, whose seed anybody can try out."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, plan: PrivacyPlan, source: Randomness) -> None:
+        """Take clipping norm, noise and divisor from the plan and from nowhere else."""
+        super().__init__(
+            optimizer,
+            noise_multiplier=plan.noise_multiplier,
+            max_grad_norm=plan.clip,
+            expected_batch_size=plan.batch_size,
+        )
+        self._deviation = plan.noise_multiplier * plan.clip
+        self._source = source
+
+    def add_noise(self) -> None:
+        """Add noise to the sum of clipped gradients, parameter by parameter."""
+        for parameter in self.params:
+            noise = self._source.normal(self._deviation, parameter.shape, dtype=parameter.dtype)
+            parameter.grad = (parameter.summed_grad + noise).to(parameter.dtype).view_as(parameter)
+
+
+def _forget(model: nn.Module) -> None:
+    """Delete what Opacus hung on the model, also when a step broke off half-way: the model is resident, and trains again."""
+    for module in model.modules():
+        for name in {"activations", "max_batch_len"} & vars(module).keys():
+            delattr(module, name)
+    for parameter in model.parameters():
+        parameter.grad = None
+        for name in {"grad_sample", "summed_grad"} & vars(parameter).keys():
+            delattr(parameter, name)
 
 
 def _plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, indices: Tensor) -> None:
     optimizer.zero_grad()
-    for piece in micro_batches(indices, job):
+    for piece in _micro_batches(indices, job):
         torch.autograd.backward(_summed_loss(model, job.rows, piece) / len(indices))
     if job.training.grad_clip is not None:
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], job.training.grad_clip)
@@ -175,7 +206,7 @@ def _plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, in
 
 
 def _private_step(model: nn.Module, optimizer: DPOptimizer, job: Job, indices: Tensor) -> None:
-    pieces = micro_batches(indices, job)
+    pieces = _micro_batches(indices, job)
     if not pieces:  # nobody was drawn: the sum is zero, and noise, step and accounting happen all the same
         for parameter in optimizer.params:
             parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
@@ -189,14 +220,16 @@ def _private_step(model: nn.Module, optimizer: DPOptimizer, job: Job, indices: T
 
 def _noisy_step(optimizer: DPOptimizer, *, last: bool) -> None:
     """Clip and add up; after the last micro-batch also add noise and step. Norms and sums stay in full float32."""
-    torch.set_float32_matmul_precision("highest")
-    optimizer.signal_skip_step(do_skip=not last)
-    optimizer.step()
-    optimizer.zero_grad()
-    torch.set_float32_matmul_precision("medium")
+    for parameter in optimizer.params:
+        if parameter.grad_sample is not None:  # else Opacus says so
+            parameter.grad_sample = torch.nan_to_num(parameter.grad_sample, nan=0.0, posinf=0.0, neginf=0.0)
+    with matmul("highest"):
+        optimizer.signal_skip_step(do_skip=not last)
+        optimizer.step()
+        optimizer.zero_grad()
 
 
-def micro_batches(indices: Tensor, job: Job) -> list[Tensor]:
+def _micro_batches(indices: Tensor, job: Job) -> list[Tensor]:
     """A batch in pieces of at most ``micro_batch`` rows of like length; the batch itself stays what was drawn."""
     by_length = indices[torch.argsort(job.rows.lengths[indices], stable=True)]
     return [piece for piece in torch.split(by_length, job.training.micro_batch) if len(piece)]
@@ -204,4 +237,5 @@ def micro_batches(indices: Tensor, job: Job) -> list[Tensor]:
 
 def _summed_loss(model: nn.Module, rows: TokenRows, indices: Tensor) -> Tensor:
     batch = rows.batch(indices)
-    return functional.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels, reduction="sum")
+    logits = model(batch.input_ids, batch.attention_mask, batch.prefix)
+    return functional.cross_entropy(logits, batch.labels, reduction="sum")

@@ -7,14 +7,15 @@ Example::
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrelease.data.tokens import TokenRows
+from fedrelease.data.tokens import TokenRows, load_tokenizer
 from fedrelease.errors import StoreError
-from fedrelease.experiment import Experiment
+from fedrelease.experiment import Experiment, Federation
 from fedrelease.experiment_document import experiment_digest, from_document
 from fedrelease.experiment_file import differences, load_experiment, to_toml
 from fedrelease.files import write_durably
@@ -22,6 +23,7 @@ from fedrelease.models.bases import Base, open_base
 from fedrelease.models.classifier import TextClassifier, build_classifier, load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.models.metrics import scores
+from fedrelease.models.zero_shot import label_vectors
 from fedrelease.server.events import Event, Watcher
 from fedrelease.server.flower import FlowerSites
 from fedrelease.server.gather import Setting
@@ -52,7 +54,7 @@ def server_app(watch: Watcher) -> ServerApp:
                     store=store,
                     sites=FlowerSites(grid, deadline_s=experiment.federation.deadline_s),
                     base=base,
-                    initial=lambda: trainable_state(_classifier(base, experiment)),
+                    initial=lambda: _initial_state(base, experiment),
                     look=_server_look(base, experiment, Path(str(holdout)) if holdout else None),
                     watch=watch,
                 )
@@ -70,6 +72,16 @@ app = server_app(_ignore)
 
 def _classifier(base: Base, experiment: Experiment) -> TextClassifier:
     return build_classifier(base, experiment.model, seed=experiment.federation.seed)
+
+
+def _initial_state(base: Base, experiment: Experiment) -> State:
+    classifier, texts = _classifier(base, experiment), experiment.model.label_texts
+    state = trainable_state(classifier)
+    if not texts:
+        return state
+    tokenizer = load_tokenizer(base.folder)
+    head = label_vectors(classifier, tokenizer, texts, max_length=experiment.training.max_length)
+    return {**state, "head.weight": head}
 
 
 def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State], Mapping[str, float]]:
@@ -99,7 +111,12 @@ def check_same_experiment(store: Store, experiment: Experiment) -> None:
     if experiment_digest(saved) != experiment_digest(experiment):
         raise StoreError(
             f"{store.folder} holds the releases of another experiment",
-            value="; ".join(differences(saved, experiment)),
+            value="; ".join(differences(replace(saved, federation=_here(saved, experiment)), experiment)),
             rule="one store, one experiment: a resumed run goes on under the rules it began with",
             hint=f"choose another folder with --store, or run {path} again",
         )
+
+
+def _here(saved: Experiment, experiment: Experiment) -> Federation:
+    """A store may be moved: where it lies is no difference."""
+    return replace(saved.federation, store=experiment.federation.store)

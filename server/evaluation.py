@@ -10,31 +10,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy
 
-from fedrelease.errors import UpdateRefused
 from fedrelease.manifest import MetricsFacts
 from fedrelease.messages import Answer
 from fedrelease.models.metrics import report, scores
 
-__all__ = ["SiteReport", "check_confusion", "site_metrics"]
+__all__ = ["SiteReport", "site_metrics"]
 
 SiteReport = Mapping[str, Mapping[str, Mapping[str, float]]]
 SHARED = ("accuracy", "macro_f1", "loss")
 DECIMALS = 6
-
-
-def check_confusion(answer: Answer, *, classes: int) -> None:
-    """Refuse a confusion matrix of another shape, or with values that are not finite.
-
-    Raises:
-        UpdateRefused: the text names the shape.
-    """
-    if answer.confusion is None:
-        return
-    matrix = numpy.asarray(answer.confusion, dtype=float)
-    if matrix.shape != (classes, classes) or not numpy.isfinite(matrix).all():
-        raise UpdateRefused(
-            "the confusion matrix is not in order", value=matrix.shape, rule=f"finite, {classes} rows of {classes}"
-        )
 
 
 def site_metrics(

@@ -8,6 +8,7 @@ Example::
         reply.site, reply.refused, reply.answer, reply.arrays
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -22,6 +23,7 @@ from fedrelease.update import State
 __all__ = ["FlowerSites"]
 
 POLL_S = 0.01
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 
 class FlowerSites:
@@ -31,7 +33,7 @@ class FlowerSites:
         """Ask every node for its site's name.
 
         Raises:
-            RoundFailed: two nodes claim one name, or no node answered.
+            RoundFailed: two nodes claim one name, a name could not be a file's, or no node answered.
         """
         self._grid = grid
         self._deadline_s = deadline_s
@@ -55,9 +57,14 @@ class FlowerSites:
         for _, message in self._stream("query", content, {str(node): node for node in self._grid.get_node_ids()}):
             if message.has_error():
                 continue
-            site = str(message.content.config_records["config"]["site"])
+            site = _name_of(message)
             if site in nodes:
-                raise RoundFailed("two nodes claim one site", value=site, rule="each site has a name of its own")
+                raise RoundFailed(
+                    "two nodes claim one site",
+                    value=site,
+                    rule="each site has a name of its own",
+                    hint="stop one of them, or give it another name",
+                )
             nodes[site] = message.metadata.src_node_id
         if not nodes:
             raise RoundFailed(
@@ -88,6 +95,19 @@ class FlowerSites:
                     yield name, message
             if pending:
                 time.sleep(POLL_S)
+
+
+def _name_of(message: Message) -> str:
+    config = message.content.config_records.get("config", ConfigRecord())
+    site = config.get("site")
+    if not isinstance(site, str) or NAME.fullmatch(site) is None:
+        raise RoundFailed(
+            "a node tells no usable name of a site",
+            value=site,
+            rule="a name has at most 80 lower-case letters, digits, '-', '_' and '.', and begins with a letter or digit",
+            hint="mend that site's configuration",
+        )
+    return site
 
 
 def _silence(site: str, why: str) -> Reply:

@@ -15,9 +15,9 @@ from fedrelease.manifest import MetricsFacts
 from fedrelease.messages import Answer, Request
 from fedrelease.models.bases import Base
 from fedrelease.privacy import Receipt
-from fedrelease.server.evaluation import SiteReport, check_confusion, site_metrics
+from fedrelease.server.evaluation import SiteReport, site_metrics
 from fedrelease.server.events import SiteAnswered, Watcher
-from fedrelease.server.screen import screen
+from fedrelease.server.screen import screen, screen_evaluation
 from fedrelease.server.sites import Reply, Sites
 from fedrelease.server.spool import Spool
 from fedrelease.server.store import Store
@@ -66,7 +66,8 @@ def gather_updates(
 ) -> dict[str, str]:
     """Ask the sites that are not in the spool yet; return who was refused, and why."""
     refused: dict[str, str] = {}
-    waiting = [site for site in asked if site not in spool.accepted()]
+    spooled = spool.accepted()
+    waiting = [site for site in asked if site not in spooled]
     for reply in setting.sites.train(request, parent, waiting):
         receipt = None
         try:
@@ -92,7 +93,7 @@ def gather_evaluations(setting: Setting, request: Request, candidate: State) -> 
     labels = setting.experiment.model.labels
     for reply in setting.sites.evaluate(request, candidate, setting.sites.names()):
         try:
-            answers[reply.site] = _evaluation(reply, classes=len(labels))
+            answers[reply.site] = _evaluation(setting.experiment, reply)
         except UpdateRefused as error:
             refused[reply.site] = f"hold-out: {_short(error)}"
         answer = answers.get(reply.site)
@@ -104,13 +105,13 @@ def gather_evaluations(setting: Setting, request: Request, candidate: State) -> 
     )
 
 
-def _evaluation(reply: Reply, *, classes: int) -> Answer:
+def _evaluation(experiment: Experiment, reply: Reply) -> Answer:
     if reply.answer is None or reply.refused is not None:
         raise UpdateRefused(reply.refused or "no answer")
-    check_confusion(reply.answer, classes=classes)
+    screen_evaluation(reply.answer, experiment=experiment, site=reply.site)
     return reply.answer
 
 
 def _short(error: FedreleaseError) -> str:
     """The reason as a manifest keeps it: one line, bounded."""
-    return " ".join(str(error).split())[:REASON_LENGTH]
+    return " ".join(str(error).split()).rstrip(".")[:REASON_LENGTH]

@@ -32,8 +32,8 @@ os.register_at_fork(after_in_child=_close_in_child)
 
 
 @contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """Hold the lock while the block runs.
+def hold(path: Path, *, of: Path | None = None) -> Iterator[None]:
+    """Hold the lock while the block runs; ``of`` is the store that a refusal names, else the lock's folder.
 
     Raises:
         StoreBusy: somebody holds it; the message names their process.
@@ -44,7 +44,7 @@ def hold(path: Path) -> Iterator[None]:
     _held.add(handle)
     try:
         with disk_errors(path.parent):
-            _take(handle, path)
+            _take(handle, of or path.parent)
         yield
     finally:
         if handle in _held:  # not so in a forked child, where the number may mean another file by now
@@ -52,14 +52,14 @@ def hold(path: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def _take(handle: int, path: Path) -> None:
+def _take(handle: int, store: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "of unknown number"
         raise StoreBusy(
             f"the store is in use by process {holder}",
-            value=str(path.parent),
+            value=str(store),
             rule="one run writes to a store at a time",
             hint="wait for it to end, or name another folder with --store",
         ) from error

@@ -48,6 +48,18 @@ def remaining(plan: Sequence[PlannedRound], head: str) -> tuple[PlannedRound, ..
     return tuple(planned for planned in plan if version_key(planned.version) > version_key(head))
 
 
+def _eligible(phase: Phase, sites: Sequence[str]) -> tuple[str, ...]:
+    unknown = sorted(set(phase.sites) - set(sites))
+    if unknown:
+        raise ExperimentError(
+            f"phase {phase.name} names sites that are not there",
+            value=", ".join(unknown),
+            rule=f"phase.sites are some of {', '.join(sorted(sites))}",
+            hint="check the spelling, or leave sites out to ask all",
+        )
+    return tuple(sorted(set(phase.sites) or sites))
+
+
 def cohort(planned: PlannedRound, *, sites: Sequence[str], seed: int) -> tuple[str, ...]:
     """The sites of a round, sorted: those whose hash of (seed, version, name) is smallest.
 
@@ -56,7 +68,7 @@ def cohort(planned: PlannedRound, *, sites: Sequence[str], seed: int) -> tuple[s
     Raises:
         ExperimentError: the phase wants more sites than there are.
     """
-    wanted = planned.phase.sites_per_round
+    wanted, sites = planned.phase.sites_per_round, _eligible(planned.phase, sites)
     count = max(1, math.ceil(wanted * len(sites))) if isinstance(wanted, float) else wanted
     if count > len(sites):
         raise ExperimentError(

@@ -8,11 +8,10 @@ Example::
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
-from fedrelease.data.tokens import TokenRows, load_tokenizer, save_rows, tokenise
+from fedrelease.data.tokens import load_tokenizer, text_rows
 from fedrelease.errors import ModelError
 from fedrelease.experiment_file import load_experiment
 from fedrelease.models.bases import Base, open_base
@@ -44,10 +43,8 @@ def predict(release: Release, texts: Sequence[str], *, cache: Path) -> list[Pred
     base = _same_base(release, cache)
     model = build_classifier(base, experiment.model, seed=experiment.federation.seed)
     load_state(model, release.state())
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "texts.safetensors"
-        save_rows(path, tokenise(list(texts), [0] * len(texts), load_tokenizer(base.folder), manifest.task.max_length))
-        shares = torch.softmax(predict_logits(model, TokenRows(path)), dim=1)
+    with text_rows(texts, load_tokenizer(base.folder), manifest.task.max_length) as rows:
+        shares = torch.softmax(predict_logits(model, rows), dim=1)
     best = shares.max(dim=1)
     return [
         Prediction(text=text, label=manifest.task.labels[int(index)], score=round(float(score), 6))

@@ -23,18 +23,21 @@ from fedrelease.server.journal import LogEntry, utc_now
 from fedrelease.server.plan import BASE_VERSION, PlannedRound, cohort, planned_rounds, remaining
 from fedrelease.server.publishing import Cost, Outcome, publish
 from fedrelease.server.release import Release
-from fedrelease.server.spool import Spool
+from fedrelease.server.spool import Spool, sweep_spools
 from fedrelease.strategies import make_strategy
 from fedrelease.update import State, Update, state_bytes
 
 __all__ = ["run_rounds"]
+
+REASONS_SHOWN = 12
 
 
 def run_rounds(setting: Setting) -> None:
     """Go on from the store's head to the end of the plan. The caller holds the store's lock.
 
     Raises:
-        RoundFailed: a round's quorum was not reached; the store stands at the release before it.
+        RoundFailed: a round's quorum was not reached, or its aggregate is no state; the log has a line about it, the store
+            stands at the release before it, and the updates that were accepted stay in the spool.
     """
     head, plan = setting.store.head(), planned_rounds(setting.experiment)
     todo = remaining(plan, head.version) if head else plan
@@ -47,9 +50,15 @@ def run_rounds(setting: Setting) -> None:
             rounds_done=len(plan) - len(todo),
         )
     )
+    keep, unfinished = setting.experiment.federation.keep_updates, frozenset(planned.version for planned in todo)
+    sweep_spools(setting.store.folder / "spool", unfinished=unfinished, keep=keep)
     parent = head if head is not None else _publish_base(setting)
     for planned in todo:
-        parent = _run_round(setting, planned, parent)
+        try:
+            parent = _run_round(setting, planned, parent)
+        except RoundFailed as error:
+            _record(setting, planned, error)
+            raise
 
 
 def _publish_base(setting: Setting) -> Release:
@@ -91,7 +100,7 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
         )
     )
     refused = gather_updates(setting, request, state, asked, spool)
-    updates = spool.updates()
+    updates = tuple(update for update in spool.updates() if update.site in asked)
     _check_quorum(setting, planned, asked, updates, refused)
     aggregated, memory = strategy.aggregate(state, updates, parent.memory())
     _check_finite(aggregated, planned)
@@ -121,15 +130,8 @@ def _request(setting: Setting, version: str, number: int, **directives: float | 
     )
 
 
-def _check_quorum(
-    setting: Setting, planned: PlannedRound, asked: Sequence[str], updates: Sequence[Update], refused: dict[str, str]
-) -> None:
-    quorum = setting.experiment.federation.quorum
-    needed = max(1, math.ceil(quorum * len(asked)))
-    if len(updates) >= needed:
-        return
-    reasons = "; ".join(f"{site}: {why}" for site, why in sorted(refused.items()))
-    what = f"round {planned.number} ({planned.version}): {len(updates)} of {len(asked)} sites answered, {needed} are needed"
+def _record(setting: Setting, planned: PlannedRound, error: RoundFailed) -> None:
+    """The only trace of a failed round."""
     setting.store.record_failure(
         LogEntry(
             version=planned.version,
@@ -138,12 +140,24 @@ def _check_quorum(
             phase=planned.phase.name,
             round=planned.number,
             time=utc_now(),
-            reason=f"{what}; {reasons}",
+            reason=f"{error.what}; {error.value}",
         )
     )
+
+
+def _check_quorum(
+    setting: Setting, planned: PlannedRound, asked: Sequence[str], updates: Sequence[Update], refused: dict[str, str]
+) -> None:
+    quorum = setting.experiment.federation.quorum
+    needed = max(1, math.ceil(quorum * len(asked)))
+    if len(updates) >= needed:
+        return
+    reasons = "; ".join(f"{site}: {why}" for site, why in sorted(refused.items())[:REASONS_SHOWN])
+    more = f"; and {len(refused) - REASONS_SHOWN} more" if len(refused) > REASONS_SHOWN else ""
+    what = f"round {planned.number} ({planned.version}): {len(updates)} of {len(asked)} sites answered, {needed} are needed"
     raise RoundFailed(
         what,
-        value=reasons,
+        value=reasons + more,
         rule=f"federation.quorum = {quorum:g} of the cohort",
         hint="mend what the sites say and run the same command again: accepted updates are kept",
     )

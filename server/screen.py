@@ -6,7 +6,8 @@ Example::
 """
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +18,11 @@ from fedrelease.messages import Answer
 from fedrelease.privacy import Receipt
 from fedrelease.update import State
 
-__all__ = ["screen"]
+__all__ = ["screen", "screen_evaluation"]
+
+MOST_ROWS = 1e9
+MOST_SHOWN = 8
+NOISES = ("secure", "seeded")
 
 
 def screen(
@@ -25,24 +30,25 @@ def screen(
 ) -> dict[str, Tensor]:
     """The delta ``trained - parent``, once every check has passed.
 
-    Checked, in this order: the site's name; tensor names; shapes and dtypes; finite values; the delta's L2 norm against
-    ``federation.max_update_norm``; with privacy a receipt that promises at least what the experiment asks for, and no example
-    count.
+    Checked, in this order: the site's name; the number of examples, which privacy keeps to the site; tensor names; shapes and
+    dtypes; finite values; the delta's L2 norm against ``federation.max_update_norm``; with privacy a receipt that promises at
+    least what the experiment asks for.
 
     Raises:
         UpdateRefused: a check failed; the text names the tensor or the field.
     """
-    if answer.site != site:
-        raise UpdateRefused("the answer names another site", value=answer.site, rule=f"site is {site}")
+    private = experiment.privacy.unit != "none"
+    _check_site(answer, site)
+    _check_examples(answer.examples, private=private)
     _check_names(parent, trained)
     delta = {name: _delta_of(name, tensor, trained[name]) for name, tensor in parent.items()}
     norm = math.sqrt(sum(float(part.to(torch.float64).square().sum()) for part in delta.values()))
-    if norm > experiment.federation.max_update_norm:
+    if not norm <= experiment.federation.max_update_norm:
         raise UpdateRefused(
             "the update is too large", value=norm, rule=f"norm <= {experiment.federation.max_update_norm:g}"
         )
-    if experiment.privacy.unit != "none":
-        check_receipt(answer.receipt, experiment=experiment, site=site)
+    if private:
+        _check_receipt(answer.receipt, experiment=experiment, site=site, pool="train")
     return delta
 
 
@@ -63,22 +69,71 @@ def _delta_of(name: str, before: Tensor, after: Tensor) -> Tensor:
     return after - before
 
 
-def check_receipt(receipt: Receipt | None, *, experiment: Experiment, site: str) -> None:
-    """Refuse an answer whose receipt is missing or promises less than the experiment's ``[privacy]`` section.
+def screen_evaluation(answer: Answer, *, experiment: Experiment, site: str) -> None:
+    """Check what a site tells about its hold-out.
+
+    Checked: the site's name; a confusion matrix of the experiment's labels with believable counts; that the site tells no more
+    than ``privacy.metrics`` allows, and with noised metrics its receipt.
 
     Raises:
-        UpdateRefused: the text names the field.
+        UpdateRefused: a check failed; the text names the field.
     """
+    _check_site(answer, site)
+    if answer.confusion is not None:
+        _check_confusion(answer.confusion, classes=len(experiment.model.labels))
+    if experiment.privacy.unit == "none" or experiment.privacy.metrics == "exact":
+        return
+    if answer.loss is not None or (experiment.privacy.metrics == "withheld" and answer.confusion is not None):
+        raise UpdateRefused(
+            "the answer tells more than was asked",
+            value="loss" if answer.loss is not None else "confusion",
+            rule=f"privacy.metrics is {experiment.privacy.metrics}",
+        )
+    if answer.confusion is not None:
+        _check_receipt(answer.receipt, experiment=experiment, site=site, pool="holdout")
+
+
+def _check_site(answer: Answer, site: str) -> None:
+    if answer.site != site:
+        raise UpdateRefused("the answer names another site", value=answer.site, rule=f"site is {site}")
+
+
+def _check_confusion(rows: Sequence[Sequence[float]], *, classes: int) -> None:
+    shape = [len(row) for row in rows]
+    if shape != [classes] * classes:
+        rule = f"{classes} rows of {classes}"
+        raise UpdateRefused("the confusion matrix has another shape", value=shape[:MOST_SHOWN], rule=rule)
+    largest = max(abs(cell) for row in rows for cell in row)
+    if not largest <= MOST_ROWS:
+        raise UpdateRefused("the confusion matrix is not believable", value=largest, rule=f"at most {MOST_ROWS:g} rows")
+
+
+def _check_examples(examples: int | None, *, private: bool) -> None:
+    if private and examples is not None:
+        raise UpdateRefused("the answer tells its number of examples", value=examples, rule="it is private here")
+    if examples is not None and examples < 1:
+        raise UpdateRefused("no examples stand behind the answer", value=examples, rule="examples is at least 1")
+
+
+def _check_receipt(receipt: Receipt | None, *, experiment: Experiment, site: str, pool: str) -> None:
+    """Refuse an answer whose receipt is missing or promises less than the experiment's ``[privacy]`` section."""
     wanted = experiment.privacy
     if receipt is None:
         raise UpdateRefused("the privacy receipt is missing", value=None, rule=f"privacy.unit is {wanted.unit}")
+    clip = wanted.clip if pool == "train" else 1.0  # one row changes one count by one
     for field, is_, rule in (
         ("site", receipt.site == site, f"= {site}"),
+        ("pool", receipt.pool == pool, f"= {pool}"),
         ("unit", receipt.unit == wanted.unit, f"= {wanted.unit}"),
-        ("clip", receipt.clip <= wanted.clip, f"<= {wanted.clip:g}"),
-        ("delta", receipt.delta <= wanted.delta, f"<= {wanted.delta:g}"),
-        ("noise_multiplier", receipt.noise_multiplier > 0, "> 0"),
+        ("charge", re.fullmatch("[0-9a-f]{64}", receipt.charge) is not None, "is a sha256"),
+        ("accountant", receipt.accountant == wanted.accountant, f"= {wanted.accountant}"),
+        ("noise", receipt.noise in NOISES, f"is one of {', '.join(NOISES)}"),
+        ("clip", 0 < receipt.clip <= clip, f"above 0, at most {clip:g}"),
+        ("delta", 0 < receipt.delta <= wanted.delta, f"above 0, at most {wanted.delta:g}"),
+        ("noise_multiplier", 0 < receipt.noise_multiplier < math.inf, "> 0"),
         ("sample_rate", 0 < receipt.sample_rate <= 1, "above 0, at most 1"),
+        ("steps", receipt.steps >= 1, ">= 1"),
+        ("epsilon_round", 0 <= receipt.epsilon_round < math.inf, "is finite and not negative"),
         ("epsilon_total", 0 < receipt.epsilon_total <= wanted.epsilon, f"above 0, at most {wanted.epsilon:g}"),
     ):
         if not is_:

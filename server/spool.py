@@ -20,14 +20,23 @@ from fedrelease.files import Json, canonical_bytes, digest_bytes, digest_file, w
 from fedrelease.messages import Answer, answer_text, parse_answer
 from fedrelease.update import StateFile, Update, state_bytes
 
-__all__ = ["Spool"]
+__all__ = ["Spool", "sweep_spools"]
+
+
+def sweep_spools(folder: Path, *, unfinished: frozenset[str], keep: bool) -> None:
+    """Tidy the folder of all spools after a killed run: half-written files go, and so, unless ``keep``, do finished rounds."""
+    for spool in folder.iterdir() if folder.is_dir() else ():
+        for torn in spool.glob(".*.tmp"):
+            torn.unlink(missing_ok=True)
+        if spool.name not in unfinished and not keep:
+            shutil.rmtree(spool, ignore_errors=True)
 
 
 class Spool:
     """One round's folder: ``<site>.safetensors`` and, written after it, ``<site>.json``, which makes the update count.
 
-    The facts name the parent that the site trained from and the digest of the tensors: an update of another parent, or one
-    whose file was torn or altered, does not count and is asked for again.
+    The facts name the parent that the site trained from and the digest of the tensors, and are sealed with their own digest: an
+    update of another parent, or one whose files were torn or altered, does not count and is asked for again.
     """
 
     def __init__(self, folder: Path, *, parent: str) -> None:
@@ -45,7 +54,7 @@ class Spool:
             "answer": answer_text(answer),
         }
         write_durably(self._tensors(site), data)
-        write_durably(self._facts(site), canonical_bytes(facts))
+        write_durably(self._facts(site), canonical_bytes({**facts, "seal": _seal(facts)}))
         return self._read(site)
 
     def accepted(self) -> frozenset[str]:
@@ -70,12 +79,17 @@ class Spool:
     def _read_if_sound(self, site: str) -> Update | None:
         try:
             return self._read(site)
-        except (OSError, ValueError, KeyError, UpdateRefused):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UpdateRefused):
             return None
 
     def _read(self, site: str) -> Update:
         facts = json.loads(self._facts(site).read_bytes())
-        if facts["parent"] != self._parent or facts["sha256"] != digest_file(self._tensors(site)):
+        seal = facts.pop("seal")
+        if (
+            seal != _seal(facts)
+            or facts["parent"] != self._parent
+            or facts["sha256"] != digest_file(self._tensors(site))
+        ):
             raise UpdateRefused("the spooled update does not belong here", value=site)
         answer = parse_answer(facts["answer"])
         return Update(
@@ -87,3 +101,7 @@ class Spool:
             digest=facts["sha256"],
             size_bytes=int(facts["size"]),
         )
+
+
+def _seal(facts: Mapping[str, Json]) -> str:
+    return digest_bytes(canonical_bytes(facts))

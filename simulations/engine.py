@@ -15,10 +15,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias
+from uuid import uuid4
 
 from fedrelease.errors import EngineError
 from fedrelease.experiment import Experiment
@@ -28,112 +31,152 @@ from fedrelease.simulations.wire import receive, send
 
 __all__ = ["Engine", "default_workers"]
 
+KERNEL_CACHES = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+"""torch keeps a compiled kernel for each shape it met, 1,024 by default: gigabytes, where every batch has its own length."""
 START_S = 180.0
 STOP_S = 5.0
+MOST_HANDLES = 64
+
+Outcome: TypeAlias = tuple[str, Mapping[str, Json]]
+"""A task's name, with ``{"content": ...}`` or ``{"failed": reason}``."""
 
 
-def default_workers(sites: int) -> int:
-    """One single-threaded worker per core that this process may use, and no more than there are sites."""
+def default_workers(sites: int | None = None) -> int:
+    """One single-threaded worker per core that this process may use, and no more than there are sites, if that is known."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, min(cores, sites))
+    return max(1, cores if sites is None else min(cores, sites))
 
 
 class Engine:
     """Starts workers, hands tasks to idle ones in order of submission, and collects what they answer.
 
-    A worker that dies (out of memory, killed) fails its task only; the nursery replaces it.
+    A worker that dies (out of memory, killed) fails its task only; the nursery replaces it and hands over a fresh socket, so
+    that half a frame of the dead one harms nobody. ``home`` belongs to one engine at a time: the caller sees to that.
     """
 
     def __init__(self, *, base: Path, experiment: Experiment, workers: int, home: Path) -> None:
         """Begin to start; the workers load while the caller goes on with other things."""
-        self.handover = home / "handover"
-        shutil.rmtree(self.handover, ignore_errors=True)
+        for leftover in home.glob("handover-*"):  # of a run that was killed together with its nursery
+            shutil.rmtree(leftover, ignore_errors=True)
+        self.handover = home / f"handover-{uuid4().hex}"
         self.handover.mkdir(parents=True)
         self.log = home / "engine.log"
         self._queue: deque[tuple[str, Mapping[str, Json]]] = deque()
         self._busy: dict[int, str] = {}
-        self._ready = False
+        self._sockets: dict[int, socket.socket] = {}
+        self._handles: deque[int] = deque()
+        self._heard = b""
+        self._process = self._spawn(base, experiment, workers)
         self._selector = selectors.DefaultSelector()
-        pairs = [socket.socketpair() for _ in range(workers)]
-        self._sockets = [ours for ours, _ in pairs]
-        self._process = self._spawn([theirs for _, theirs in pairs], base, experiment)
-        for place, ours in enumerate(self._sockets):
-            self._selector.register(ours, selectors.EVENT_READ, place)
         self._selector.register(self._control, selectors.EVENT_READ, None)
 
-    def _spawn(self, theirs: list[socket.socket], base: Path, experiment: Experiment) -> subprocess.Popen[bytes]:
-        alive_read, self._alive = os.pipe()
-        self._control, control_write = os.pipe()
-        handles = [*(connection.fileno() for connection in theirs), alive_read, control_write]
+    def _spawn(self, base: Path, experiment: Experiment, workers: int) -> subprocess.Popen[bytes]:
+        alive, self._alive = os.pipe()
+        self._control, control = socket.socketpair()
         settings = {
-            "sockets": handles[:-2],
-            "alive": alive_read,
-            "control": control_write,
+            "workers": workers,
+            "alive": alive,
+            "control": control.fileno(),
             "base": str(base),
             "handover": str(self.handover),
             "experiment": to_document(experiment),
         }
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "fedrelease.simulations.worker", json.dumps(settings)],
-                pass_fds=handles,
+        with control, self.log.open("ab") as log:
+            process = subprocess.Popen(  # -P: a file in the user's folder must not pass for a library
+                [sys.executable, "-P", "-m", "fedrelease.simulations.worker", json.dumps(settings)],
+                pass_fds=(alive, control.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **threads, "TOKENIZERS_PARALLELISM": "false"},
+                env={**os.environ, **threads, **KERNEL_CACHES, "TOKENIZERS_PARALLELISM": "false"},
                 start_new_session=True,
             )
-        for connection in theirs:
-            connection.close()
-        os.close(alive_read)
-        os.close(control_write)
+        os.close(alive)
         return process
+
+    def wait_until_ready(self) -> None:
+        """Wait for the first worker; nothing may have been submitted yet.
+
+        Raises:
+            EngineError: the workers refused the experiment, or did not start.
+        """
+        until = time.monotonic() + START_S
+        while not self._sockets:
+            if time.monotonic() > until:
+                raise EngineError(
+                    f"no worker was ready within {START_S:g} s", value=str(self.log), hint=f"read {self.log}"
+                )
+            for _ in self.collect(wait_s=1.0):
+                pass
 
     def submit(self, task: str, frame: Mapping[str, Json]) -> None:
         """Queue a task; its outcome comes out of :meth:`collect` under the same name."""
         self._queue.append((task, {**frame, "id": task}))
         self._feed()
 
-    def collect(self, *, wait_s: float) -> Iterator[tuple[str, Mapping[str, Json]]]:
+    def collect(self, *, wait_s: float) -> Iterator[Outcome]:
         """What has been answered, waiting at most ``wait_s`` for the first: ``{"content": ...}`` or ``{"failed": reason}``.
 
         Raises:
             EngineError: the workers did not start, or all of them are gone.
         """
-        for key, _ in self._selector.select(wait_s):
-            if key.data is None:
-                yield from self._hear()
-            else:
-                yield from self._take(int(key.data))
+        places = [key.data for key, _ in self._selector.select(wait_s)]
+        for place in places:
+            if place is not None:
+                yield from self._take(place)
+        if None in places:
+            yield from self._hear()
         self._feed()
 
     def _feed(self) -> None:
-        for place, connection in enumerate(self._sockets):
-            if self._ready and self._queue and place not in self._busy:
-                task, frame = self._queue.popleft()
+        idle = [place for place in self._sockets if place not in self._busy]
+        for place in idle[: len(self._queue)]:
+            task, frame = self._queue.popleft()
+            try:
+                send(self._sockets[place], frame)
+            except ConnectionError:  # it died idle: another one does the task
+                self._queue.appendleft((task, frame))
+                self._drop(place)
+            else:
                 self._busy[place] = task
-                send(connection, frame)
 
-    def _take(self, place: int) -> Iterator[tuple[str, Mapping[str, Json]]]:
+    def _take(self, place: int) -> Iterator[Outcome]:
+        """One answer of a worker. If it died instead, its socket goes, and the nursery will tell the rest."""
         frame = receive(self._sockets[place])
         if frame is None:
-            raise self._gone()
-        task = str(frame.pop("id"))
-        if self._busy.get(place) == task:
-            del self._busy[place]
-            yield task, frame
+            self._drop(place)
+        elif self._busy.get(place) == frame.get("id"):
+            yield self._busy.pop(place), {name: value for name, value in frame.items() if name != "id"}
 
-    def _hear(self) -> Iterator[tuple[str, Mapping[str, Json]]]:
-        data = os.read(self._control, 1 << 16)
+    def _drop(self, place: int) -> None:
+        connection = self._sockets.pop(place)
+        self._selector.unregister(connection)
+        connection.close()
+
+    def _hear(self) -> Iterator[Outcome]:
+        """What the nursery tells: the socket of each new worker, with the status of the dead one that it replaces."""
+        data, handles, _, _ = socket.recv_fds(self._control, 1 << 16, MOST_HANDLES)
         if not data:
             raise self._gone()
-        for line in data.splitlines():
+        self._handles.extend(handles)
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        for line in lines:
             event = json.loads(line)
-            self._ready = self._ready or "ready" in event
-            task = self._busy.pop(event["died"], None) if "died" in event else None
-            if task is not None:
-                yield task, {"failed": f"the site's process died with status {event['status']}; see {self.log.name}"}
+            if "refused" in event:
+                raise EngineError(**event["refused"])
+            yield from self._welcome(event["place"], event["status"])
+
+    def _welcome(self, place: int, status: int | None) -> Iterator[Outcome]:
+        while place in self._sockets:  # what the dead one answered in time counts
+            yield from self._take(place)
+        task = self._busy.pop(place, None)
+        connection = socket.socket(fileno=self._handles.popleft())
+        connection.set_inheritable(False)
+        self._sockets[place] = connection
+        self._selector.register(connection, selectors.EVENT_READ, place)
+        if task is not None:
+            yield task, {"failed": f"the site's process died with status {status}; see {self.log.name}"}
 
     def _gone(self) -> EngineError:
         tail = self.log.read_text(errors="replace").strip().splitlines()[-1:]
@@ -147,15 +190,17 @@ class Engine:
     def close(self) -> None:
         """End all workers now, whatever they do."""
         os.close(self._alive)
+        self._process.terminate()
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._selector.close()
-        for connection in self._sockets:
+        for connection in (*self._sockets.values(), self._control):
             connection.close()
-        os.close(self._control)
+        for handle in self._handles:
+            os.close(handle)
         shutil.rmtree(self.handover, ignore_errors=True)
 
     def __enter__(self) -> "Engine":

@@ -24,7 +24,9 @@ from fedrelease.experiment_document import to_document
 from fedrelease.fetch import fetch
 from fedrelease.models.bases import Base, open_base
 from fedrelease.server.app import check_same_experiment, server_app
+from fedrelease.server.blobs import disk_errors
 from fedrelease.server.events import Watcher
+from fedrelease.server.lock import hold
 from fedrelease.server.plan import planned_rounds
 from fedrelease.server.store import Store
 from fedrelease.simulations.engine import Engine, default_workers
@@ -53,6 +55,8 @@ class Summary:
 
 def sites_folder(store: Path) -> Path:
     """Where the simulated sites of a store keep what is theirs."""
+    if store.name in ("", ".."):  # such as "."
+        store = store.resolve()
     return store.with_name(f"{store.name}.sites")
 
 
@@ -79,11 +83,17 @@ def simulate(
     begun = time.monotonic()
     for phase in experiment.phases:
         make_strategy(phase.strategy)
-    opened = Store.create_or_open(store)
-    check_same_experiment(opened, experiment)
-    resumed = opened.head() is not None
-    if not _is_complete(opened, experiment):
-        _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say)
+    opened, home = Store.create_or_open(store), sites_folder(store)
+    with disk_errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+    with hold(home / ".lock", of=store):  # a second run must not touch what the first one's sites are at
+        with opened.lock():
+            check_same_experiment(opened, experiment)
+        resumed = opened.head() is not None
+        if _is_complete(opened, experiment):
+            say(f"nothing to do: {store} holds every release of this experiment")
+        else:
+            _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say)
     return _summary(experiment, opened, seconds=time.monotonic() - begun, resumed=resumed)
 
 
@@ -103,7 +113,8 @@ def _run(
 ) -> None:
     base = _base(experiment, cache, say)
     home = sites_folder(store)
-    count = workers if workers is not None else default_workers(experiment.data.partition.sites)
+    partition = experiment.data.partition
+    count = workers or default_workers(None if partition.by == "column" else partition.sites)
     with Engine(base=base.folder, experiment=experiment, workers=count, home=home) as engine:
         prepared = _prepare(experiment, base, cache, say)
         nodes = dict(enumerate((_node(prepared, site, home, base) for site in prepared.sites), FIRST_SITE_NODE))
@@ -119,6 +130,7 @@ def _run(
                 **({"server-holdout": str(prepared.server_holdout)} if prepared.server_holdout else {}),
             },
         )
+        engine.wait_until_ready()
         server_app(watch)(LocalGrid(engine, nodes=nodes), context)
 
 

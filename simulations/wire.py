@@ -14,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from fedrelease.errors import EngineError
 from fedrelease.files import Json
@@ -44,7 +44,17 @@ def receive(connection: socket.socket) -> dict[str, Json] | None:
     if size > LARGEST_FRAME:
         raise EngineError("a frame is too large", value=size, rule=f"at most {LARGEST_FRAME} bytes")
     data = _exactly(connection, size)
-    return None if data is None else dict(json.loads(data))
+    return None if data is None else _frame(data)
+
+
+def _frame(data: bytes) -> dict[str, Json]:
+    try:
+        frame = json.loads(data)
+    except ValueError as error:
+        raise EngineError("a frame is not JSON", value=data[:80], rule="a frame is one JSON object") from error
+    if not isinstance(frame, dict):
+        raise EngineError("a frame is not an object", value=data[:80], rule="a frame is one JSON object")
+    return frame
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes | None:
@@ -63,7 +73,7 @@ def _exactly(connection: socket.socket, size: int) -> bytes | None:
 def pack(content: RecordDict, folder: Path) -> dict[str, Json]:
     """The records of a message as JSON; each array record goes into a file in ``folder``, whose path takes its place."""
     return {
-        "arrays": {name: str(write_arrays(record, folder)) for name, record in content.array_records.items()},
+        "arrays": {name: str(_write_arrays(record, folder)) for name, record in content.array_records.items()},
         "metrics": {name: dict(record) for name, record in content.metric_records.items()},
         "configs": {name: _plain(dict(record)) for name, record in content.config_records.items()},
     }
@@ -76,10 +86,18 @@ def _plain(values: Mapping[str, object]) -> Json:
     return dict(values)  # type: ignore[arg-type]  # a ConfigRecord holds plain values and lists of them
 
 
-def write_arrays(record: ArrayRecord, folder: Path) -> Path:
+def _write_arrays(record: ArrayRecord, folder: Path) -> Path:
     """Write an array record as safetensors and return the file."""
     path = folder / f"{uuid4().hex}.safetensors"
-    save_file({name: array.numpy() for name, array in record.items()}, str(path))
+    try:
+        path.write_bytes(save({name: array.numpy() for name, array in record.items()}))
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise EngineError(
+            f"tensors cannot be handed over: {error.strerror}",
+            value=str(folder),
+            hint="free some space there, then run the same command again: it goes on where it stopped",
+        ) from error
     return path
 
 

@@ -2,22 +2,25 @@
 
 Example (the engine types this)::
 
-    python -m fedrelease.simulations.worker '{"sockets": [5, 6], "alive": 7, "control": 8, "base": "...", "experiment": {}}'
+    python -P -m fedrelease.simulations.worker '{"workers": 2, "alive": 7, "control": 8, "base": "...", "experiment": {}}'
 
-The nursery keeps no thread and has done no parallel work when it forks. It ends, and its workers with it, as soon as the
-engine is gone, however that died: the pipe ``alive`` closes with it. A worker that dies is forked anew, and the engine told.
+The nursery keeps no thread and has done no parallel work when it forks. It ends, and its workers and handover files with it, as
+soon as the engine is gone, however that died: the pipe ``alive`` closes with it. A worker that dies is forked anew. Every worker
+has a socket of its own, whose other end goes to the engine through ``control``, so that its death is an end of file there.
 """
 
 import json
 import logging
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from fedrelease.files import Json
 
@@ -31,10 +34,41 @@ def main() -> None:
     """Load, fork, watch."""
     settings = json.loads(sys.argv[1])
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stderr)
-    _load(settings)
-    children = {_fork(settings, place): place for place in range(len(settings["sockets"]))}
-    _tell(settings, {"ready": len(children)})
-    _watch(settings, children)
+    control, children = socket.socket(fileno=settings["control"]), dict[int, int]()
+    signal.signal(signal.SIGTERM, lambda *_: _end(settings, children))
+    _die_with_parent(signal.SIGTERM)
+    try:
+        if _loaded(settings, control):
+            for place in range(settings["workers"]):
+                children[_fork(settings, control, place)] = place
+            _watch(settings, control, children)
+    except OSError:
+        LOGGER.error("the nursery ends\n%s", traceback.format_exc())
+    finally:
+        _end(settings, children)
+
+
+def _end(settings: Mapping[str, Json], children: Mapping[int, int]) -> NoReturn:
+    """Leave nothing behind: no worker, no file."""
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    for child in children:
+        os.waitpid(child, 0)
+    shutil.rmtree(str(settings["handover"]), ignore_errors=True)
+    os._exit(0)
+
+
+def _loaded(settings: Mapping[str, Json], control: socket.socket) -> bool:
+    """Whether all that workers need is there; else the engine is told why not."""
+    from fedrelease.errors import FedreleaseError
+
+    try:
+        _load(settings)
+    except FedreleaseError as error:
+        LOGGER.error("the workers cannot load\n%s", traceback.format_exc())
+        control.sendall(_line({"refused": dict(error.to_json())}))
+        return False
+    return True
 
 
 def _load(settings: Mapping[str, Json]) -> None:
@@ -52,33 +86,35 @@ def _load(settings: Mapping[str, Json]) -> None:
         resident_model(str(settings["base"]), from_document(experiment).model)
 
 
-def _fork(settings: Mapping[str, Json], place: int) -> int:
+def _fork(settings: Mapping[str, Json], control: socket.socket, place: int, status: int | None = None) -> int:
+    """Start a worker; ``status`` is how the one before it in this place ended."""
+    nursery, (engines, workers) = os.getpid(), socket.socketpair()
     child = os.fork()
     if child:
+        socket.send_fds(control, [_line({"place": place, "status": status})], [engines.fileno()])
+        engines.close()
+        workers.close()
         return child
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _die_with_parent()
-        _serve(_socket(settings, place), Path(str(settings["handover"])))
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _die_with_parent(signal.SIGKILL)
+        engines.close()
+        control.close()
+        os.close(int(str(settings["alive"])))
+        if os.getppid() == nursery:  # it may have died before the line above could see it
+            _serve(workers, Path(str(settings["handover"])))
+    except Exception:
+        LOGGER.error("a worker ends\n%s", traceback.format_exc())
     finally:
         os._exit(0)
 
 
-def _die_with_parent() -> None:
-    """Where the system can (Linux): a worker ends with its nursery, even if that is killed."""
+def _die_with_parent(by: signal.Signals) -> None:
+    """Where the system can (Linux): a process ends with its parent, even if that is killed."""
     if sys.platform == "linux":
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def _socket(settings: Mapping[str, Json], place: int) -> socket.socket:
-    """This worker's socket; those of the others are closed, so that each has one owner on this side."""
-    sockets = settings["sockets"]
-    for other, handle in enumerate(sockets):  # type: ignore[arg-type]  # a list of file descriptors
-        if other != place:
-            os.close(int(str(handle)))
-    return socket.socket(fileno=int(str(sockets[place])))  # type: ignore[index]  # the same list
+        ctypes.CDLL(None).prctl(1, by)
 
 
 def _serve(connection: socket.socket, handover: Path) -> None:
@@ -117,21 +153,18 @@ def _reply(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
     return pack(reply.content, handover)
 
 
-def _tell(settings: Mapping[str, Json], event: Mapping[str, Json]) -> None:
-    os.write(int(str(settings["control"])), json.dumps(event).encode() + b"\n")
+def _line(event: Mapping[str, Json]) -> bytes:
+    return json.dumps(event).encode() + b"\n"
 
 
-def _watch(settings: Mapping[str, Json], children: dict[int, int]) -> None:
-    """Replace workers that die; end when the engine is gone."""
+def _watch(settings: Mapping[str, Json], control: socket.socket, children: dict[int, int]) -> None:
+    """Replace workers that die; return when the engine is gone."""
     alive = int(str(settings["alive"]))
     while not select.select([alive], [], [], WATCH_S)[0]:
         died, status = os.waitpid(-1, os.WNOHANG)
         if died in children:
             place = children.pop(died)
-            _tell(settings, {"died": place, "status": os.waitstatus_to_exitcode(status)})
-            children[_fork(settings, place)] = place
-    for child in children:
-        os.kill(child, signal.SIGKILL)
+            children[_fork(settings, control, place, os.waitstatus_to_exitcode(status))] = place
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ lr = 0.01
 max_length = 64
 {settings.get("training", "")}
 [privacy]
-{settings.get("privacy", 'epsilon = 8.0')}
+{settings.get("privacy", "epsilon = 8.0")}
 [[phase]]
 name = "main"
 rounds = {settings.get("rounds", "2")}

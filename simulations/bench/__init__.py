@@ -1,1 +1,6 @@
-"""Benchmarks that a reader can run: make bench."""
+"""Benchmarks that a reader can run: ``make bench``.
+
+What is measured: the share of a private federation's wall time that is not forward, backward or optimizer. ``ours`` is
+:func:`fedrelease.simulations.simulate.simulate`, complete. ``bare`` is its twin: the same batches and steps in as many worker
+processes, with nothing around them. Both run in turns, and both must end in the same state, bit for bit.
+"""

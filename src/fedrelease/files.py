@@ -43,7 +43,7 @@ def _floats_as_text(value: Json) -> Json:
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             raise ValueError(f"{value} has no canonical form")
-        return repr(value)
+        return float.__repr__(value)  # numpy's floats are floats too, and write themselves another way
     if isinstance(value, Mapping):
         return {key: _floats_as_text(inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -7,6 +7,7 @@ Example::
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
@@ -23,6 +24,9 @@ __all__ = [
     "parse_request",
     "request_text",
 ]
+
+
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +85,17 @@ def parse_request(text: str) -> Request:
     """The request in ``text``.
 
     Raises:
-        UpdateRefused: not JSON, or keys are missing or unknown.
+        UpdateRefused: not JSON, keys are missing or unknown, or a value is not what it should be.
+        ExperimentError: the experiment in it is not in order.
     """
     found = _object(text, {field.name for field in fields(Request)})
+    round = found["round"]
+    if type(round) is not int or round < 0:
+        raise UpdateRefused("the request's round is not in order", value=round, rule="a whole number of at least 0")
     return Request(
         experiment=from_document(_mapping(found["experiment"])),
         version=str(found["version"]),
-        round=int(str(found["round"])),
+        round=round,
         base=str(found["base"]),
         directives={key: _plain(value) for key, value in _mapping(found["directives"]).items()},
     )
@@ -108,10 +116,10 @@ def parse_answer(text: str) -> Answer:
     try:
         return Answer(
             site=str(found["site"]),
-            examples=None if found["examples"] is None else int(str(found["examples"])),
-            metrics={key: float(str(value)) for key, value in _mapping(found["metrics"]).items()},
+            examples=None if found["examples"] is None else _count(found["examples"]),
+            metrics={key: _number(value) for key, value in _mapping(found["metrics"]).items()},
             confusion=_rows(found["confusion"]),
-            loss=None if found["loss"] is None else float(str(found["loss"])),
+            loss=None if found["loss"] is None else _number(found["loss"]),
             receipt=None if found["receipt"] is None else _receipt(_mapping(found["receipt"])),
         )
     except (TypeError, ValueError) as error:
@@ -121,7 +129,7 @@ def parse_answer(text: str) -> Answer:
 def _object(text: str, keys: set[str]) -> Mapping[str, object]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UpdateRefused("not JSON", value=text[:80]) from error
     if not isinstance(found, dict) or set(found) != keys:
         raise UpdateRefused("unknown or missing keys", value=text[:80], rule=f"exactly {', '.join(sorted(keys))}")
@@ -135,9 +143,27 @@ def _mapping(value: object) -> Mapping[str, object]:
 
 
 def _plain(value: object) -> float | str | bool:
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | str):
         return value
-    raise UpdateRefused("a directive is a number, a text, true or false", value=value)
+    try:
+        return _number(value)
+    except (TypeError, ValueError) as error:
+        raise UpdateRefused("a directive is a finite number, a text, true or false", value=value) from error
+
+
+def _number(value: object) -> float:
+    """A finite number: manifests have no place for any other."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is not a number")
+    if not -LARGEST <= value <= LARGEST:  # not true of NaN either
+        raise ValueError(f"{value!r} is not finite")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= LARGEST:
+        raise ValueError(f"{value!r} is not a count")
+    return value
 
 
 def _rows(value: object) -> tuple[tuple[float, ...], ...] | None:
@@ -145,7 +171,7 @@ def _rows(value: object) -> tuple[tuple[float, ...], ...] | None:
         return None
     if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
         raise TypeError("confusion is not a list of rows")
-    return tuple(tuple(float(cell) for cell in row) for row in value)
+    return tuple(tuple(float(_number(cell)) for cell in row) for row in value)
 
 
 def _receipt(value: Mapping[str, object]) -> Receipt:
@@ -156,4 +182,6 @@ def _receipt(value: Mapping[str, object]) -> Receipt:
         wanted = str if kind is str else int if kind is int else (int, float)
         if not isinstance(value[name], wanted) or isinstance(value[name], bool):
             raise TypeError(f"the receipt's {name} is not a {kind}")
+        if wanted is not str:
+            _number(value[name])
     return Receipt(**value)  # type: ignore[arg-type]  # names and types are checked above

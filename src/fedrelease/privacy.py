@@ -96,7 +96,7 @@ class Receipt:
     noise: str
 
 
-def coalesce(history: Iterable[Segment]) -> tuple[Segment, ...]:
+def _coalesce(history: Iterable[Segment]) -> tuple[Segment, ...]:
     """Join equal events, wherever they stand: composition does not depend on order, and accountants cost per segment."""
     steps: dict[tuple[float, float], int] = defaultdict(int)
     for noise_multiplier, sample_rate, count in history:
@@ -110,7 +110,7 @@ def spent(history: Sequence[Segment], *, delta: float, accountant: str = "prv") 
     Raises:
         PrivacyError: a segment has no noise, so that no epsilon bounds it.
     """
-    return _spent(coalesce(history), delta, accountant)
+    return _spent(_coalesce(history), delta, accountant)
 
 
 @lru_cache(maxsize=4096)

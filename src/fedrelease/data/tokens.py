@@ -9,9 +9,12 @@ Example::
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import torch
@@ -21,7 +24,7 @@ from torch import Tensor
 
 from fedrelease.errors import DataError, ExperimentError, ModelError
 
-__all__ = ["Batch", "TokenRows", "Tokenizer", "load_tokenizer", "save_rows", "tokenise"]
+__all__ = ["Batch", "TokenRows", "Tokenizer", "load_tokenizer", "save_rows", "text_rows", "tokenise"]
 
 _CHUNK = 4096
 _NAMES = ("input_ids", "labels", "offsets", "pad_id")
@@ -55,11 +58,13 @@ class Batch:
         input_ids: int64 [B, T].
         attention_mask: int64 [B, T], 1 for a token and 0 for padding.
         labels: int64 [B].
+        prefix: float32 [B, T, width], hidden states below the adapter where the rows carry them; any value at padding.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+    prefix: Tensor | None = None
 
 
 class TokenRows:
@@ -80,12 +85,25 @@ class TokenRows:
         self._ids: Tensor = ids
         self._offsets: Tensor = offsets
         self._pad_id = int(pad_id)
+        self.path = path
         self.labels: Tensor = labels
         self.lengths: Tensor = offsets[1:] - offsets[:-1]
+        self._hidden: Tensor | None = None
 
     def __len__(self) -> int:
         """How many rows there are."""
         return len(self.labels)
+
+    def carrying(self, hidden: Tensor) -> "TokenRows":
+        """The same rows, whose batches carry ``hidden``: float32 ``[all tokens, width]``, in the order of the rows."""
+        rows = copy(self)
+        rows._hidden = hidden
+        return rows
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Where the tokens of these rows lie in a tensor of all tokens, int64, row after row."""
+        columns = torch.arange(int(self.lengths[rows].max()) if len(rows) else 1)
+        return (self._offsets[rows][:, None] + columns)[columns < self.lengths[rows][:, None]]
 
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """The rows of these indices, in this order; no index at all gives tensors with no row and one column.
@@ -101,7 +119,8 @@ class TokenRows:
         mask = columns < lengths[:, None]
         places = torch.where(mask, self._offsets[rows][:, None] + columns, 0)
         input_ids = torch.where(mask, self._ids[places], self._pad_id).to(torch.int64)
-        return Batch(input_ids=input_ids, attention_mask=mask.to(torch.int64), labels=self.labels[rows])
+        prefix = None if self._hidden is None else self._hidden[places]
+        return Batch(input_ids=input_ids, attention_mask=mask.to(torch.int64), labels=self.labels[rows], prefix=prefix)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -152,6 +171,15 @@ def tokenise(texts: Sequence[str], labels: Sequence[int], tokenizer: Tokenizer, 
     flat = torch.cat(ids) if ids else torch.zeros(0, dtype=torch.int32)
     label_tensor = torch.tensor(list(labels), dtype=torch.int64)
     return {"input_ids": flat, "offsets": ends, "labels": label_tensor, "pad_id": torch.tensor(_pad_id(tokenizer))}
+
+
+@contextmanager
+def text_rows(texts: Sequence[str], tokenizer: Tokenizer, max_length: int) -> Iterator["TokenRows"]:
+    """Texts without labels as rows, for as long as the block runs."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "texts.safetensors"
+        save_rows(path, tokenise(texts, [0] * len(texts), tokenizer, max_length))
+        yield TokenRows(path)
 
 
 def _token_ids(texts: list[str], tokenizer: Tokenizer, max_length: int) -> list[list[int]]:

@@ -20,7 +20,8 @@ from fedrelease.files import canonical_bytes, digest_bytes, digest_file
 __all__ = ["Base", "Pooling", "open_base", "read_pooling"]
 
 WEIGHTS = "*.safetensors"
-PARTS = (WEIGHTS, "*.json", "*.txt", "*.model", "1_Pooling/config.json")
+PARTS = (WEIGHTS, "*.json", "*.txt", "*.model", "*_Pooling/config.json")
+READERS = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "preprocessor_config.json")
 POOLING_MODES = {
     "pooling_mode_cls_token": "first",
     "pooling_mode_max_tokens": "max",
@@ -68,11 +69,12 @@ def open_base(ref: str, *, cache: Path) -> Base:
     """Find a base by alias, folder or hub id and take the digests of its files.
 
     Raises:
-        ModelError: nothing by that name, or the folder holds no safetensors model.
+        ModelError: nothing by that name, or the folder holds no safetensors model, or no tokenizer: without its files,
+            transformers would make an empty one that knows no word.
     """
     folder = _find(ref, cache)
-    for needed in ("config.json", WEIGHTS):
-        if not any(folder.glob(needed)):
+    for needed, patterns in (("config.json", ("config.json",)), (WEIGHTS, (WEIGHTS,)), ("tokenizer", READERS)):
+        if not any(path for pattern in patterns for path in folder.glob(pattern)):
             raise ModelError(
                 f"{folder} is not a base: it has no {needed}",
                 value=ref,
@@ -113,17 +115,30 @@ def read_pooling(folder: Path) -> Pooling:
     """What the base declares in ``modules.json`` (the sentence-transformers layout); mean pooling without one.
 
     Raises:
-        ModelError: it declares a pooling that is not known here.
+        ModelError: it declares a pooling that is not known here, or its declaration cannot be read.
     """
     listing = folder / "modules.json"
     if not listing.exists():
         return Pooling()
-    modules = json.loads(listing.read_text(encoding="utf-8"))
-    kinds = {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in modules}
-    if "Pooling" not in kinds:
-        return Pooling(normalise="Normalize" in kinds)
-    declared = json.loads((folder / kinds["Pooling"] / "config.json").read_text(encoding="utf-8"))
-    chosen = [mode for key, mode in POOLING_MODES.items() if declared.get(key)]
-    if len(chosen) != 1:
-        raise ModelError("the base declares a pooling that is not known here", value=declared, rule="exactly one mode")
-    return Pooling(mode=chosen[0], normalise="Normalize" in kinds)
+    try:
+        modules = json.loads(listing.read_text(encoding="utf-8"))
+        kinds = {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in modules}
+        if "Pooling" not in kinds:
+            return Pooling(normalise="Normalize" in kinds)
+        declared = json.loads((folder / kinds["Pooling"] / "config.json").read_text(encoding="utf-8"))
+        modes = [key for key, on in declared.items() if key.startswith("pooling_mode_") and on]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{listing} cannot be read: {type(error).__name__}: {error}",
+            value=str(folder),
+            rule="a list of modules with type and path, as sentence-transformers writes it",
+            hint="save the base again, or delete modules.json for mean pooling",
+        ) from error
+    if len(modes) != 1 or modes[0] not in POOLING_MODES:
+        raise ModelError(
+            "the base declares a pooling that is not known here",
+            value=modes,
+            rule=f"exactly one of {', '.join(sorted(POOLING_MODES))}",
+            hint="choose another base, or delete modules.json for mean pooling",
+        )
+    return Pooling(mode=POOLING_MODES[modes[0]], normalise="Normalize" in kinds)

@@ -8,7 +8,8 @@ Example::
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from fedrelease.errors import ModelError
 from fedrelease.experiment import Adapter, Model
 from fedrelease.models.bases import Base, Pooling
 
-__all__ = ["TextClassifier", "build_classifier", "canonical_name", "load_state", "trainable_state"]
+__all__ = ["TextClassifier", "build_classifier", "canonical_name", "load_state", "pool", "trainable_state"]
 
 ATTENTION_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("c_attn",), ("query_key_value",))
 
@@ -26,20 +27,67 @@ ATTENTION_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"
 class TextClassifier(nn.Module):
     """Token ids to logits, through the base, its pooling and one linear layer."""
 
-    def __init__(self, encoder: nn.Module, pooling: Pooling, width: int, labels: int) -> None:
+    def __init__(self, encoder: nn.Module, pooling: Pooling, width: int, labels: int, *, scale: float = 1.0) -> None:
         """Put a zero head on ``encoder``: at the start every label is equally likely."""
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
+        self.width = width
+        self.scale = scale
         self.head = nn.Linear(width, labels)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding)."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        logits: Tensor = self.head(pool(hidden, attention_mask, self.pooling))
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The base's layers, lowest first; none when it does not keep them in one list."""
+        count = _setting(self.encoder, "num_hidden_layers")
+        lists = (module for module in self.encoder.modules() if isinstance(module, nn.ModuleList))
+        return next((found for found in lists if len(found) == count), nn.ModuleList())
+
+    @property
+    def frozen_layers(self) -> int:
+        """How many layers lie below the first one that is trained: what they give for a text never changes."""
+        trained = [any(value.requires_grad for value in layer.parameters()) for layer in self.layers]
+        return trained.index(True) if True in trained else 0
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding).
+
+        With ``prefix``, float32 ``[rows, tokens, width]``, the frozen layers are not computed: it is what they would give.
+        """
+        logits: Tensor = self.head(self.vectors(input_ids, attention_mask, prefix) * self.scale)
         return logits
+
+    def vectors(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """Pooled text vectors, float32 ``[rows, width]``; the arguments are those of :meth:`forward`."""
+        with self._given(prefix):
+            hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return pool(hidden, attention_mask, self.pooling)
+
+    @contextmanager
+    def _given(self, prefix: Tensor | None) -> Iterator[None]:
+        layers, cut = self.layers, self.frozen_layers if prefix is not None else 0
+        own = [layers[place] for place in range(cut)]
+        try:
+            for place in range(cut):
+                layers[place] = _Given(prefix if place == cut - 1 else None)
+            yield
+        finally:
+            for place, layer in enumerate(own):
+                layers[place] = layer
+
+
+class _Given(nn.Module):
+    """Stands in for a frozen layer: hands on what comes in, or what was computed before."""
+
+    def __init__(self, hidden: Tensor | None) -> None:
+        super().__init__()
+        self._hidden = hidden
+
+    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+        """The hidden states for the next layer."""
+        return hidden_states if self._hidden is None else self._hidden
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
@@ -68,13 +116,22 @@ def build_classifier(base: Base, model: Model, *, seed: int) -> TextClassifier:
     encoder = _load_encoder(base)
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
+    _switch_off_dropout(encoder)
+    _inject(encoder, model.adapter)
+    width = _setting(encoder, "hidden_size")
+    classifier = TextClassifier(encoder, base.pooling, width, len(model.labels), scale=model.head_scale)
+    _draw_factors(classifier, torch.Generator().manual_seed(seed))
+    return classifier
+
+
+def _switch_off_dropout(encoder: nn.Module) -> None:
+    """Of modules and of plain numbers: many bases hand a rate to their attention function and have no module for it."""
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    _inject(encoder, model.adapter)
-    classifier = TextClassifier(encoder, base.pooling, _setting(encoder, "hidden_size"), len(model.labels))
-    _draw_factors(classifier, torch.Generator().manual_seed(seed))
-    return classifier
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _load_encoder(base: Base) -> nn.Module:
@@ -84,13 +141,19 @@ def _load_encoder(base: Base) -> nn.Module:
     disable_progress_bar()
     try:
         encoder: nn.Module = AutoModel.from_pretrained(
-            str(base.folder), use_safetensors=True, local_files_only=True, dtype=torch.float32
+            str(base.folder), use_safetensors=True, local_files_only=True, trust_remote_code=False, dtype=torch.float32
         )
     except Exception as error:  # transformers raises whatever its model code meets: OSError, ValueError, KeyError ...
         raise ModelError(
-            f"the base in {base.folder} does not load: {type(error).__name__}: {error}", value=base.ref
+            f"the base in {base.folder} does not load: {type(error).__name__}: {error}",
+            value=base.ref,
+            rule="transformers' AutoModel opens it from config.json and safetensors, without code of its own",
+            hint="save it again with model.save_pretrained(folder), or choose another base, for example minilm",
         ) from error
-    if not hasattr(encoder.config, "hidden_size") or getattr(encoder, "main_input_name", "") != "input_ids":
+    takes_ids = getattr(encoder, "main_input_name", "") == "input_ids"
+    if not (takes_ids and hasattr(encoder.config, "hidden_size")) or getattr(
+        encoder.config, "is_encoder_decoder", False
+    ):
         raise ModelError(
             f"the base {base.ref} ({type(encoder).__name__}) does not fit the task",
             value=base.ref,
@@ -107,34 +170,62 @@ def _setting(encoder: nn.Module, name: str) -> int:
 def _inject(encoder: nn.Module, adapter: Adapter) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
+    chosen = _chosen(encoder, adapter)
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=0.0,
-        target_modules=list(_targets(encoder, adapter.targets)),
-        layers_to_transform=_layers(encoder, adapter.layers),
+        target_modules=chosen,
+        fan_in_fan_out=type(encoder.get_submodule(chosen[0])).__name__ == "Conv1D",
     )
     inject_adapter_in_model(config, encoder)
 
 
-def _targets(encoder: nn.Module, targets: str) -> tuple[str, ...]:
-    linear = {
-        name.rsplit(".", 1)[-1]
+def _chosen(encoder: nn.Module, adapter: Adapter) -> list[str]:
+    """Full names of the modules that get factors.
+
+    Not PEFT's own choice by layer, which finds none in bases that keep their layers at the top; and never in the base's pooler:
+    what that gives is not used, so that trained it would have no gradient.
+    """
+    linear = [
+        name
         for name, module in encoder.named_modules()
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-    }
+        if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and "pooler" not in name.split(".")
+    ]
+    targets = _targets({name.rsplit(".", 1)[-1] for name in linear}, adapter.targets)
+    layers = _layers(encoder, adapter.layers)
+    chosen = [name for name in linear if name.rsplit(".", 1)[-1] in targets and _in_layers(name, layers)]
+    if not chosen:
+        raise ModelError(
+            "the base has no such modules in these layers",
+            value=f"{adapter.targets} in {adapter.layers}",
+            rule="its modules are named by their layer, for example encoder.layer.5.attention.self.query",
+            hint='set [model.adapter] layers = "all"',
+        )
+    return chosen
+
+
+def _in_layers(name: str, layers: range | None) -> bool:
+    """Whether the first number in a module's name, its layer, is one of these; ``None`` means all layers."""
+    return layers is None or next((int(part) in layers for part in name.split(".") if part.isdecimal()), False)
+
+
+def _targets(linear: Set[str], targets: str) -> tuple[str, ...]:
     if targets == "all-linear":
-        return tuple(sorted(linear - {"pooler"}))
+        return tuple(sorted(linear))
     wanted = [tuple(targets.split(","))] if targets != "attention" else ATTENTION_TARGETS
     for group in wanted:
         if set(group) <= linear:
             return group
     raise ModelError(
-        "the base has no such modules", value=targets, rule=f"model.adapter.targets names some of {sorted(linear)}"
+        "the base has no such modules",
+        value=targets,
+        rule=f"model.adapter.targets names some of {', '.join(sorted(linear))}",
+        hint='set [model.adapter] targets = "all-linear"',
     )
 
 
-def _layers(encoder: nn.Module, layers: str) -> list[int] | None:
+def _layers(encoder: nn.Module, layers: str) -> range | None:
     if layers == "all":
         return None
     count, total = int(layers.partition(":")[2]), _setting(encoder, "num_hidden_layers")
@@ -143,8 +234,9 @@ def _layers(encoder: nn.Module, layers: str) -> list[int] | None:
             "the base has fewer layers",
             value=layers,
             rule=f"model.adapter.layers is at most last:{total} for this base",
+            hint='set [model.adapter] layers = "all"',
         )
-    return list(range(total - count, total))
+    return range(total - count, total)
 
 
 def _draw_factors(classifier: TextClassifier, generator: torch.Generator) -> None:
@@ -173,16 +265,16 @@ def load_state(classifier: TextClassifier, state: Mapping[str, Tensor]) -> None:
     """Put a state into the model, in place.
 
     Raises:
-        ModelError: names or shapes differ from what the model trains.
+        ModelError: names or shapes differ from what the model trains; nothing was changed.
     """
     own = _trainable(classifier)
     if set(own) != set(state):
         raise ModelError("the state is of another adapter", value=sorted(set(own) ^ set(state))[:4], rule="same names")
+    for name, parameter in own.items():
+        if state[name].shape != parameter.shape:
+            raise ModelError(
+                f"{name} has another shape", value=tuple(state[name].shape), rule=f"{tuple(parameter.shape)}"
+            )
     with torch.no_grad():
         for name, parameter in own.items():
-            value = state[name]
-            if value.shape != parameter.shape:
-                raise ModelError(
-                    f"{name} has another shape", value=tuple(value.shape), rule=f"{tuple(parameter.shape)}"
-                )
-            parameter.copy_(value)
+            parameter.copy_(state[name])

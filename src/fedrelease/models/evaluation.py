@@ -12,6 +12,7 @@ from torch.nn import functional
 from fedrelease.data.tokens import TokenRows
 from fedrelease.models.classifier import TextClassifier
 from fedrelease.models.metrics import Matrix, confusion
+from fedrelease.models.precision import matmul
 
 __all__ = ["look", "predict_logits"]
 
@@ -23,9 +24,10 @@ def predict_logits(model: TextClassifier, rows: TokenRows) -> Tensor:
     """Logits, float32 ``[rows, labels]``, in the order of the rows; texts of like length go through together."""
     model.eval()
     logits = torch.empty(len(rows), model.head.out_features)
-    for indices in torch.split(torch.argsort(rows.lengths, stable=True), BATCH):
+    for indices in torch.split(torch.argsort(rows.lengths, stable=True), BATCH) if len(rows) else ():
         batch = rows.batch(indices)
-        logits[indices] = model(batch.input_ids, batch.attention_mask)
+        with matmul("medium"):
+            logits[indices] = model(batch.input_ids, batch.attention_mask, batch.prefix)
     return logits
 
 

@@ -1,0 +1,89 @@
+"""``make bench``: how much of a private federation's time is not training.
+
+Example::
+
+    python -m fedrelease.simulations.bench --rounds 3 --repeats 3 --out bench-out
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+
+from fedrelease.cache import cache_folder
+from fedrelease.errors import FedreleaseError
+from fedrelease.experiment import Experiment
+from fedrelease.experiment_file import load_experiment
+from fedrelease.simulations.bench.measure import Bench, measure
+from fedrelease.simulations.bench.report import document, show
+from fedrelease.simulations.engine import default_workers
+
+STUDIES = "fedrelease.simulations.studies"
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
+
+
+def _arguments(typed: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m fedrelease.simulations.bench",
+        description="Measure the share of a private federation's wall time that is not forward, backward or optimizer.",
+        epilog="example: python -m fedrelease.simulations.bench --rounds 3 --repeats 3",
+    )
+    parser.add_argument("--rounds", type=_at_least_one, default=3, help="rounds of one run [default: 3]")
+    parser.add_argument("--limit", type=_at_least_one, default=1000, help="rows of one site [default: 1000]")
+    parser.add_argument("--repeats", type=_at_least_one, default=3, help="pairs of ours and bare [default: 3]")
+    parser.add_argument("--workers", type=_at_least_one, help="worker processes [default: one a core]")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of bench.json [default: bench-out]")
+    return parser.parse_args(typed)
+
+
+def _experiment(rounds: int, limit: int) -> Experiment:
+    """The built-in experiment, scaled: its last phase only, for that many rounds."""
+    with resources.as_file(resources.files(STUDIES) / "default.toml") as path:
+        experiment = load_experiment(path, [f"data.limit_per_site={limit}"])
+    return replace(experiment, phases=(replace(experiment.phases[-1], rounds=rounds),))
+
+
+def _finish(bench: Bench, folder: Path, *, as_json: bool) -> int:
+    """Write and print; 1 when the twin did not do the same work, since then its time says nothing."""
+    text = json.dumps(document(bench), indent=2)
+    path = folder / "bench.json"
+    path.write_text(f"{text}\n", encoding="utf-8")
+    if as_json:
+        print(text)
+    else:
+        show(bench, Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000))
+        print(f"everything measured: {path}")
+    return 0 if len(bench.states) == 1 else 1
+
+
+def main(typed: list[str] | None = None) -> int:
+    """Measure, write, print; return the exit code."""
+    given = _arguments(typed)
+    try:
+        bench = measure(
+            _experiment(given.rounds, given.limit),
+            repeats=given.repeats,
+            workers=given.workers or default_workers(None),
+            folder=given.out,
+            cache=cache_folder(),
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        return _finish(bench, given.out, as_json=given.json)
+    except FedreleaseError as error:
+        print(json.dumps({"error": error.to_json()}) if given.json else f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""One measured run in a process of its own.
+
+Example::
+
+    told, begun, peak_bytes = run_module("ours", Path("bench-out/task.json"), threads=None)
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrelease.errors import EngineError
+from fedrelease.simulations.bench.memory import PeakMemory
+
+__all__ = ["run_module"]
+
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "TOKENIZERS_PARALLELISM": "false"}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LINES_SHOWN = 5
+
+
+def run_module(name: str, task: Path, *, threads: int | None) -> tuple[Mapping[str, Any], float, int]:
+    """What a module of this package printed, when it was started, and the most memory that it and its children held.
+
+    Args:
+        threads: of numerical libraries; ``None`` leaves them what the machine gives.
+
+    Raises:
+        EngineError: it failed; the error carries its last words.
+    """
+    limits = {} if threads is None else dict.fromkeys(THREADS, str(threads))
+    log = task.with_suffix(f".{name}.log")
+    begun = time.monotonic()
+    with log.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", f"fedrelease.simulations.bench.{name}", str(task)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, **QUIET, **limits},
+            text=True,
+        )
+        try:
+            with PeakMemory(process.pid) as memory:
+                told, _ = process.communicate()
+        finally:
+            process.kill()
+    if process.returncode != 0 or not told.strip():
+        raise _failed(name, process.returncode, log)
+    return json.loads(told.splitlines()[-1]), begun, memory.peak_bytes
+
+
+def _failed(name: str, status: int, log: Path) -> EngineError:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    words = "\n".join(lines[-LINES_SHOWN:])
+    return EngineError(f"the run {name} ended with status {status}", value=words or "no message")

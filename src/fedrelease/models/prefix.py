@@ -1,0 +1,89 @@
+"""The frozen prefix: what the layers below the adapter give for a row never changes, so it is computed once and kept on disk.
+
+Example::
+
+    rows = with_prefix(model, site.train, key=base.digest[:16])     # the first call computes and writes, later ones map the file
+    model(batch.input_ids, batch.attention_mask, batch.prefix)
+
+The file lies beside the site's own rows and never leaves the site. The same rows, base and torch give the same bits, whoever
+computes them and whenever: rows go through in a fixed order and in fixed batches.
+"""
+
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedrelease.data.tokens import TokenRows
+from fedrelease.files import sync_folder
+from fedrelease.models.classifier import TextClassifier
+from fedrelease.models.precision import matmul
+
+__all__ = ["LARGEST_BYTES", "with_prefix"]
+
+BATCH = 64
+FLOAT_BYTES = 4
+LARGEST_BYTES = 4 << 30
+
+
+def with_prefix(model: TextClassifier, rows: TokenRows, *, key: str) -> TokenRows:
+    """``rows`` that carry the hidden states below the adapter; ``rows`` as they are when nothing is frozen below it.
+
+    Args:
+        key: names the base.
+
+    A file of more than ``LARGEST_BYTES`` is not made: then every step computes the prefix again.
+    """
+    cut = model.frozen_layers
+    if cut == 0 or int(rows.lengths.sum()) * model.width * FLOAT_BYTES > LARGEST_BYTES:
+        return rows
+    path = rows.path.with_name(f"{rows.path.stem}.prefix-{key}-{cut}-{torch.__version__}.safetensors")
+    hidden = _read(path)
+    if hidden is None:
+        _write(path, _compute(model, rows, cut))
+        hidden = _read(path)
+    return rows if hidden is None else rows.carrying(hidden)
+
+
+def _read(path: Path) -> Tensor | None:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            hidden: Tensor = file.get_tensor("hidden")
+    except (SafetensorError, OSError):
+        return None
+    return hidden
+
+
+def _write(path: Path, hidden: Tensor) -> None:
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
+    try:
+        save_file({"hidden": hidden}, str(temporary))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@torch.no_grad()
+def _compute(model: TextClassifier, rows: TokenRows, cut: int) -> Tensor:
+    """Hidden states, float32 ``[all tokens, width]``, in the order of the rows."""
+    model.eval()
+    found: list[Tensor] = []
+    handle = model.layers[cut - 1].register_forward_hook(lambda module, given, out: found.append(_first(out)))
+    hidden = torch.empty(int(rows.lengths.sum()), model.width)
+    try:
+        with matmul("medium"):
+            for indices in torch.split(torch.argsort(rows.lengths, stable=True), BATCH):
+                batch = rows.batch(indices)
+                model(batch.input_ids, batch.attention_mask)
+                hidden[rows.places(indices)] = found.pop()[batch.attention_mask.bool()]
+    finally:
+        handle.remove()
+    return hidden
+
+
+def _first(out: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return out[0] if isinstance(out, tuple) else out

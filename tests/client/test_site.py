@@ -1,0 +1,350 @@
+"""A site's work: what it charges before it trains, and what it lets out of the house."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from one_site import make_experiment, make_request, random_state
+from torch import Tensor
+
+from fedrelease.client import site as site_module
+from fedrelease.client.site import Site, charge_identity, evaluate_site, train_site
+from fedrelease.client.training import Job
+from fedrelease.errors import BudgetExceeded, DataError, ModelError, PrivacyError
+from fedrelease.experiment import Experiment
+from fedrelease.messages import Request
+from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
+from fedrelease.models.evaluation import look
+from fedrelease.privacy import calibrate
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, tiny_base: Path) -> Experiment:
+    return make_experiment(tmp_path, tiny_base)
+
+
+@pytest.fixture
+def request_(experiment: Experiment) -> Request:
+    return make_request(experiment)
+
+
+@pytest.fixture
+def state(model: TextClassifier) -> dict[str, Tensor]:
+    return random_state(model, seed=11)
+
+
+def charged(site: Site) -> int:
+    return len(site.ledger.entries())
+
+
+def with_privacy(request: Request, **privacy: float | str) -> Request:
+    changed = replace(request.experiment.privacy, **privacy)  # type: ignore[arg-type]  # names of fields
+    return replace(request, experiment=replace(request.experiment, privacy=changed))
+
+
+def test_private_training_tells_steps_and_a_receipt_and_nothing_else(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    answer, _ = train_site(site, request_, state, model)
+    steps = round(len(site.data.train) / 8)
+    assert answer.metrics == {"steps": steps}
+    assert (answer.examples, answer.loss, answer.confusion) == (None, None, None)
+    receipt = answer.receipt
+    assert receipt is not None
+    assert (receipt.site, receipt.pool, receipt.unit, receipt.noise) == ("a", "train", "example", "seeded")
+    assert (receipt.steps, receipt.clip, receipt.delta, receipt.accountant) == (steps, 1.0, 1e-5, "prv")
+
+
+def test_the_sampling_rate_is_batch_size_over_rows(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    answer, _ = train_site(site, request_, state, model)
+    assert answer.receipt is not None
+    assert answer.receipt.sample_rate == 8 / len(site.data.train)
+
+
+def test_plain_training_tells_the_number_of_examples_and_charges_nothing(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    answer, _ = train_site(site, with_privacy(request_, unit="none"), state, model)
+    assert (answer.examples, answer.receipt) == (len(site.data.train), None)
+    assert not site.home.exists()
+
+
+def test_training_starts_from_the_state_that_came_and_returns_what_was_trained(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    _, trained = train_site(site, request_, state, model)
+    assert trained.keys() == state.keys()
+    assert all(not torch.equal(trained[name], state[name]) for name in state)
+    # 4 steps of AdamW at rate 0.01 move no number by much more than 0.04
+    assert max(float((trained[name] - state[name]).abs().max()) for name in state) < 0.06
+
+
+def test_the_charge_is_on_disk_before_training_starts(
+    site: Site,
+    request_: Request,
+    state: dict[str, Tensor],
+    model: TextClassifier,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def crash(_: TextClassifier, job: Job) -> int:
+        assert (site.home / "ledger.jsonl").read_bytes().endswith(b"}\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(site_module, "train", crash)
+    with pytest.raises(KeyboardInterrupt):
+        train_site(site, request_, state, model)
+    assert charged(site) == 1
+
+
+def test_a_seeded_site_that_is_asked_again_answers_the_same_bits_and_pays_once(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    first, one = train_site(site, request_, state, model)
+    again, other = train_site(replace(site), request_, state, model)
+    assert first == again
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert charged(site) == 1
+
+
+def test_a_secure_site_pays_for_every_attempt(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    secure = replace(site, noise="secure")
+    (first, one), (second, other) = (train_site(secure, request_, state, model) for _ in range(2))
+    assert first.receipt is not None and second.receipt is not None
+    assert first.receipt.charge != second.receipt.charge
+    assert second.receipt.epsilon_total > first.receipt.epsilon_total
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+    assert charged(site) == 2
+
+
+def test_a_server_that_sends_other_tensors_under_the_same_version_is_charged_again(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    other = {**state, "head.bias": state["head.bias"] + 2**-10}
+    train_site(site, request_, state, model)
+    train_site(site, request_, other, model)
+    assert charged(site) == 2
+    with pytest.raises(BudgetExceeded):  # the plan has two rounds
+        train_site(site, request_, {**state, "head.bias": state["head.bias"] + 2**-9}, model)
+
+
+def test_the_rounds_of_the_plan_use_the_budget_up_and_do_not_start_anew(
+    site: Site, experiment: Experiment, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    receipts = []
+    for round in (1, 2):
+        answer, state = train_site(site, make_request(experiment, round=round, version=f"0.0.{round}"), state, model)
+        receipts.append(answer.receipt)
+    first, second = receipts
+    assert first is not None and second is not None
+    assert first.epsilon_round == second.epsilon_round == first.epsilon_total
+    assert first.epsilon_total < second.epsilon_total <= 8.0
+    assert second.epsilon_total > 8.0 * 0.998
+
+
+@pytest.mark.parametrize("pool", ["train", "holdout"])
+def test_the_charge_depends_on_everything_that_the_answer_depends_on(
+    site: Site, request_: Request, state: dict[str, Tensor], pool: str, tmp_path: Path, tiny_base: Path
+) -> None:
+    def known(site: Site = site, request: Request = request_, state: dict[str, Tensor] = state) -> str:
+        return charge_identity(site, request, state, pool=pool)
+
+    other = replace(request_.experiment, training=replace(request_.experiment.training, lr=0.5))
+    changed = [
+        known(state={**state, "head.bias": state["head.bias"] + 1e-6}),
+        known(request=replace(request_, version="0.0.2")),
+        known(request=replace(request_, round=2)),
+        known(request=replace(request_, base="c" * 64)),
+        known(request=replace(request_, directives={"mu": 0.1})),
+        known(request=replace(request_, directives={"mu": "0.2"})),
+        known(request=replace(request_, experiment=other)),
+        known(request=with_privacy(request_, epsilon=9.0)),
+        known(site=replace(site, data=replace(site.data, split="other"))),
+        known(site=replace(site, data=replace(site.data, name="b"))),
+        known(site=replace(site, noise="secure")),
+        known(site=replace(site, noise="secure")),
+    ]
+    assert known() == known()
+    assert len({known(), *changed}) == len(changed) + 1
+
+
+def test_training_and_evaluation_of_one_state_are_two_charges(
+    site: Site, request_: Request, state: dict[str, Tensor]
+) -> None:
+    assert charge_identity(site, request_, state, pool="train") != charge_identity(
+        site, request_, state, pool="holdout"
+    )
+
+
+def test_where_the_store_lies_does_not_change_the_charge(
+    site: Site, request_: Request, state: dict[str, Tensor]
+) -> None:
+    moved = replace(
+        request_.experiment, federation=replace(request_.experiment.federation, store="elsewhere", deadline_s=3600.0)
+    )
+    other = replace(request_, experiment=moved)
+    assert charge_identity(site, request_, state, pool="train") == charge_identity(site, other, state, pool="train")
+
+
+def test_a_refused_budget_trains_nothing(
+    site: Site,
+    request_: Request,
+    state: dict[str, Tensor],
+    model: TextClassifier,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for round in (1, 2):
+        train_site(site, make_request(request_.experiment, round=round, version=f"0.0.{round}"), state, model)
+    monkeypatch.setattr(site_module, "train", lambda *_: pytest.fail("it trained"))
+    before = (site.home / "ledger.jsonl").read_bytes()
+    with pytest.raises(BudgetExceeded):
+        train_site(site, make_request(request_.experiment, round=2, version="0.0.3"), state, model)
+    assert (site.home / "ledger.jsonl").read_bytes() == before
+    assert all(torch.equal(value, state[name]) for name, value in trainable_state(model).items())
+
+
+def test_a_state_of_another_adapter_costs_nothing(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    with pytest.raises(ModelError):
+        train_site(site, request_, {"head.bias": state["head.bias"]}, model)
+    assert charged(site) == 0
+
+
+@pytest.mark.parametrize("round", [0, 3, -1])
+def test_a_round_outside_of_the_plan_is_refused(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier, round: int
+) -> None:
+    with pytest.raises(PrivacyError, match="between 1 and 2"):
+        train_site(site, replace(request_, round=round), state, model)
+    assert charged(site) == 0
+
+
+@pytest.mark.parametrize("labels", [("positive", "negative"), ("negative", "positive", "neutral"), ("a", "b")])
+def test_other_labels_are_refused_for_training_and_evaluation(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier, labels: tuple[str, ...]
+) -> None:
+    other = replace(
+        request_, experiment=replace(request_.experiment, model=replace(request_.experiment.model, labels=labels))
+    )
+    for work in (train_site, evaluate_site):
+        with pytest.raises(DataError, match=r"other labels.*Rule: model\.labels.*prepare"):
+            work(site, other, state, model)
+    assert charged(site) == 0
+
+
+def exact(site: Site, state: dict[str, Tensor], model: TextClassifier) -> numpy.ndarray[tuple[int, int], numpy.dtype]:  # type: ignore[type-arg]
+    load_state(model, state)
+    return look(model, site.data.holdout, classes=2)[0]
+
+
+def test_a_noised_look_tells_whole_numbers_and_a_receipt_and_nothing_else(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    answer = evaluate_site(site, request_, state, model)
+    assert (answer.examples, answer.loss, answer.metrics) == (None, None, {})
+    assert answer.confusion is not None and answer.receipt is not None
+    assert all(cell == int(cell) for row in answer.confusion for cell in row)
+    assert "-0.0" not in repr(answer.confusion)
+    assert (answer.receipt.pool, answer.receipt.clip, answer.receipt.sample_rate, answer.receipt.steps) == (
+        "holdout",
+        1.0,
+        1.0,
+        1,
+    )
+
+
+@pytest.mark.parametrize("noise", ["seeded", "secure"])
+def test_the_noise_of_looks_has_the_calibrated_deviation(
+    site: Site, state: dict[str, Tensor], model: TextClassifier, tmp_path: Path, tiny_base: Path, noise: str
+) -> None:
+    """200 looks at 4 counts: 800 numbers, so the deviation is known to 2.5 %."""
+    experiment = make_experiment(tmp_path, tiny_base, rounds=199)
+    deviation = calibrate(epsilon=8.0, delta=1e-5, sample_rate=1.0, steps=200)
+    site = replace(site, noise=noise)
+    answers = [
+        evaluate_site(site, make_request(experiment, version=f"0.0.{number}"), state, model) for number in range(200)
+    ]
+    drawn = numpy.array([answer.confusion for answer in answers]) - exact(site, state, model)
+    assert drawn.std() == pytest.approx(deviation, rel=0.1)
+    assert abs(drawn.mean()) < 4 * deviation / 800**0.5
+    last = answers[-1].receipt
+    assert last is not None and 8.0 * 0.998 < last.epsilon_total <= 8.0
+    with pytest.raises(BudgetExceeded):
+        evaluate_site(site, make_request(experiment, version="0.0.200"), state, model)
+
+
+def test_the_base_and_every_round_can_be_looked_at(
+    site: Site, experiment: Experiment, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    for round in range(3):  # two rounds and the base
+        evaluate_site(site, make_request(experiment, round=round, version=f"0.0.{round}"), state, model)
+    with pytest.raises(BudgetExceeded):
+        evaluate_site(site, make_request(experiment, round=2, version="0.0.3"), state, model)
+
+
+def test_training_and_looking_each_have_the_whole_budget_since_no_row_is_in_both(
+    site: Site, experiment: Experiment, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    for round in (1, 2):
+        request = make_request(experiment, round=round, version=f"0.0.{round}")
+        train_site(site, request, state, model)
+        answer = evaluate_site(site, request, state, model)
+    assert answer.receipt is not None
+    assert answer.receipt.epsilon_total <= 8.0
+    assert {entry.pool for entry in site.ledger.entries()} == {"train", "holdout"}
+
+
+def test_the_same_look_again_is_the_same_answer(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    assert evaluate_site(site, request_, state, model) == evaluate_site(site, request_, state, model)
+    assert charged(site) == 1
+
+
+def test_withheld_tells_nothing_and_costs_nothing(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    answer = evaluate_site(site, with_privacy(request_, metrics="withheld"), state, model)
+    assert (answer.examples, answer.metrics, answer.confusion, answer.loss, answer.receipt) == (
+        None,
+        {},
+        None,
+        None,
+        None,
+    )
+    assert charged(site) == 0
+
+
+@pytest.mark.parametrize("privacy", [{"metrics": "exact"}, {"unit": "none"}, {"unit": "none", "metrics": "withheld"}])
+def test_exact_metrics_and_no_privacy_tell_the_true_counts_and_loss(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier, privacy: dict[str, str]
+) -> None:
+    answer = evaluate_site(site, with_privacy(request_, **privacy), state, model)
+    assert answer.confusion == tuple(tuple(row) for row in exact(site, state, model).tolist())
+    assert answer.examples == len(site.data.holdout) == sum(map(sum, answer.confusion or ()))
+    assert answer.loss == look(model, site.data.holdout, classes=2)[1]
+    assert answer.receipt is None
+
+
+def test_patience_uses_the_sites_own_holdout(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    losses = iter([1.0, 2.0, 3.0])
+
+    def count(model: TextClassifier, rows: object, *, classes: int) -> tuple[None, float]:
+        seen.append(len(site.data.holdout) if rows is site.data.holdout else -1)
+        return None, next(losses)
+
+    monkeypatch.setattr(site_module, "look", count)
+    training = replace(request_.experiment.training, epochs=9, patience=1)
+    plain = with_privacy(request_, unit="none")
+    answer, _ = train_site(site, replace(plain, experiment=replace(plain.experiment, training=training)), state, model)
+    assert seen == [len(site.data.holdout)] * 2
+    assert answer.metrics == {"steps": 2 * -(-len(site.data.train) // 8)}

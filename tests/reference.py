@@ -1,0 +1,141 @@
+"""Slow, obvious twins of what the package does fast: one example at a time, one number at a time, nothing shared with it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedrelease.data.tokens import TokenRows
+from fedrelease.update import State
+
+
+def one_gradient(model: nn.Module, parameters: Sequence[nn.Parameter], rows: TokenRows, row: int) -> list[Tensor]:
+    """The gradient of one example's loss, by plain autograd; an example that is alone is never padded."""
+    batch = rows.batch([row])
+    loss = functional.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels)
+    return [gradient.detach().clone() for gradient in torch.autograd.grad(loss, list(parameters))]
+
+
+def norm_of(parts: Sequence[Tensor]) -> float:
+    """The L2 norm of all parts together."""
+    return math.sqrt(sum(float(number) ** 2 for part in parts for number in part.flatten()))
+
+
+def clipped_sum(
+    model: nn.Module, parameters: Sequence[nn.Parameter], rows: TokenRows, batch: Sequence[int], clip: float
+) -> list[Tensor]:
+    """Each example's gradient, shortened to ``clip``, added up; zeros for nobody."""
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    for row in batch:
+        gradient = one_gradient(model, parameters, rows, row)
+        factor = min(1.0, clip / max(norm_of(gradient), 1e-12))
+        total = [before + factor * part for before, part in zip(total, gradient, strict=True)]
+    return total
+
+
+@dataclass
+class AdamW:
+    """Loshchilov and Hutter (2019), algorithm 2, with torch's defaults."""
+
+    lr: float
+    weight_decay: float = 0.0
+    step_count: int = 0
+    first: list[Tensor] = field(default_factory=list)
+    second: list[Tensor] = field(default_factory=list)
+
+    def step(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+        self.step_count += 1
+        self.first = self.first or [torch.zeros_like(g) for g in gradients]
+        self.second = self.second or [torch.zeros_like(g) for g in gradients]
+        for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+            self.first[place] = 0.9 * self.first[place] + 0.1 * gradient
+            self.second[place] = 0.999 * self.second[place] + 0.001 * gradient**2
+            mean = self.first[place] / (1 - 0.9**self.step_count)
+            square = self.second[place] / (1 - 0.999**self.step_count)
+            with torch.no_grad():
+                parameter.mul_(1 - self.lr * self.weight_decay)
+                parameter.sub_(self.lr * mean / (square.sqrt() + 1e-8))
+
+
+@dataclass
+class Sgd:
+    """Gradient descent with momentum 0.9."""
+
+    lr: float
+    velocity: list[Tensor] = field(default_factory=list)
+
+    def step(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+        self.velocity = self.velocity or [torch.zeros_like(g) for g in gradients]
+        for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+            self.velocity[place] = 0.9 * self.velocity[place] + gradient
+            with torch.no_grad():
+                parameter.sub_(self.lr * self.velocity[place])
+
+
+def private_steps(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    rows: TokenRows,
+    *,
+    batches: Sequence[Sequence[int]],
+    noises: Sequence[Sequence[Tensor]],
+    clip: float,
+    expected_batch: float,
+    optimizer: AdamW | Sgd,
+) -> None:
+    """DP-SGD as Abadi et al. (2016) write it down, in place: clip each, add up, add noise, divide, step."""
+    for batch, noise in zip(batches, noises, strict=True):
+        total = clipped_sum(model, parameters, rows, batch, clip)
+        noisy = [(part + drawn) / expected_batch for part, drawn in zip(total, noise, strict=True)]
+        optimizer.step(parameters, noisy)
+
+
+def federated_mean(parent: State, deltas: Sequence[State], weights: Sequence[float]) -> dict[str, list[float]]:
+    """Parent plus weighted mean of deltas, number by number, as flat lists of Python floats."""
+    share = [weight / sum(weights) for weight in weights]
+    found = {}
+    for name in parent:
+        numbers = [float(number) for number in parent[name].flatten()]
+        for delta, part in zip(deltas, share, strict=True):
+            for place, number in enumerate(delta[name].flatten()):
+                numbers[place] += part * float(number)
+        found[name] = numbers
+    return found
+
+
+def composed_epsilon(events: Sequence[tuple[float, float, int]], delta: float) -> float:
+    """Epsilon of (noise multiplier, sampling rate, steps) events, by an accountant that we do not use."""
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant(value_discretization_interval=1e-4)
+    for noise, rate, steps in events:
+        event = GaussianDpEvent(noise)
+        accountant.compose(event if rate == 1 else PoissonSampledDpEvent(rate, event), steps)
+    return float(accountant.get_epsilon(delta))
+
+
+def pooled_epsilon(charges: Sequence[tuple[str, str, float, float, int]], delta: float) -> float:
+    """Of (split, pool, noise, rate, steps) charges: pools side by side while there is one split, else all in a row."""
+    events: dict[str, list[tuple[float, float, int]]] = {}
+    one_split = len({split for split, *_ in charges}) == 1
+    for _, pool, noise, rate, steps in charges:
+        events.setdefault(pool if one_split else "all", []).append((noise, rate, steps))
+    return max((composed_epsilon(found, delta) for found in events.values()), default=0.0)
+
+
+def class_scores(matrix: Sequence[Sequence[int]]) -> Mapping[str, float]:
+    """Accuracy and macro-F1 of whole counts, cell by cell."""
+    size = len(matrix)
+    total = sum(matrix[true][said] for true in range(size) for said in range(size))
+    f1 = []
+    for label in range(size):
+        hits = matrix[label][label]
+        support = sum(matrix[label][said] for said in range(size))
+        claimed = sum(matrix[true][label] for true in range(size))
+        if support + claimed:
+            f1.append(2 * hits / (support + claimed))
+    return {"accuracy": sum(matrix[label][label] for label in range(size)) / total, "macro_f1": sum(f1) / len(f1)}

@@ -1,0 +1,183 @@
+"""The adapter to Flower with a grid in this process that carries real messages."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+import torch
+from fake_sites import MATRIX, START, make_experiment
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedrelease.errors import RoundFailed
+from fedrelease.messages import Answer, Request, answer_text, parse_request
+from fedrelease.server.flower import FlowerSites
+
+REQUEST = Request(experiment=make_experiment(), version="0.1.1", round=1, base="0" * 64, directives={"mu": 0.5})
+Node = Callable[[Message], Message | None]
+
+
+class Grid:
+    """Carries messages to functions. A node that returns ``None`` never answers."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self._nodes = dict(enumerate(nodes, start=10))
+        self._waiting: dict[str, Message | None] = {}
+        self.pushed: list[Message] = []
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return [self._push(message) for message in messages]
+
+    def _push(self, message: Message) -> str:
+        task = message.metadata.__dict__["_message_id"] = str(len(self.pushed) + 1)
+        self.pushed.append(message)
+        self._waiting[task] = self._nodes[message.metadata.dst_node_id](message)
+        return task
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
+        """The last ones first, each twice: order must not matter, and a repeated answer must not count."""
+        for task in reversed(tuple(message_ids)):
+            reply = self._waiting.get(task)
+            if reply is not None:
+                yield from (reply, reply)
+
+
+@pytest.fixture(autouse=True)
+def identity() -> None:
+    """What Flower's messages ask for in a process."""
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+
+
+def node(site: str, act: Node | None = None) -> Node:
+    """A node that tells its name and trains by adding one."""
+
+    def answer(message: Message) -> Message | None:
+        if message.metadata.message_type == "query":
+            return Message(RecordDict({"config": ConfigRecord({"site": site})}), reply_to=message)
+        return act(message) if act else reply(message, Answer(site=site, examples=3, metrics={}))
+
+    return answer
+
+
+def reply(message: Message, answer: Answer) -> Message:
+    records = RecordDict({"config": ConfigRecord({"answer": answer_text(answer)})})
+    if message.metadata.message_type == "train":
+        state = message.content.array_records["arrays"].to_torch_state_dict()
+        records["arrays"] = ArrayRecord({name: value + 1 for name, value in state.items()})
+    return Message(records, reply_to=message)
+
+
+def flower_sites(*nodes: Node, deadline_s: float = 60.0) -> FlowerSites:
+    return FlowerSites(Grid(*nodes), deadline_s=deadline_s)  # type: ignore[arg-type]  # the three methods that it uses
+
+
+def test_sites_are_known_by_the_names_that_their_nodes_tell_in_whatever_order() -> None:
+    assert flower_sites(node("b"), node("a"), node("c.d-e_f")).names() == ("a", "b", "c.d-e_f")
+
+
+def test_a_site_gets_state_and_request_and_its_tensors_come_back_under_its_name() -> None:
+    grid = Grid(node("b"), node("a"))
+    sites = FlowerSites(grid, deadline_s=60.0)  # type: ignore[arg-type]  # the three methods that it uses
+    replies = {reply.site: reply for reply in sites.train(REQUEST, START, ("a", "b"))}
+    assert replies.keys() == {"a", "b"}
+    assert all(torch.equal(replies["a"].arrays[name], START[name] + 1) for name in START)
+    assert replies["b"].answer == Answer(site="b", examples=3, metrics={})
+    assert parse_request(str(grid.pushed[-1].content.config_records["config"]["request"])) == REQUEST
+
+
+def test_only_the_sites_that_are_asked_get_a_message_and_each_answers_once() -> None:
+    grid = Grid(node("a"), node("b"), node("c"))
+    sites = FlowerSites(grid, deadline_s=60.0)  # type: ignore[arg-type]  # the three methods that it uses
+    assert [reply.site for reply in sites.evaluate(REQUEST, START, ("a", "c"))] == ["c", "a"]
+    assert [message.metadata.dst_node_id for message in grid.pushed[3:]] == [10, 12]
+
+
+def test_a_hold_out_comes_back_without_arrays() -> None:
+    sites = flower_sites(node("a", lambda message: reply(message, Answer(site="a", metrics={}, confusion=MATRIX))))
+    (told,) = sites.evaluate(REQUEST, START, ("a",))
+    assert told.answer is not None and told.answer.confusion == MATRIX
+    assert told.arrays == {}
+
+
+def test_a_late_site_is_refused_by_name_and_the_others_count() -> None:
+    sites = flower_sites(node("a"), node("late", lambda message: None), node("b"))
+    sites._deadline_s = 0.05
+    replies = list(sites.train(REQUEST, START, sites.names()))
+    assert [reply.site for reply in replies if reply.answer] == ["b", "a"]
+    assert [(reply.site, reply.refused) for reply in replies if reply.refused] == [("late", "no answer within 0.05 s")]
+
+
+def test_a_site_that_fails_is_refused_with_its_own_words() -> None:
+    failing = node("a", lambda message: Message(Error(1, "BudgetExceeded: no room"), reply_to=message))
+    (told,) = flower_sites(failing).train(REQUEST, START, ("a",))
+    assert (told.site, told.refused, told.answer) == ("a", "BudgetExceeded: no room", None)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"config": ConfigRecord({})},
+        {"config": ConfigRecord({"answer": 3})},
+        {"config": ConfigRecord({"answer": "not JSON"})},
+        {"config": ConfigRecord({"answer": "[" * 100_000})},
+        {"config": ConfigRecord({"answer": '{"site": "a"}'})},
+        {"config": ConfigRecord({"answer": answer_text(Answer(site="a", metrics={})).replace("null", "NaN", 1)})},
+    ],
+    ids=["nothing", "no answer", "number", "garbage", "deep", "half", "nan"],
+)
+def test_nonsense_is_that_sites_refusal_and_nobody_elses_trouble(content: dict[str, ConfigRecord]) -> None:
+    sites = flower_sites(node("a", lambda message: Message(RecordDict({**content}), reply_to=message)), node("b"))
+    replies = {reply.site: reply for reply in sites.train(REQUEST, START, ("a", "b"))}
+    assert replies["a"].refused and replies["a"].answer is None
+    assert replies["b"].answer is not None
+
+
+def test_arrays_that_cannot_be_decoded_are_refused() -> None:
+    def broken(message: Message) -> Message:
+        good = reply(message, Answer(site="a", metrics={}))
+        next(iter(good.content.array_records["arrays"].values())).data = b"not an array"
+        return good
+
+    (told,) = flower_sites(node("a", broken)).train(REQUEST, START, ("a",))
+    assert told.refused is not None and "cannot be read" in told.refused
+
+
+def test_arrays_that_would_run_code_are_refused() -> None:
+    def pickled(message: Message) -> Message:
+        import io
+
+        import numpy
+
+        target = io.BytesIO()
+        numpy.save(target, numpy.array([{"a": "pickle"}], dtype=object), allow_pickle=True)
+        good = reply(message, Answer(site="a", metrics={}))
+        next(iter(good.content.array_records["arrays"].values())).data = target.getvalue()
+        return good
+
+    (told,) = flower_sites(node("a", pickled)).train(REQUEST, START, ("a",))
+    assert told.refused is not None and "allow_pickle" in told.refused
+
+
+def test_two_nodes_with_one_name_are_refused() -> None:
+    with pytest.raises(RoundFailed, match=r"two nodes claim one site.*'a'"):
+        flower_sites(node("a"), node("b"), node("a"))
+
+
+@pytest.mark.parametrize("name", ["", "../a", "a/b", ".hidden", "A", "ä", "a" * 81, "a\n"])
+def test_a_name_that_could_not_be_a_files_is_refused(name: str) -> None:
+    with pytest.raises(RoundFailed, match="no usable name"):
+        flower_sites(node("b"), node(name))
+
+
+def test_a_node_that_cannot_tell_its_name_is_no_site_and_without_any_site_nothing_starts() -> None:
+    def broken(message: Message) -> Message:
+        return Message(Error(1, "down"), reply_to=message)
+
+    assert flower_sites(broken, node("a")).names() == ("a",)
+    with pytest.raises(RoundFailed, match="no site answered"):
+        flower_sites(broken)
+    with pytest.raises(RoundFailed, match="no site answered"):
+        flower_sites(lambda message: None, deadline_s=0.05)
