@@ -61,13 +61,14 @@ class Job:
 
 
 def steps_per_round(rows: int, training: Training, *, private: bool) -> int:
-    """Steps of one round: ``epochs`` passes of ``rows`` in batches of ``batch_size``, at least one.
+    """Steps of one round: ``epochs`` passes of ``rows`` in batches of ``batch_size``, at least one, at most ``max_steps``.
 
     A plain epoch ends with a smaller batch, so that it sees every row; the batches of private sampling are ``batch_size`` rows
     on average, so that a pass is a number of rows, rounded.
     """
     batches = rows / min(training.batch_size, rows)
-    return max(1, round(training.epochs * (batches if private else math.ceil(batches))))
+    steps = max(1, round(training.epochs * (batches if private else math.ceil(batches))))
+    return steps if training.max_steps is None else min(steps, training.max_steps)
 
 
 def rate_factor(step: int, total: int, training: Training) -> float:

@@ -75,6 +75,7 @@ def cohort(planned: PlannedRound, *, sites: Sequence[str], seed: int) -> tuple[s
             f"phase {planned.phase.name} wants more sites than there are",
             value=wanted,
             rule=f"sites_per_round is at most {len(sites)}, or a share such as 0.5",
+            hint="lower phase.sites_per_round, or bring more sites",
         )
 
     def rank(site: str) -> bytes:

@@ -36,6 +36,7 @@ def run_rounds(setting: Setting) -> None:
     """Go on from the store's head to the end of the plan. The caller holds the store's lock.
 
     Raises:
+        ExperimentError: a phase wants more sites than there are, or a strategy that does not exist; nobody was asked.
         RoundFailed: a round's quorum was not reached, or its aggregate is no state; the log has a line about it, the store
             stands at the release before it, and the updates that were accepted stay in the spool.
     """
@@ -50,6 +51,9 @@ def run_rounds(setting: Setting) -> None:
             rounds_done=len(plan) - len(todo),
         )
     )
+    for planned in todo:  # a plan that cannot be carried out must not cost anybody anything
+        make_strategy(planned.phase.strategy)
+        cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
     keep, unfinished = setting.experiment.federation.keep_updates, frozenset(planned.version for planned in todo)
     sweep_spools(setting.store.folder / "spool", unfinished=unfinished, keep=keep)
     parent = head if head is not None else _publish_base(setting)

@@ -10,9 +10,10 @@ Each run is a federation with a store of its own below ``--out``; run again, fin
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -44,15 +45,14 @@ class Run:
         return f"{self.setting}-seed{self.seed}" + (f"-{self.alone}-alone" if self.alone else "")
 
 
-def planned_runs(settings: Sequence[str], seeds: Sequence[int]) -> Iterable[Run]:
-    """All runs: every setting with every seed, and, for the first setting, every site alone."""
-    for setting in settings:
-        for seed in seeds:
-            experiment = _seeded(setting, seed)
-            yield Run(setting=setting, seed=seed, alone=None, experiment=experiment)
-            for site in SITES if setting == SETTINGS[0] else ():
-                phases = tuple(replace(phase, sites=(site,)) for phase in experiment.phases)
-                yield Run(setting=setting, seed=seed, alone=site, experiment=replace(experiment, phases=phases))
+def planned_runs(settings: Sequence[str], seeds: Sequence[int]) -> Iterator[Run]:
+    """All runs: every setting with every seed; then, under the first setting, every site alone."""
+    for setting, seed in product(settings, seeds):
+        yield Run(setting=setting, seed=seed, alone=None, experiment=_seeded(setting, seed))
+    for seed, site in product(seeds, SITES if SETTINGS[0] in settings else ()):
+        experiment = _seeded(SETTINGS[0], seed)
+        phases = tuple(replace(phase, sites=(site,)) for phase in experiment.phases)
+        yield Run(setting=SETTINGS[0], seed=seed, alone=site, experiment=replace(experiment, phases=phases))
 
 
 def _seeded(setting: str, seed: int) -> Experiment:

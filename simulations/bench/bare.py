@@ -29,14 +29,13 @@ from fedrelease.client.app import resident_model
 from fedrelease.client.training import Job, Seeds, steps_per_round, train
 from fedrelease.data.sites import SiteData, open_site
 from fedrelease.errors import EngineError
-from fedrelease.models.bases import open_base
-from fedrelease.models.classifier import TextClassifier, build_classifier, load_state, trainable_state
+from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.models.prefix import with_prefix
 from fedrelease.privacy import PrivacyPlan, plan_privacy
 from fedrelease.simulations.bench.script import Round, Script, script_from
 from fedrelease.strategies import make_strategy
-from fedrelease.update import State, Update, state_digest
+from fedrelease.update import State, Update, read_state, state_digest
 
 __all__ = ["main"]
 
@@ -44,7 +43,7 @@ NUMBER = struct.Struct(">I")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class _Task:
     """One site's training (with its seed) or evaluation (without one) in one round."""
 
     round: int
@@ -53,7 +52,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twin:
+class _Twin:
     """What all processes share, made before they are forked.
 
     Attributes:
@@ -66,7 +65,7 @@ class Twin:
     model: TextClassifier
     sites: Mapping[str, SiteData]
     plans: Mapping[str, PrivacyPlan]
-    tasks: Sequence[Task]
+    tasks: Sequence[_Task]
     sent: Tensor
     trained: Mapping[str, Tensor]
     losses: Tensor
@@ -77,10 +76,7 @@ def main() -> None:
     """Load, fork, run, print."""
     torch.set_num_threads(1)
     script = script_from(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    base = open_base(str(script.base), cache=script.base)
-    state: State = trainable_state(
-        build_classifier(base, script.experiment.model, seed=script.experiment.federation.seed)
-    )
+    state: State = read_state(script.initial)
     twin = _twin(script, state)
     workers = [_fork(twin) for _ in range(script.workers)]
     first = time.monotonic()
@@ -97,12 +93,12 @@ def main() -> None:
     print(json.dumps(document))
 
 
-def _twin(script: Script, state: State) -> Twin:
+def _twin(script: Script, state: State) -> _Twin:
     model = resident_model(str(script.base), script.experiment.model)
     sites = {site: _site(script, model, site) for site in script.sites}
     size = sum(tensor.numel() for tensor in state.values())
     tasks = [task for one in script.rounds for task in _tasks(script, one)]
-    return Twin(
+    return _Twin(
         script=script,
         model=model,
         sites=sites,
@@ -145,16 +141,16 @@ def _plan(script: Script, data: SiteData) -> PrivacyPlan:
     return plan
 
 
-def _tasks(script: Script, one: Round) -> list[Task]:
+def _tasks(script: Script, one: Round) -> list[_Task]:
     """Training in order of site, then every site's look: the order in which the engine is asked."""
     looks = [] if script.experiment.privacy.metrics == "withheld" else list(script.sites)
     return [
-        *(Task(round=one.number, site=site, key=one.keys[site]) for site in sorted(one.keys)),
-        *(Task(round=one.number, site=site, key=None) for site in sorted(looks)),
+        *(_Task(round=one.number, site=site, key=one.keys[site]) for site in sorted(one.keys)),
+        *(_Task(round=one.number, site=site, key=None) for site in sorted(looks)),
     ]
 
 
-def _fork(twin: Twin) -> socket.socket:
+def _fork(twin: _Twin) -> socket.socket:
     """Start a worker and return the socket that it listens to."""
     ours, theirs = socket.socketpair()
     if os.fork():
@@ -169,7 +165,7 @@ def _fork(twin: Twin) -> socket.socket:
         os._exit(0)
 
 
-def _work(twin: Twin, place: int) -> None:
+def _work(twin: _Twin, place: int) -> None:
     begun = time.monotonic()
     task = twin.tasks[place]
     data = twin.sites[task.site]
@@ -182,7 +178,7 @@ def _work(twin: Twin, place: int) -> None:
     twin.took[place] = time.monotonic() - begun
 
 
-def _job(twin: Twin, task: Task, key: str) -> Job:
+def _job(twin: _Twin, task: _Task, key: str) -> Job:
     plan, experiment = twin.plans[task.site], twin.script.experiment
     return Job(
         rows=twin.sites[task.site].train,
@@ -195,7 +191,7 @@ def _job(twin: Twin, task: Task, key: str) -> Job:
     )
 
 
-def _federation(twin: Twin, workers: Sequence[socket.socket], state: State) -> tuple[State, Mapping[str, float]]:
+def _federation(twin: _Twin, workers: Sequence[socket.socket], state: State) -> tuple[State, Mapping[str, float]]:
     """The last state, and the seconds of each step."""
     memory: State = {}
     steps = {"train": 0.0, "evaluate": 0.0}
@@ -229,7 +225,7 @@ def _do(places: Sequence[int], workers: Sequence[socket.socket]) -> None:
             idle.append(worker)
 
 
-def _update(twin: Twin, site: str, parent: State) -> Update:
+def _update(twin: _Twin, site: str, parent: State) -> Update:
     trained = _unflat(twin.trained[site], parent)
     delta = {name: trained[name] - tensor for name, tensor in parent.items()}
     return Update(site=site, tensors=delta, examples=None, metrics={}, receipt=None, digest="", size_bytes=0)

@@ -87,7 +87,7 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class _Place:
     """Where the runs work, and on what."""
 
     experiment: Experiment
@@ -140,7 +140,7 @@ def measure(
     )
 
 
-def _place(experiment: Experiment, cache: Path, folder: Path, workers: int) -> Place:
+def _place(experiment: Experiment, cache: Path, folder: Path, workers: int) -> _Place:
     for alias in (experiment.model.base, experiment.data.source):
         if alias in CATALOG:
             fetch(alias, cache=cache)
@@ -148,14 +148,14 @@ def _place(experiment: Experiment, cache: Path, folder: Path, workers: int) -> P
     prepared = prepare_sites(
         experiment, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=cache, progress=None
     )
-    return Place(experiment=experiment, base=base, prepared=prepared, cache=cache, folder=folder, workers=workers)
+    return _Place(experiment=experiment, base=base, prepared=prepared, cache=cache, folder=folder, workers=workers)
 
 
 def _one_round(experiment: Experiment) -> Experiment:
     return replace(experiment, phases=(replace(experiment.phases[0], rounds=1),))
 
 
-def _pairs(place: Place, repeats: int, say: Callable[[str], None]) -> list[Pair]:
+def _pairs(place: _Place, repeats: int, say: Callable[[str], None]) -> list[Pair]:
     pairs: list[Pair] = []
     for number in range(repeats):
         first_ours = number % 2 == 0
@@ -172,13 +172,13 @@ def _pairs(place: Place, repeats: int, say: Callable[[str], None]) -> list[Pair]
     return pairs
 
 
-def _write_script(place: Place, store: Path) -> None:
+def _write_script(place: _Place, store: Path) -> None:
     """The twin repeats what the first store tells."""
     script = script_of(place.experiment, store=store, base=place.base, prepared=place.prepared, workers=place.workers)
     (place.folder / "script.json").write_text(script_text(script), encoding="utf-8")
 
 
-def _ours(place: Place, name: str) -> Run:
+def _ours(place: _Place, name: str) -> Run:
     task = place.folder / f"{name}.json"
     settings: dict[str, Json] = {
         "experiment": to_document(place.experiment),
@@ -200,7 +200,7 @@ def _ours(place: Place, name: str) -> Run:
     )
 
 
-def _bare(place: Place) -> Run:
+def _bare(place: _Place) -> Run:
     told, begun, peak = run_module("bare", place.folder / "script.json", threads=1)
     return Run(
         start_s=told["first"] - begun,
@@ -214,7 +214,7 @@ def _bare(place: Place) -> Run:
     )
 
 
-def _examples(place: Place) -> int:
+def _examples(place: _Place) -> int:
     """Training examples of one run: in expectation, since sampling is Poisson."""
     training = place.experiment.training
     rows = [len(open_site(place.prepared.folder / site).train) for site in place.prepared.sites]

@@ -2,7 +2,7 @@
 
 Example::
 
-    script = script_of(experiment, store=Path("releases"), base=base.folder, data=prepared, workers=2)
+    script = script_of(experiment, store=Path("releases"), base=base, prepared=prepared, workers=2)
     script.rounds[0].keys["amazon"]                  # the seed of amazon's batches and noise in round 1
 
 Cohorts come from the releases and seeds from the sites' ledgers, so that the twin decides nothing and computes no digest.
@@ -36,9 +36,15 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """A private federation to repeat. ``base`` and ``data`` are folders; the prefix of the base's digest names its caches."""
+    """A private federation to repeat.
+
+    Attributes:
+        base, data: folders. base_digest: its beginning names what is kept of the frozen layers.
+        initial: the file of the state that the first round starts from.
+    """
 
     experiment: Experiment
+    initial: Path
     base: Path
     base_digest: str
     data: Path
@@ -50,7 +56,8 @@ class Script:
 def script_of(experiment: Experiment, *, store: Path, base: Base, prepared: Prepared, workers: int) -> Script:
     """The script of a finished federation."""
     keys = {site: _keys(sites_folder(store) / site / "ledger.jsonl") for site in prepared.sites}
-    manifests = [release.manifest for release in Store.open(store).releases() if release.manifest.round]
+    releases = Store.open(store).releases()
+    manifests = [release.manifest for release in releases if release.manifest.round]
     rounds = tuple(
         Round(
             number=manifest.round,
@@ -61,6 +68,7 @@ def script_of(experiment: Experiment, *, store: Path, base: Base, prepared: Prep
     )
     return Script(
         experiment=experiment,
+        initial=releases[0].path("adapter"),
         base=base.folder,
         base_digest=base.digest,
         data=prepared.folder,
@@ -77,10 +85,10 @@ def _keys(ledger: Path) -> dict[str, str]:
 
 def script_text(script: Script) -> str:
     """JSON of a script."""
-    folders = {"base": str(script.base), "data": str(script.data)}
+    paths = {"base": str(script.base), "data": str(script.data), "initial": str(script.initial)}
     rounds = [asdict(one) for one in script.rounds]
     plain = {"base_digest": script.base_digest, "sites": list(script.sites), "workers": script.workers}
-    return json.dumps({**folders, **plain, "rounds": rounds, "experiment": to_document(script.experiment)})
+    return json.dumps({**paths, **plain, "rounds": rounds, "experiment": to_document(script.experiment)})
 
 
 def script_from(text: str) -> Script:
@@ -88,6 +96,7 @@ def script_from(text: str) -> Script:
     found = json.loads(text)
     return Script(
         experiment=from_document(found["experiment"]),
+        initial=Path(found["initial"]),
         base=Path(found["base"]),
         base_digest=found["base_digest"],
         data=Path(found["data"]),

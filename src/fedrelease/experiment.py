@@ -206,6 +206,8 @@ class Training:
 
     Attributes:
         epochs: passes over the site's training rows in a round; may be a fraction.
+        max_steps: at most that many steps in a round, so that a large site does not drift further than the others; left out =
+            no limit.
         batch_size: rows a step; with privacy the *expected* number under Poisson sampling.
         micro_batch: rows that go through the model at once; changes memory, not the result's meaning.
         lr: learning rate of the adapter. head_lr: of the task head; left out = ``lr``.
@@ -220,6 +222,7 @@ class Training:
     """
 
     epochs: float = 1.0
+    max_steps: int | None = None
     batch_size: int = 32
     micro_batch: int = 32
     lr: float = 1e-3
@@ -248,6 +251,7 @@ class Training:
         for key, value in (("head_lr", self.head_lr), ("grad_clip", self.grad_clip)):
             if value is not None:
                 _positive(f"training.{key}", value)
+        _require(self.max_steps is None or self.max_steps >= 1, "training.max_steps", self.max_steps, "is at least 1")
         _require(self.patience is None or self.patience >= 1, "training.patience", self.patience, "is at least 1")
 
 

@@ -5,14 +5,17 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from reference import pooled_epsilon
 
+from fedrelease.client import ledger as ledger_module
 from fedrelease.client.ledger import Entry, Ledger, total
 from fedrelease.errors import BudgetExceeded, PrivacyError
+from fedrelease.files import append_durably
 from fedrelease.privacy import spent
 
 ENTRY = Entry(
@@ -218,7 +221,12 @@ def _two_processes(path: Path, budget: float) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_two_processes_that_charge_at_once_lose_nothing(ledger: Ledger) -> None:
+def test_two_processes_that_charge_at_once_lose_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(path: Path, line: bytes) -> None:
+        time.sleep(0.01)  # long enough for the other to read, if nothing held it back
+        append_durably(path, line)
+
+    monkeypatch.setattr(ledger_module, "append_durably", slowly)
     _two_processes(file_of(ledger), budget=1e6)
     assert sorted(charges(ledger)) == sorted(f"{name}-{number}" for name in "ab" for number in range(8))
 

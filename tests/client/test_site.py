@@ -122,6 +122,15 @@ def test_a_secure_site_pays_for_every_attempt(
     assert charged(site) == 2
 
 
+def test_no_two_rounds_share_their_noise(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    """The difference of two answers to one state would else be free of it."""
+    _, first = train_site(site, request_, state, model)
+    _, second = train_site(site, replace(request_, version="0.0.2"), state, model)
+    assert not any(torch.equal(first[name], second[name]) for name in state)
+
+
 def test_a_server_that_sends_other_tensors_under_the_same_version_is_charged_again(
     site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
 ) -> None:

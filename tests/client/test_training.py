@@ -286,6 +286,18 @@ def recorded(rows: TokenRows, monkeypatch: pytest.MonkeyPatch) -> list[list[int]
     return seen
 
 
+def test_nobody_can_work_out_from_the_key_who_was_drawn_by_secure_sampling(
+    model: TextClassifier, rows: TokenRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = recorded(rows, monkeypatch)
+    training, plan = replace(PRIVATE, micro_batch=24), make_plan(24, rate=0.5)
+    for noise in ("seeded", "seeded", "secure", "secure"):
+        train(model, make_job(rows, training, plan, steps=3, noise=noise))
+    runs = [seen[start : start + 3] for start in (0, 3, 6, 9)]
+    assert runs[0] == runs[1]
+    assert runs[1] != runs[2] != runs[3]
+
+
 def test_every_plain_epoch_sees_every_row_once(
     model: TextClassifier, rows: TokenRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from fake_sites import START, FakeSites, make_experiment, make_setting, moved, run
 
-from fedrelease.errors import RoundFailed, StoreError
+from fedrelease.errors import ExperimentError, RoundFailed, StoreError
 from fedrelease.experiment import Federation, StrategyChoice
 from fedrelease.messages import Answer
 from fedrelease.server.events import Event, Opened, Released, RoundStarted, SiteAnswered, Watcher
@@ -321,3 +321,14 @@ def test_the_memory_of_a_round_does_not_grow_with_the_number_of_sites(tmp_path: 
     few, many = _peaks(tmp_path, 50), _peaks(tmp_path, 500)
     assert many[0] - few[0] < 10, f"Python's peak grew from {few[0]:.0f} to {many[0]:.0f} MB for 450 MB of updates more"
     assert many[1] - few[1] < 40, f"the process grew from {few[1]:.0f} to {many[1]:.0f} MB for 450 MB of updates more"
+
+
+def test_a_plan_that_cannot_be_carried_out_costs_no_site_a_question(tmp_path: Path) -> None:
+    experiment = make_experiment()
+    late = replace(experiment.phases[0], name="broad", sites_per_round=3)
+    sites = FakeSites("ab")
+    setting = make_setting(tmp_path / "s", sites, experiment=replace(experiment, phases=(*experiment.phases, late)))
+    with pytest.raises(ExperimentError, match="phase broad wants more sites than there are"):
+        run(setting)
+    assert sites.asked == []
+    assert setting.store.releases() == ()

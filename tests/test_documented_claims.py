@@ -1,0 +1,37 @@
+"""docs/privacy.md and docs/store.md name the module or the test behind each claim; those exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("privacy.md", "store.md")
+ROOMS = ("client", "docs", "server", "simulations", "src", "strategies", "tests")
+
+
+def named(page: str) -> list[str]:
+    """Everything in code marks inside square brackets: paths, and tests after the path of their module."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"\[(`[^\]]+`)\](?!\()", text)
+    return [name for block in blocks for name in re.findall(r"`([^`]+)`", block)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_module_and_test_behind_a_claim_exists(page: str) -> None:
+    module, wrong = "", []
+    for name in named(page):
+        if name.startswith(tuple(f"{room}/" for room in ROOMS)):
+            module = name
+            wrong += [] if (ROOT / name).is_file() else [name]
+        elif f"def {name}(" not in (ROOT / module).read_text(encoding="utf-8"):
+            wrong.append(f"{module}::{name}")
+    assert wrong == []
+    assert len(named(page)) >= 10
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_path_outside_of_the_brackets_that_looks_like_ours_is_ours(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:client|server|simulations|src|strategies|tests|docs)/[\w/.]+\.\w+)`", text)
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
