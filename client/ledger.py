@@ -128,13 +128,17 @@ class Ledger:
     def charge(self, entry: Entry, *, budget: float) -> Standing:
         """Write ``entry`` down unless it would take the site over ``budget``.
 
+        A charge that is in the ledger already is not written again, and stands where it stood: the same question gets the
+        same answer, receipt included.
+
         Raises:
             BudgetExceeded: the history with this charge costs more than ``budget``; nothing was written.
         """
         with self._alone():
             history, seal = self._read()
-            repeated = any(old.charge == entry.charge for old in history)
-            after = history if repeated else (*history, entry)
+            place = next((place for place, old in enumerate(history) if old.charge == entry.charge), None)
+            repeated = place is not None
+            after = (*history, entry) if place is None else history[: place + 1]
             standing = Standing(
                 epsilon_round=spent([entry.segment()], delta=entry.delta, accountant=entry.accountant),
                 epsilon_total=total(after, delta=entry.delta, accountant=entry.accountant),

@@ -18,7 +18,7 @@ from fedrelease.client.sampling import randomness
 from fedrelease.client.training import Job, Seeds, steps_per_round, train
 from fedrelease.data.sites import SiteData
 from fedrelease.data.tokens import TokenRows
-from fedrelease.errors import DataError, PrivacyError
+from fedrelease.errors import DataError, ModelError, PrivacyError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
 from fedrelease.files import Json, canonical_bytes, digest_bytes
@@ -70,10 +70,12 @@ def train_site(site: Site, request: Request, state: State, model: TextClassifier
         BudgetExceeded: the ledger has no room; nothing was trained.
         DataError: the site's labels are not the experiment's.
         PrivacyError: the plan has no such round.
+        ModelError: the strategy asks for something that local training does not know.
     """
     experiment = request.experiment
     _check_labels(site, experiment)
     _check_round(request)
+    _check_directives(request)
     rows = site.data.train
     steps = steps_per_round(len(rows), experiment.training, private=experiment.privacy.unit != "none")
     plan = _plan(experiment, len(rows), steps)
@@ -121,6 +123,14 @@ def evaluate_site(site: Site, request: Request, state: State, model: TextClassif
     noise = randomness(site.noise, "noise", identity).normal(segment.noise_multiplier, matrix.shape)
     noised = numpy.rint(matrix + noise.numpy()) + 0.0  # + 0.0: no count is minus zero
     return Answer(site=site.data.name, metrics={}, confusion=_as_rows(noised), receipt=receipt)
+
+
+def _check_directives(request: Request) -> None:
+    """Refuse what cannot be honoured: a strategy whose wish is ignored would be another strategy under its name."""
+    for directive in sorted(request.directives):
+        raise ModelError(
+            "the strategy asks for what this site cannot do", value=directive, rule="no directive is known yet"
+        )
 
 
 def _check_labels(site: Site, experiment: Experiment) -> None:

@@ -123,7 +123,7 @@ class Engine:
         """
         places = [key.data for key, _ in self._selector.select(wait_s)]
         for place in places:
-            if place is not None:
+            if place in self._sockets:
                 yield from self._take(place)
         if None in places:
             yield from self._hear()
@@ -147,7 +147,9 @@ class Engine:
         if frame is None:
             self._drop(place)
         elif self._busy.get(place) == frame.get("id"):
-            yield self._busy.pop(place), {name: value for name, value in frame.items() if name != "id"}
+            task = self._busy.pop(place)
+            self._feed()  # before the answer is looked at: the worker goes on meanwhile
+            yield task, {name: value for name, value in frame.items() if name != "id"}
 
     def _drop(self, place: int) -> None:
         connection = self._sockets.pop(place)

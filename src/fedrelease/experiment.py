@@ -213,7 +213,7 @@ class Training:
         lr: learning rate of the adapter. head_lr: of the task head; left out = ``lr``.
         optimizer: ``adamw`` or ``sgd`` (momentum 0.9). schedule: ``constant``, or ``linear`` to 0 over the whole plan.
         warmup: share of the whole plan's steps over which the rate rises from 0.
-        weight_decay: decoupled weight decay.
+        weight_decay: decoupled (Loshchilov and Hutter, 2019) with adamw; added to the gradient with sgd.
         grad_clip: bound on the gradient's norm without privacy; left out = none.
         patience: without privacy, stop a round early after so many epochs without a better loss on the site's hold-out.
         max_length: tokens after which a text is cut.

@@ -8,6 +8,7 @@ import pytest
 from site_tokenizer import save_tokenizer
 
 from fedrelease.data import sites as sites_module
+from fedrelease.data.plan import _split
 from fedrelease.data.sites import Prepared, PrepareProgress, open_site, prepare_sites
 from fedrelease.data.tokens import TokenRows
 from fedrelease.errors import DataError
@@ -49,7 +50,7 @@ def counts(prepared: Prepared) -> dict[str, tuple[int, int]]:
 def test_every_site_has_its_rows_split_by_the_hold_out_share(source: Path, base: Path, tmp_path: Path) -> None:
     prepared = prepare(experiment(source), base, tmp_path)
     assert prepared.sites == ("east", "west")
-    assert counts(prepared) == {"east": (32, 8), "west": (16, 4)}  # 0.2 of 40 and of 20
+    assert counts(prepared) == {"east": (34, 6), "west": (15, 5)}  # 0.2 of 40 and of 20, by each row's own hash
     assert prepared.server_holdout is None
     assert prepared.warnings == ()
 
@@ -66,7 +67,7 @@ def test_label_counts_are_those_of_the_training_rows(source: Path, base: Path, t
 
 def test_limits_hold_before_and_after_the_split(source: Path, base: Path, tmp_path: Path) -> None:
     prepared = prepare(experiment(source, limit_per_site=30, holdout=0.5, holdout_limit=3), base, tmp_path)
-    assert counts(prepared) == {"east": (15, 3), "west": (10, 3)}
+    assert counts(prepared) == {"east": (14, 3), "west": (10, 3)}  # 30 and 20 rows, halved by hash, 3 held out at most
 
 
 def test_each_side_of_a_split_has_a_row_however_small_or_large_the_share(
@@ -180,7 +181,7 @@ def test_a_failure_half_way_leaves_no_folder(
     with pytest.raises(KeyboardInterrupt):
         prepare_sites(experiment(source), base_folder=base, tokenizer_digest="t1", cache=tmp_path, progress=stop)
     assert [path.name for path in (tmp_path / "prepared").iterdir()] == [".lock"]
-    assert counts(prepare(experiment(source), base, tmp_path)) == {"east": (32, 8), "west": (16, 4)}
+    assert counts(prepare(experiment(source), base, tmp_path)) == {"east": (34, 6), "west": (15, 5)}
 
 
 def test_two_preparations_at_once_give_one_folder(source: Path, base: Path, tmp_path: Path) -> None:
@@ -208,3 +209,19 @@ def test_a_damaged_site_is_refused_with_the_folder_to_delete(source: Path, base:
     with pytest.raises(DataError, match="not a prepared site") as caught:
         open_site(folder / "east")
     assert str(folder) in caught.value.hint
+
+
+def test_a_row_more_or_less_moves_no_other_row_between_training_and_hold_out() -> None:
+    texts = [f"text {number}" for number in range(50)]
+    whole = _split("east", range(50), texts, Data(holdout=0.3), 7)
+    for gone in range(50):
+        rest = [row for row in range(50) if row != gone]
+        part = _split("east", rest, texts, Data(holdout=0.3), 7)
+        assert set(part.train) == set(whole.train) - {gone}
+        assert set(part.holdout) == set(whole.holdout) - {gone}
+
+
+def test_equal_texts_lie_on_one_side_of_the_split() -> None:
+    texts = [f"text {number % 10}" for number in range(60)]
+    split = _split("east", range(60), texts, Data(holdout=0.5), 7)
+    assert {texts[row] for row in split.train}.isdisjoint({texts[row] for row in split.holdout})

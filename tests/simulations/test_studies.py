@@ -53,8 +53,12 @@ def test_a_built_in_experiment_opens_with_one_sentence_and_explains_itself(name:
     assert text.count("#") >= 4
 
 
-def test_two_built_in_experiments_never_share_a_store() -> None:
-    assert len({study(name).federation.store for name in NAMES}) == len(NAMES)
+def test_experiments_on_different_sources_never_share_a_store() -> None:
+    """The second one would be refused; variants of one experiment are told apart with ``--store``."""
+    stores: dict[str, set[str]] = {}
+    for name in NAMES:
+        stores.setdefault(study(name).federation.store, set()).add(study(name).data.source)
+    assert all(len(sources) == 1 for sources in stores.values())
 
 
 def test_the_default_is_private_and_ends_on_the_stable_channel() -> None:
