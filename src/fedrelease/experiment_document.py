@@ -214,7 +214,8 @@ def _built(section: Callable[..., T], values: Mapping[str, object], path: KeyPat
 def _wrong_type(path: KeyPath, value: object, wanted: str) -> Misfit:
     what, rule = f"{dotted(path)} has the wrong type", f"{dotted(path)} is {wanted}"
     given = reprlib.repr(value) if isinstance(value, list | Mapping) else value
-    return Misfit(path, what, value=given, rule=rule, hint='put text in quotes: "..."' if wanted == "text" else "")
+    hint = 'put text in quotes: "..."' if wanted == "text" else f"give {wanted}, or leave the key out for its default"
+    return Misfit(path, what, value=given, rule=rule, hint=hint)
 
 
 def _unknown(section: type, path: KeyPath) -> Misfit:

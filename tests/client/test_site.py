@@ -357,3 +357,12 @@ def test_patience_uses_the_sites_own_holdout(
     answer, _ = train_site(site, replace(plain, experiment=replace(plain.experiment, training=training)), state, model)
     assert seen == [len(site.data.holdout)] * 2
     assert answer.metrics == {"steps": 2 * -(-len(site.data.train) // 8)}
+
+
+def test_a_directive_that_cannot_be_honoured_is_refused_and_costs_nothing(
+    site: Site, request_: Request, model: TextClassifier
+) -> None:
+    state = trainable_state(model)
+    with pytest.raises(ModelError, match="cannot do.*proximal_mu"):
+        train_site(site, replace(request_, directives={"proximal_mu": 0.1}), state, model)
+    assert site.ledger.entries() == ()

@@ -382,3 +382,9 @@ def test_without_patience_nobody_is_asked_for_a_loss(model: TextClassifier, rows
         raise AssertionError("asked")
 
     assert train(model, replace(make_job(rows, PRIVATE, None, steps=4), validate=refuse)) == 4
+
+
+def test_a_large_site_makes_no_more_steps_than_max_steps() -> None:
+    training = Training(batch_size=10, epochs=2.0, max_steps=7)
+    assert steps_per_round(100, training, private=True) == 7  # not 20
+    assert steps_per_round(20, training, private=True) == 4

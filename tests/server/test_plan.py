@@ -53,3 +53,14 @@ def test_more_sites_than_there_are_cannot_be_asked() -> None:
         cohort(planned(11), sites=SITES, seed=7)
     assert caught.value.value == 11
     assert "at most 10" in caught.value.rule
+
+
+def test_a_phase_that_names_sites_asks_no_other() -> None:
+    only = PlannedRound(version="0.1.1", number=1, phase=Phase(sites=("site-7", "site-3"), sites_per_round=1.0))
+    assert cohort(only, sites=SITES, seed=7) == ("site-3", "site-7")
+
+
+def test_a_phase_that_names_a_site_that_is_not_there_is_refused_with_those_that_are() -> None:
+    lost = PlannedRound(version="0.1.1", number=1, phase=Phase(sites=("site-77",)))
+    with pytest.raises(ExperimentError, match="names sites that are not there.*site-77.*some of site-0"):
+        cohort(lost, sites=SITES, seed=7)
