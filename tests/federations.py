@@ -55,7 +55,13 @@ class Federation:
     def start(
         self, *arguments: str, environment: Mapping[str, str] | None = None, before: Callable[[], None] | None = None
     ) -> subprocess.Popen[str]:
-        """The program, as a user starts it in the federation's folder."""
+        """The program, as a user starts it in the federation's folder: Ctrl-C works, whatever the tests' own does."""
+
+        def prepare() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if before is not None:
+                before()
+
         return subprocess.Popen(
             [sys.executable, "-P", "-c", MAIN, *arguments],
             cwd=self.folder,
@@ -64,7 +70,7 @@ class Federation:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=before,  # limits of the child; there is no thread here
+            preexec_fn=prepare,  # signals and limits of the child; there is no thread here
         )
 
     def command(
