@@ -24,10 +24,7 @@ help:  ## what you can make
 demo: install  ## run the built-in federation, and see what it released; options in FLAGS
 	@$(BIN)/fedrelease simulate $(FLAGS)
 	@echo
-	@echo 'Next:'
-	@echo '  $(BIN)/fedrelease log              what was released, and why'
-	@echo '  $(BIN)/fedrelease verify           every byte against its digest'
-	@echo '  $(BIN)/fedrelease simulate --help  your own experiment'
+	@echo 'The command is $(BIN)/fedrelease'
 
 install: .venv/.installed-wheel  ## make .venv and install fedrelease in it
 
