@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy
 from torch import Tensor
 
+from fedrelease.client.calibration import Calibrations
+from fedrelease.client.directives import frozen, parse_directives
 from fedrelease.client.ledger import Entry, Ledger, Standing
 from fedrelease.client.sampling import randomness
 from fedrelease.client.training import Job, Seeds, steps_per_round, train
 from fedrelease.data.sites import SiteData
 from fedrelease.data.tokens import TokenRows
-from fedrelease.errors import DataError, ModelError, PrivacyError
+from fedrelease.errors import DataError, PrivacyError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
 from fedrelease.files import Json, canonical_bytes, digest_bytes
@@ -26,7 +28,7 @@ from fedrelease.messages import Answer, Request
 from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.models.metrics import Matrix
-from fedrelease.privacy import PrivacyPlan, Receipt, Segment, calibrate, plan_privacy
+from fedrelease.privacy import PrivacyPlan, Receipt, Segment, plan_privacy
 from fedrelease.update import State, state_digest
 
 __all__ = ["Site", "charge_identity", "evaluate_site", "train_site"]
@@ -70,29 +72,30 @@ def train_site(site: Site, request: Request, state: State, model: TextClassifier
         BudgetExceeded: the ledger has no room; nothing was trained.
         DataError: the site's labels are not the experiment's.
         PrivacyError: the plan has no such round.
-        ModelError: the strategy asks for something that local training does not know.
+        ModelError: the strategy asks for something that local training does not know, or that the model does not have.
     """
     experiment = request.experiment
     _check_labels(site, experiment)
     _check_round(request)
-    _check_directives(request)
+    directives = parse_directives(request.directives)
     rows = site.data.train
     steps = steps_per_round(len(rows), experiment.training, private=experiment.privacy.unit != "none")
-    plan = _plan(experiment, len(rows), steps)
+    plan = _plan(site, experiment, steps)
     identity = charge_identity(site, request, state, pool="train")
-    load_state(model, state)  # before the charge: a state that does not fit costs nothing
-    receipt = _charged(site, request, plan.segment(), identity, pool="train") if plan else None
-    job = Job(
-        rows=rows,
-        training=experiment.training,
-        plan=plan,
-        start=(request.round - 1) * steps,
-        steps=steps,
-        total=experiment.rounds * steps,
-        seeds=Seeds(key=identity, noise=site.noise),
-        validate=None if plan else lambda: _mean_loss(model, site.data.holdout),
-    )
-    done = train(model, job)
+    load_state(model, state)  # before the charge, as the line after it: a state or wish that does not fit costs nothing
+    with frozen(model, directives.freeze):
+        receipt = _charged(site, request, plan.segment(), identity, pool="train") if plan else None
+        job = Job(
+            rows=rows,
+            training=experiment.training,
+            plan=plan,
+            start=(request.round - 1) * steps,
+            steps=steps,
+            total=experiment.rounds * steps,
+            seeds=Seeds(key=identity, noise=site.noise),
+            validate=None if plan else lambda: _mean_loss(model, site.data.holdout),
+        )
+        done = train(model, job)
     answer = Answer(
         site=site.data.name, examples=None if plan else len(rows), metrics={"steps": float(done)}, receipt=receipt
     )
@@ -118,19 +121,11 @@ def evaluate_site(site: Site, request: Request, state: State, model: TextClassif
             site=site.data.name, examples=len(site.data.holdout), metrics={}, confusion=_as_rows(matrix), loss=loss
         )
     identity = charge_identity(site, request, state, pool="holdout")
-    segment = _holdout_segment(experiment)
+    segment = _holdout_segment(site, experiment)
     receipt = _charged(site, request, segment, identity, pool="holdout")
     noise = randomness(site.noise, "noise", identity).normal(segment.noise_multiplier, matrix.shape)
     noised = numpy.rint(matrix + noise.numpy()) + 0.0  # + 0.0: no count is minus zero
     return Answer(site=site.data.name, metrics={}, confusion=_as_rows(noised), receipt=receipt)
-
-
-def _check_directives(request: Request) -> None:
-    """Refuse what cannot be honoured: a strategy whose wish is ignored would be another strategy under its name."""
-    for directive in sorted(request.directives):
-        raise ModelError(
-            "the strategy asks for what this site cannot do", value=directive, rule="no directive is known yet"
-        )
 
 
 def _check_labels(site: Site, experiment: Experiment) -> None:
@@ -153,17 +148,21 @@ def _check_round(request: Request) -> None:
         )
 
 
-def _plan(experiment: Experiment, rows: int, steps: int) -> PrivacyPlan | None:
-    training = experiment.training
+def _plan(site: Site, experiment: Experiment, steps: int) -> PrivacyPlan | None:
     return plan_privacy(
-        experiment.privacy, rows=rows, batch_size=training.batch_size, steps_per_round=steps, rounds=experiment.rounds
+        experiment.privacy,
+        rows=len(site.data.train),
+        batch_size=experiment.training.batch_size,
+        steps_per_round=steps,
+        rounds=experiment.rounds,
+        calibrated=Calibrations(site.home),
     )
 
 
-def _holdout_segment(experiment: Experiment) -> Segment:
+def _holdout_segment(site: Site, experiment: Experiment) -> Segment:
     looks = experiment.rounds + 1  # the base is looked at too
     privacy = experiment.privacy
-    noise = calibrate(
+    noise = Calibrations(site.home)(
         epsilon=privacy.epsilon, delta=privacy.delta, sample_rate=1.0, steps=looks, accountant=privacy.accountant
     )
     return Segment(noise, 1.0, 1)

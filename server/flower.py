@@ -89,11 +89,12 @@ class FlowerSites:
         pending = dict(zip(self._grid.push_messages(messages), (name for name, _ in asked), strict=True))
         until = time.monotonic() + self._deadline_s
         while pending and time.monotonic() < until:
+            waited = len(pending)
             for message in self._grid.pull_messages(tuple(pending)):
                 name = pending.pop(message.metadata.reply_to_message_id, None)
                 if name is not None:
                     yield name, message
-            if pending:
+            if len(pending) == waited:  # a grid may answer at once that nothing is there
                 time.sleep(POLL_S)
 
 

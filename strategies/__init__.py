@@ -13,10 +13,11 @@ from fedrelease.errors import ExperimentError
 from fedrelease.experiment import StrategyChoice
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
+from fedrelease.strategies.ffa_lora import FFALoRA
 
 __all__ = ["STRATEGIES", "Strategy", "make_strategy"]
 
-STRATEGIES: Mapping[str, type[FedAvg]] = {"fedavg": FedAvg}
+STRATEGIES: Mapping[str, type[FedAvg | FFALoRA]] = {"fedavg": FedAvg, "ffa-lora": FFALoRA}
 
 
 def make_strategy(choice: StrategyChoice) -> Strategy:

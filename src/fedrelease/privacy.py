@@ -18,12 +18,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fedrelease.errors import PrivacyError
 from fedrelease.experiment import Privacy
 
-__all__ = ["PrivacyPlan", "Receipt", "Segment", "calibrate", "plan_privacy", "spent"]
+__all__ = ["Calibrate", "PrivacyPlan", "Receipt", "Segment", "calibrate", "plan_privacy", "spent"]
 
 
 class Segment(NamedTuple):
@@ -197,14 +197,30 @@ def _check_found(log_noise: float, epsilon: float, steps: int) -> None:
         )
 
 
+class Calibrate(Protocol):
+    """What :func:`calibrate` does."""
+
+    def __call__(self, *, epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str) -> float:
+        """A noise multiplier."""
+
+
 def plan_privacy(
-    privacy: Privacy, *, rows: int, batch_size: int, steps_per_round: int, rounds: int
+    privacy: Privacy,
+    *,
+    rows: int,
+    batch_size: int,
+    steps_per_round: int,
+    rounds: int,
+    calibrated: Calibrate = calibrate,
 ) -> PrivacyPlan | None:
-    """The plan of a site with ``rows`` training rows for ``rounds`` rounds; ``None`` when the unit is ``"none"``."""
+    """The plan of a site with ``rows`` training rows for ``rounds`` rounds; ``None`` when the unit is ``"none"``.
+
+    ``calibrated`` is :func:`calibrate`, or something with a memory that answers the same.
+    """
     if privacy.unit == "none":
         return None
     sample_rate = min(1.0, batch_size / rows)
-    noise = calibrate(
+    noise = calibrated(
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         sample_rate=sample_rate,

@@ -359,10 +359,37 @@ def test_patience_uses_the_sites_own_holdout(
     assert answer.metrics == {"steps": 2 * -(-len(site.data.train) // 8)}
 
 
+@pytest.mark.parametrize("directives", [{"proximal_mu": 0.1}, {"freeze": "head"}, {"freeze": True}])
 def test_a_directive_that_cannot_be_honoured_is_refused_and_costs_nothing(
-    site: Site, request_: Request, model: TextClassifier
+    site: Site, request_: Request, model: TextClassifier, directives: dict[str, float | str | bool]
 ) -> None:
     state = trainable_state(model)
-    with pytest.raises(ModelError, match="cannot do.*proximal_mu"):
-        train_site(site, replace(request_, directives={"proximal_mu": 0.1}), state, model)
+    with pytest.raises(ModelError, match="cannot do.*(proximal_mu|freeze)"):
+        train_site(site, replace(request_, directives=directives), state, model)
     assert site.ledger.entries() == ()
+
+
+@pytest.mark.parametrize("unit", ["example", "none"])
+@pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
+def test_a_frozen_factor_comes_back_as_it_came_and_everything_else_is_trained(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier, factor: str, unit: str
+) -> None:
+    request = with_privacy(request_, unit=unit)
+    _, after = train_site(site, replace(request, directives={"freeze": factor}), state, model)
+    same = {name for name in state if torch.equal(after[name], state[name])}
+    assert same == {name for name in state if name.endswith(factor)}
+    _, again = train_site(
+        site, replace(request, version="0.0.2"), state, model
+    )  # the resident model trains all of it again
+    assert not {name for name in state if torch.equal(again[name], state[name])}
+
+
+def test_a_multiplier_that_somebody_lowered_ends_the_plan_early_and_never_overspends(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    train_site(site, request_, state, model)
+    (path,) = (site.home / "calibrations").iterdir()
+    path.write_text('{"noise_multiplier": 0.05}')
+    with pytest.raises(BudgetExceeded):
+        train_site(site, replace(request_, round=2, version="0.1.2"), state, model)
+    assert charged(site) == 1

@@ -23,6 +23,7 @@ from reference import AdamW, Sgd, norm_of, one_gradient, private_steps
 from torch import Tensor
 from torch.nn import functional
 
+from fedrelease.client.directives import frozen
 from fedrelease.client.training import Job, rate_factor, steps_per_round, train
 from fedrelease.data.tokens import TokenRows, save_rows
 from fedrelease.experiment import Training
@@ -90,6 +91,32 @@ def test_private_steps_equal_the_slow_twin(
     )
     for name, expected in trainable_state(twin).items():
         assert not torch.equal(found[name], random_state(twin, seed=5)[name])
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
+def test_private_steps_with_a_frozen_factor_equal_the_slow_twin(
+    model: TextClassifier, tiny_base: Path, rows: TokenRows, factor: str
+) -> None:
+    """The frozen factor has no part in an example's norm, and no noise."""
+    load_state(model, random_state(model, seed=5))
+    with frozen(model, factor):
+        train(model, make_job(rows, PRIVATE, make_plan(len(rows)), steps=4))
+    found = trainable_state(model)
+    twin = tiny_model(tiny_base).eval()
+    left = {id(value) for name, value in twin.named_parameters() if factor in name}
+    parameters = [value for value in trained_parameters(twin) if id(value) not in left]
+    private_steps(
+        twin,
+        parameters,
+        rows,
+        batches=drawn_batches(rows, steps=4),
+        noises=drawn_noises(parameters, steps=4),
+        clip=CLIP,
+        expected_batch=RATE * 24,
+        optimizer=Sgd(0.05),
+    )
+    for name, expected in trainable_state(twin).items():
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=0)
 
 
