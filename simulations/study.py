@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from fedrelease.cache import cache_folder
+from fedrelease.errors import FedreleaseError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import load_experiment
 from fedrelease.server.events import Event, Released, Watcher
@@ -92,7 +93,16 @@ def table(results: Mapping[str, Mapping[str, float]], settings: Sequence[str], s
         for site in SITES:
             runs = [results[f"{SETTINGS[0]}-seed{seed}-{site}-alone"] for seed in seeds]
             lines.append(_line(f"{site} alone, no privacy", [[run[other] for run in runs] for other in SITES]))
+        lines.append(_line("best other site's, no privacy", [_best_other(results, site, seeds) for site in SITES]))
     return "\n".join(lines)
+
+
+def _best_other(results: Mapping[str, Mapping[str, float]], site: str, seeds: Sequence[int]) -> list[float]:
+    """What ``site`` would get, seed by seed, from that other site's model which serves it best on average."""
+    others = [
+        [results[f"{SETTINGS[0]}-seed{seed}-{other}-alone"][site] for seed in seeds] for other in SITES if other != site
+    ]
+    return max(others, key=mean)
 
 
 def _line(name: str, columns: Sequence[Sequence[float]]) -> str:
@@ -102,21 +112,42 @@ def _line(name: str, columns: Sequence[Sequence[float]]) -> str:
     return f"| {name} | {' | '.join(cells)} | {mean(means):.4f}{spread} |"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing, then print the table and write ``results.json`` and ``table.md``."""
+def _seeds(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas, for example 0,1,2")
+    return [int(part) for part in text.split(",")]
+
+
+def _settings(text: str) -> list[str]:
+    unknown = [name for name in text.split(",") if name not in SETTINGS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; known are {', '.join(SETTINGS)}")
+    return text.split(",")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing, then print the table and write ``results.json`` and ``table.md``; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m fedrelease.simulations.study", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("study-out"), help="folder of stores and results")
-    parser.add_argument("--seeds", default="0,1,2", help="comma separated")
-    parser.add_argument("--settings", default=",".join(SETTINGS), help="comma separated names of built-in experiments")
+    parser.add_argument("--seeds", type=_seeds, default="0,1,2", help="comma separated [default: 0,1,2]")
+    parser.add_argument(
+        "--settings", type=_settings, default=",".join(SETTINGS), help="comma separated [default: all three]"
+    )
     given = parser.parse_args(arguments)
-    seeds, settings = [int(seed) for seed in given.seeds.split(",")], given.settings.split(",")
-    given.out.mkdir(parents=True, exist_ok=True)
-    results = {run.name: _accuracies(run, given.out) for run in planned_runs(settings, seeds)}
-    text = table(results, settings, seeds)
+    try:
+        results = {run.name: _accuracies(run, given.out) for run in planned_runs(given.settings, given.seeds)}
+    except FedreleaseError as error:
+        _to_stderr(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _to_stderr("stopped: the same command goes on from here")
+        return 130
+    text = table(results, given.settings, given.seeds)
     (given.out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (given.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -22,7 +22,7 @@ from fedrelease.models.bases import Base, Pooling
 __all__ = ["TextClassifier", "build_classifier", "canonical_name", "load_state", "pool", "trainable_state"]
 
 ATTENTION = "eager"
-"""Plain matrix products: on a processor, and for texts as short as ours, they take a fifth of the time of torch's fused kernel."""
+"""Plain matrix products: on a processor, and for short texts, they take a fraction of the time of torch's fused kernel."""
 ATTENTION_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("c_attn",), ("query_key_value",))
 
 
