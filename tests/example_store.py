@@ -1,30 +1,19 @@
 """A small real store, as a federation of four sites would leave it: the base and four rounds."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from examples import MANIFEST, PRIVACY, RECEIPT, SHA
 
 from fedrelease.files import digest_bytes
-from fedrelease.manifest import (
-    Accepted,
-    AdapterFacts,
-    BaseFacts,
-    FederationFacts,
-    FileEntry,
-    Manifest,
-    MetricsFacts,
-    PrivacyFacts,
-    Refused,
-    TaskFacts,
-)
-from fedrelease.privacy import Receipt
+from fedrelease.manifest import Accepted, FederationFacts, FileEntry, Manifest, MetricsFacts, PrivacyFacts, Refused
 from fedrelease.server.journal import LogEntry, entry_for
 from fedrelease.server.store import Store
 from fedrelease.update import state_bytes
 
 SITES = ("amazon", "movie", "nyt", "tweets")
-SHA = digest_bytes(b"some bytes")
 START = {"amazon": 0.70, "movie": 0.62, "nyt": 0.66, "tweets": 0.74}
 HOSTILE = "not finite \x1b[2J[red]"
 
@@ -48,35 +37,10 @@ def metrics_of(sites: Mapping[str, float]) -> MetricsFacts:
     )
 
 
-def receipt(site: str, round: int) -> Receipt:
-    return Receipt(
-        site=site,
-        charge=f"round-{round}",
-        pool="train",
-        unit="example",
-        clip=1.0,
-        noise_multiplier=1.1,
-        sample_rate=0.05,
-        steps=20,
-        accountant="prv",
-        delta=1e-5,
-        epsilon_round=1.0,
-        epsilon_total=1.5 * round,
-        noise="seeded",
-    )
-
-
 def privacy_of(round: int) -> PrivacyFacts:
-    return PrivacyFacts(
-        unit="example",
-        mechanism="dp-sgd",
-        clip=1.0,
-        accountant="prv",
-        delta=1e-5,
-        epsilon_round=1.0,
-        epsilon_total=1.5 * round,
-        noise="seeded",
-        sites=tuple(receipt(site, round) for site in SITES),
+    told = replace(RECEIPT, charge=f"round-{round}", epsilon_round=1.0, epsilon_total=1.5 * round)
+    return replace(
+        PRIVACY, epsilon_round=1.0, epsilon_total=1.5 * round, sites=tuple(replace(told, site=site) for site in SITES)
     )
 
 
@@ -96,21 +60,18 @@ def federation_of(round: int) -> FederationFacts:
 def manifest_of(round: int, *, told: bool = True, parents: tuple[str, ...] = (), held: bool = False) -> Manifest:
     """The manifest of a round; its one file is a state that :func:`adapter` makes."""
     data = adapter(round)
-    return Manifest(
-        name="four-sites",
+    return replace(
+        MANIFEST,
         version=f"0.1.{round}" if round else "0.0.0",
         verdict="held" if held else "released",
         phase="main" if round else "base",
         round=round,
         parents=parents,
         files=(FileEntry(path="adapter.safetensors", sha256=digest_bytes(data), size=len(data), role="adapter"),),
-        base=BaseFacts(ref="minilm", files={"model.safetensors": SHA}),
-        adapter=AdapterFacts(kind="lora", rank=8, alpha=16.0, targets="attention", layers="last:2"),
-        task=TaskFacts(name="text-classification", labels=("negative", "positive"), max_length=128, tokenizer=SHA),
+        task=replace(MANIFEST.task, labels=("negative", "positive")),
         federation=federation_of(round),
         privacy=privacy_of(round) if round else None,
         metrics=metrics_of(accuracies(round)) if told else MetricsFacts(),
-        environment={"python": "3.11", "seed": "7"},
     )
 
 

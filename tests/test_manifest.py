@@ -6,58 +6,24 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import examples
 import pytest
+from examples import SHA
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrelease import facts
 from fedrelease.errors import DamagedRelease, StoreError
 from fedrelease.files import digest_bytes
-from fedrelease.manifest import (
-    Accepted,
-    AdapterFacts,
-    BaseFacts,
-    FederationFacts,
-    FileEntry,
-    Manifest,
-    MetricsFacts,
-    PrivacyFacts,
-    Refused,
-    TaskFacts,
-    parse_version,
-    version_key,
-)
+from fedrelease.manifest import Accepted, FileEntry, Manifest, MetricsFacts, parse_version, version_key
 
-SHA = digest_bytes(b"some bytes")
-MANIFEST = Manifest(
-    name="four-sites",
-    version="0.1.1",
-    verdict="released",
-    phase="pilot",
-    round=1,
+MANIFEST = replace(
+    examples.MANIFEST,
     parents=(f"sha256:{SHA}",),
-    files=(FileEntry(path="adapter.safetensors", sha256=SHA, size=10, role="adapter"),),
-    base=BaseFacts(ref="minilm", files={"model.safetensors": SHA}),
-    adapter=AdapterFacts(kind="lora", rank=8, alpha=16.0, targets="attention", layers="last:2"),
-    task=TaskFacts(name="text-classification", labels=("ham", "spam"), max_length=128, tokenizer=SHA),
-    federation=FederationFacts(
-        name="four-sites",
-        strategy="fedadam",
-        strategy_params={"lr": 0.01, "steps": 3, "nesterov": True, "mode": "fast"},
+    federation=replace(
+        examples.MANIFEST.federation,
         cohort=("nørd", "south"),
         accepted=(Accepted(site="nørd", update=SHA, examples=None),),
-        refused=(Refused(site="south", reason="not finite"),),
-    ),
-    privacy=PrivacyFacts(
-        unit="example",
-        mechanism="dp-sgd",
-        clip=1.0,
-        accountant="prv",
-        delta=1e-5,
-        epsilon_round=0.7,
-        epsilon_total=1.4,
-        noise="seeded",
-        sites=(),
     ),
     metrics=MetricsFacts(worst={"accuracy": 0.1 + 0.2}, worst_site="south", sites={"south": {"accuracy": -0.0}}),
     environment={"python": "3.11"},

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from examples import RECEIPT
 from torch import Tensor
 
 from fedrelease.experiment import Experiment, Federation, Phase, Privacy
@@ -38,21 +39,7 @@ Spoil = Callable[[Reply], Reply]
 
 def receipt(site: str, pool: str = "train", **changes: float | str) -> Receipt:
     """What a private site that keeps every rule says."""
-    kept = Receipt(
-        site=site,
-        charge=digest_bytes(f"{site} {pool}".encode()),
-        pool=pool,
-        unit="example",
-        clip=1.0,
-        noise_multiplier=1.1,
-        sample_rate=0.1,
-        steps=10,
-        accountant="prv",
-        delta=1e-5,
-        epsilon_round=0.7,
-        epsilon_total=1.4,
-        noise="seeded",
-    )
+    kept = replace(RECEIPT, site=site, charge=digest_bytes(f"{site} {pool}".encode()), pool=pool)
     return replace(kept, **changes)  # type: ignore[arg-type]  # the test's own fields
 
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from examples import MANIFEST
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from release_examples import MANIFEST, TIME
+from release_examples import TIME
 
 from fedrelease.errors import DamagedRelease, StoreError
 from fedrelease.files import digest_bytes

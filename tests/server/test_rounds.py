@@ -293,7 +293,7 @@ def test_rounds_need_the_lock(tmp_path: Path) -> None:
 MEASURE = """
 import os, resource, sys, tracemalloc
 os.fsync = lambda handle: None
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = sys.argv[3:]
 import torch
 from pathlib import Path
 from fake_sites import FakeSites, make_experiment, make_setting, run
@@ -311,7 +311,8 @@ print(tracemalloc.get_traced_memory()[1], resource.getrusage(resource.RUSAGE_SEL
 
 def _peaks(folder: Path, sites: int) -> tuple[float, float]:
     """Peak of Python's own memory and of the whole process, in MB, in a round with so many updates of 1 MB."""
-    arguments = [sys.executable, "-c", MEASURE, str(folder / str(sites)), str(sites), str(Path(__file__).parent)]
+    here = Path(__file__).parent
+    arguments = [sys.executable, "-c", MEASURE, str(folder / str(sites)), str(sites), str(here), str(here.parent)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     out = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment).stdout.split()
     return float(out[0]) / 1e6, float(out[1]) / (1e3 if sys.platform == "linux" else 1e6)
