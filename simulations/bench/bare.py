@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fedrelease.client.app import resident_model
+from fedrelease.client.directives import frozen, parse_directives
 from fedrelease.client.training import Job, Seeds, steps_per_round, train
 from fedrelease.data.sites import SiteData, open_site
 from fedrelease.errors import EngineError
@@ -44,11 +45,12 @@ NUMBER = struct.Struct(">I")
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """One site's training (with its seed) or evaluation (without one) in one round."""
+    """One site's training (with its seed) or evaluation (without one) in one round; ``freeze`` is what the strategy asks for."""
 
     round: int
     site: str
     key: str | None
+    freeze: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +145,11 @@ def _plan(script: Script, data: SiteData) -> PrivacyPlan:
 
 def _tasks(script: Script, one: Round) -> list[_Task]:
     """Training in order of site, then every site's look: the order in which the engine is asked."""
+    strategy = make_strategy(script.experiment.phases[one.phase].strategy)
+    freeze = parse_directives(strategy.directives(one.number)).freeze
     looks = [] if script.experiment.privacy.metrics == "withheld" else list(script.sites)
     return [
-        *(_Task(round=one.number, site=site, key=one.keys[site]) for site in sorted(one.keys)),
+        *(_Task(round=one.number, site=site, key=one.keys[site], freeze=freeze) for site in sorted(one.keys)),
         *(_Task(round=one.number, site=site, key=None) for site in sorted(looks)),
     ]
 
@@ -173,7 +177,8 @@ def _work(twin: _Twin, place: int) -> None:
     if task.key is None:
         twin.losses[place] = look(twin.model, data.holdout, classes=twin.model.head.out_features)[1]
     else:
-        train(twin.model, _job(twin, task, task.key))
+        with frozen(twin.model, task.freeze):
+            train(twin.model, _job(twin, task, task.key))
         _flat(trainable_state(twin.model), into=twin.trained[task.site])
     twin.took[place] = time.monotonic() - begun
 

@@ -29,9 +29,9 @@ def experiment(base: Path, folder: Path, **settings: str) -> Experiment:
 
 @pytest.fixture(scope="module")
 def bench(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """One pair; two phases and cohorts of two sites out of three, so that not everybody trains in every round."""
+    """One pair; two phases with two strategies, and cohorts of two sites out of three: not everybody trains in every round."""
     folder = tmp_path_factory.mktemp("bench")
-    phase = 'sites_per_round = 2\n[[phase]]\nname = "broad"\nrounds = 1'
+    phase = 'sites_per_round = 2\n[[phase]]\nname = "broad"\nrounds = 1\nstrategy = "ffa-lora"'
     return measure(
         experiment(tiny_base, folder, phase=phase, privacy='accountant = "rdp"'),
         repeats=1,
