@@ -78,28 +78,33 @@ def train_site(site: Site, request: Request, state: State, model: TextClassifier
     _check_labels(site, experiment)
     _check_round(request)
     directives = parse_directives(request.directives)
-    rows = site.data.train
-    steps = steps_per_round(len(rows), experiment.training, private=experiment.privacy.unit != "none")
-    plan = _plan(site, experiment, steps)
+    plan = _plan(site, experiment)
     identity = charge_identity(site, request, state, pool="train")
     load_state(model, state)  # before the charge, as the line after it: a state or wish that does not fit costs nothing
     with frozen(model, directives.freeze):
         receipt = _charged(site, request, plan.segment(), identity, pool="train") if plan else None
-        job = Job(
-            rows=rows,
-            training=experiment.training,
-            plan=plan,
-            start=(request.round - 1) * steps,
-            steps=steps,
-            total=experiment.rounds * steps,
-            seeds=Seeds(key=identity, noise=site.noise),
-            validate=None if plan else lambda: _mean_loss(model, site.data.holdout),
-        )
-        done = train(model, job)
-    answer = Answer(
-        site=site.data.name, examples=None if plan else len(rows), metrics={"steps": float(done)}, receipt=receipt
-    )
+        done = train(model, _job(site, request, model, plan, key=identity))
+    examples = None if plan else len(site.data.train)
+    answer = Answer(site=site.data.name, examples=examples, metrics={"steps": float(done)}, receipt=receipt)
     return answer, trainable_state(model)
+
+
+def _job(site: Site, request: Request, model: TextClassifier, plan: PrivacyPlan | None, *, key: str) -> Job:
+    experiment, steps = request.experiment, _steps(site, request.experiment)
+    return Job(
+        rows=site.data.train,
+        training=experiment.training,
+        plan=plan,
+        start=(request.round - 1) * steps,
+        steps=steps,
+        total=experiment.rounds * steps,
+        seeds=Seeds(key=key, noise=site.noise),
+        validate=None if plan else lambda: _mean_loss(model, site.data.holdout),
+    )
+
+
+def _steps(site: Site, experiment: Experiment) -> int:
+    return steps_per_round(len(site.data.train), experiment.training, private=experiment.privacy.unit != "none")
 
 
 def evaluate_site(site: Site, request: Request, state: State, model: TextClassifier) -> Answer:
@@ -148,12 +153,12 @@ def _check_round(request: Request) -> None:
         )
 
 
-def _plan(site: Site, experiment: Experiment, steps: int) -> PrivacyPlan | None:
+def _plan(site: Site, experiment: Experiment) -> PrivacyPlan | None:
     return plan_privacy(
         experiment.privacy,
         rows=len(site.data.train),
         batch_size=experiment.training.batch_size,
-        steps_per_round=steps,
+        steps_per_round=_steps(site, experiment),
         rounds=experiment.rounds,
         calibrated=Calibrations(site.home),
     )
