@@ -16,6 +16,7 @@ from typing import Any
 
 from fedrelease.errors import EngineError
 from fedrelease.simulations.bench.memory import PeakMemory
+from fedrelease.simulations.engine import KERNEL_CACHES
 
 __all__ = ["run_module"]
 
@@ -41,7 +42,12 @@ def run_module(name: str, task: Path, *, threads: int | None) -> tuple[Mapping[s
             [sys.executable, "-P", "-m", f"fedrelease.simulations.bench.{name}", str(task)],
             stdout=subprocess.PIPE,
             stderr=errors,
-            env={**os.environ, **QUIET, **limits},
+            env={
+                **os.environ,
+                **QUIET,
+                **KERNEL_CACHES,
+                **limits,
+            },  # for both sides: what a kernel costs is no overhead
             text=True,
         )
         try:
