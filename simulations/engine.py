@@ -18,7 +18,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -37,7 +36,6 @@ KERNEL_CACHES = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": 
 START_S = 180.0
 STOP_S = 5.0
 MOST_HANDLES = 64
-LOOKAHEAD = 64
 
 Outcome: TypeAlias = tuple[str, Mapping[str, Json]]
 """A task's name, with ``{"content": ...}`` or ``{"failed": reason}``."""
@@ -49,16 +47,8 @@ def default_workers(sites: int | None = None) -> int:
     return max(1, cores if sites is None else min(cores, sites))
 
 
-def _site(frame: Mapping[str, Json]) -> str:
-    node = frame.get("node")
-    return str(node.get("site")) if isinstance(node, Mapping) else ""
-
-
 class Engine:
-    """Starts workers, hands tasks to idle ones, and collects what they answer.
-
-    Tasks go out in order of submission, but for this: of two idle workers the one that knows a site gets its task. No worker
-    waits while there is a task.
+    """Starts workers, hands tasks to idle ones in order of submission, and collects what they answer.
 
     A worker that dies (out of memory, killed) fails its task only; the nursery replaces it and hands over a fresh socket, so
     that half a frame of the dead one harms nobody. ``home`` belongs to one engine at a time: the caller sees to that.
@@ -74,7 +64,6 @@ class Engine:
         self._queue: deque[tuple[str, Mapping[str, Json]]] = deque()
         self._busy: dict[int, str] = {}
         self._sockets: dict[int, socket.socket] = {}
-        self._served: dict[str, int] = {}
         self._handles: deque[int] = deque()
         self._heard = b""
         self._process = self._spawn(base, experiment, workers)
@@ -143,7 +132,7 @@ class Engine:
     def _feed(self) -> None:
         idle = [place for place in self._sockets if place not in self._busy]
         for place in idle[: len(self._queue)]:
-            task, frame = self._next_for(place)
+            task, frame = self._queue.popleft()
             try:
                 send(self._sockets[place], frame)
             except ConnectionError:  # it died idle: another one does the task
@@ -151,14 +140,6 @@ class Engine:
                 self._drop(place)
             else:
                 self._busy[place] = task
-
-    def _next_for(self, place: int) -> tuple[str, Mapping[str, Json]]:
-        """The first task of a site that this worker served before and has in memory; else the first task."""
-        near = list(islice(self._queue, LOOKAHEAD))
-        number = next((number for number, (_, frame) in enumerate(near) if self._served.get(_site(frame)) == place), 0)
-        del self._queue[number]
-        self._served[_site(near[number][1])] = place
-        return near[number]
 
     def _take(self, place: int) -> Iterator[Outcome]:
         """One answer of a worker. If it died instead, its socket goes, and the nursery will tell the rest."""

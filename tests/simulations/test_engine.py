@@ -78,31 +78,6 @@ def test_more_tasks_than_workers_are_all_answered_by_two_processes(engine: Engin
     assert len(workers(engine)) == 2
 
 
-def test_a_site_goes_back_to_the_worker_that_knows_it(engine: Engine) -> None:
-    both_ready(engine)
-    ask(engine, "1", "here")
-    ask(engine, "2", "there")
-    answers(engine, 2)
-    known = dict(engine._served)
-    assert {known["here"], known["there"]} == set(engine._sockets)
-    for order in (("here", "there"), ("there", "here")):
-        for place in engine._sockets:
-            engine._busy[place] = "held back"
-        for site in order:
-            ask(engine, f"{site} {order}", site)
-        engine._busy.clear()
-        answers(engine, 2)
-        assert {site: engine._served[site] for site in order} == {site: known[site] for site in order}
-
-
-def test_no_worker_waits_while_there_is_a_task_of_a_site_that_another_one_knows(engine: Engine) -> None:
-    both_ready(engine)
-    for number in range(3):
-        ask(engine, str(number), "alone")
-    assert len(engine._busy) == 2
-    answers(engine, 3)
-
-
 def test_workers_compute_on_one_thread_and_outside_the_users_terminal(engine: Engine) -> None:
     both_ready(engine)
     for worker in workers(engine):
