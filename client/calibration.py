@@ -1,4 +1,4 @@
-"""A site's noise multipliers, worked out once: each takes most of a second, and every round and process needs the same one.
+"""A site's noise multipliers, worked out once: every round and every process of a site needs the same one.
 
 Example::
 
