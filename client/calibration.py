@@ -13,16 +13,16 @@ import math
 from pathlib import Path
 
 from fedrelease.files import Json, canonical_bytes, digest_bytes, write_durably
-from fedrelease.privacy import calibrate
+from fedrelease.noise import calibrate
 
 __all__ = ["Calibrations"]
 
 METHOD = 1
-"""Part of each key: to be raised when :func:`fedrelease.privacy.calibrate` changes what it finds."""
+"""Part of each key: to be raised when :func:`fedrelease.noise.calibrate` changes what it finds."""
 
 
 class Calibrations:
-    """:func:`fedrelease.privacy.calibrate` with a memory in a site's folder."""
+    """:func:`fedrelease.noise.calibrate` with a memory in a site's folder."""
 
     def __init__(self, home: Path) -> None:
         """Name the folder; it is made by the first multiplier."""
@@ -34,7 +34,7 @@ class Calibrations:
         """The noise multiplier, from memory where it is there and readable.
 
         Raises:
-            PrivacyError: as :func:`fedrelease.privacy.calibrate`.
+            PrivacyError: as :func:`fedrelease.noise.calibrate`.
         """
         parts: list[Json] = [METHOD, epsilon, delta, sample_rate, steps, accountant]
         path = self._folder / f"{digest_bytes(canonical_bytes(parts))[:32]}.json"

@@ -22,9 +22,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fedrelease.accounting import Segment, spent
 from fedrelease.errors import BudgetExceeded, PrivacyError
 from fedrelease.files import Json, append_durably, canonical_bytes, digest_bytes, read_lines
-from fedrelease.privacy import Segment, spent
 
 __all__ = ["Entry", "Ledger", "Standing", "total"]
 

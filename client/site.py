@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy
 from torch import Tensor
 
+from fedrelease.accounting import Segment
 from fedrelease.client.calibration import Calibrations
 from fedrelease.client.directives import frozen, parse_directives
 from fedrelease.client.ledger import Entry, Ledger, Standing
@@ -28,7 +29,7 @@ from fedrelease.messages import Answer, Request
 from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.models.metrics import Matrix
-from fedrelease.privacy import PrivacyPlan, Receipt, Segment, plan_privacy
+from fedrelease.privacy import PrivacyPlan, Receipt, plan_privacy
 from fedrelease.update import State, state_digest
 
 __all__ = ["Site", "charge_identity", "evaluate_site", "train_site"]

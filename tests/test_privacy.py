@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 from reference import composed_epsilon
 
+from fedrelease.accounting import Segment, spent
 from fedrelease.errors import PrivacyError
 from fedrelease.experiment import Privacy
-from fedrelease.privacy import Segment, calibrate, plan_privacy, spent
+from fedrelease.noise import calibrate
+from fedrelease.privacy import plan_privacy
 
 DELTA = 1e-5
 

@@ -6,7 +6,7 @@ import pytest
 
 from fedrelease.client import calibration as module
 from fedrelease.client.calibration import Calibrations
-from fedrelease.privacy import calibrate
+from fedrelease.noise import calibrate
 
 
 def asked(home: Path, *, epsilon: float = 8.0, steps: int = 12) -> float:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from reference import pooled_epsilon
 
+from fedrelease.accounting import spent
 from fedrelease.client import ledger as ledger_module
 from fedrelease.client.ledger import Entry, Ledger, total
 from fedrelease.errors import BudgetExceeded, PrivacyError
 from fedrelease.files import append_durably
-from fedrelease.privacy import spent
 
 ENTRY = Entry(
     charge="c1",

@@ -17,7 +17,7 @@ from fedrelease.experiment import Experiment
 from fedrelease.messages import Request
 from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
 from fedrelease.models.evaluation import look
-from fedrelease.privacy import calibrate
+from fedrelease.noise import calibrate
 
 
 @pytest.fixture
