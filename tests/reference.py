@@ -1,7 +1,7 @@
 """Slow, obvious twins of what the package does fast: one example at a time, one number at a time, nothing shared with it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -104,6 +104,18 @@ def federated_mean(parent: State, deltas: Sequence[State], weights: Sequence[flo
                 numbers[place] += part * float(number)
         found[name] = numbers
     return found
+
+
+def halved_noise(cost: Callable[[float], float], epsilon: float) -> float:
+    """The least noise multiplier that costs at most ``epsilon``, by halving the interval."""
+    high = 1000.0
+    while cost(high * 0.8) <= epsilon:
+        high *= 0.8
+    low = high * 0.8
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)
+    return high
 
 
 def composed_epsilon(events: Sequence[tuple[float, float, int]], delta: float) -> float:

@@ -4,8 +4,9 @@ import math
 from dataclasses import replace
 
 import pytest
-from reference import composed_epsilon
+from reference import composed_epsilon, halved_noise
 
+from fedrelease import noise as noise_module
 from fedrelease.accounting import Segment, spent
 from fedrelease.errors import PrivacyError
 from fedrelease.experiment import Privacy
@@ -106,6 +107,35 @@ def test_calibration_never_exceeds_its_target_and_comes_close(
     noise = calibrate(epsilon=epsilon, delta=delta, sample_rate=rate, steps=steps)
     cost = spent([Segment(noise, rate, steps)], delta=delta)
     assert epsilon * 0.998 <= cost <= epsilon
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "steps"), [(8.0, 0.25, 12), (1.0, 0.071, 15), (80.0, 0.25, 12), (0.5, 1e-5, 100)]
+)
+def test_calibration_finds_what_halving_finds(epsilon: float, rate: float, steps: int) -> None:
+    noise = calibrate(epsilon=epsilon, delta=DELTA, sample_rate=rate, steps=steps)
+    slow = halved_noise(lambda noise: spent([Segment(noise, rate, steps)], delta=DELTA), epsilon)
+    assert slow - 2e-5 <= noise <= slow * 1.002 + 1e-4
+
+
+def test_calibration_asks_seldom_and_returns_a_number_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def counted(history: list[Segment], *, delta: float, accountant: str) -> float:
+        asked.append(history[0].noise_multiplier)
+        return spent(history, delta=delta, accountant=accountant)
+
+    monkeypatch.setattr(noise_module, "spent", counted)
+    found = calibrate(epsilon=8.0, delta=DELTA, sample_rate=0.1, steps=50)
+    assert found in asked
+    assert len(asked) <= 4
+
+
+@pytest.mark.parametrize("accountant", ["prv", "rdp"])
+def test_an_epsilon_below_what_the_accountant_can_show_is_refused(accountant: str) -> None:
+    """Its grid or its orders end somewhere: from there on, more noise costs the same."""
+    with pytest.raises(PrivacyError, match=r"no noise fits this epsilon"):
+        calibrate(epsilon=1e-4, delta=DELTA, sample_rate=0.05, steps=30, accountant=accountant)
 
 
 def test_calibration_for_renyi_accounting_keeps_its_own_target() -> None:

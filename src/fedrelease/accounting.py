@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from fedrelease.errors import PrivacyError
 
-__all__ = ["Segment", "spent"]
+__all__ = ["Segment", "gaussian_delta", "spent"]
 
 
 class Segment(NamedTuple):
@@ -97,12 +97,9 @@ def _gaussian(mu: float, delta: float) -> float:
     https://arxiv.org/abs/1905.02383, corollary 3.3.
     """
     from scipy.optimize import brentq
-    from scipy.stats import norm
 
     def excess(epsilon: float) -> float:
-        first = norm.logcdf(mu / 2 - epsilon / mu)
-        second = epsilon + norm.logcdf(-mu / 2 - epsilon / mu)
-        return float(math.exp(first) - math.exp(min(second, 0.0))) - delta
+        return gaussian_delta(mu, epsilon) - delta
 
     if excess(0.0) <= 0:
         return 0.0
@@ -110,3 +107,11 @@ def _gaussian(mu: float, delta: float) -> float:
     while excess(high) > 0:
         high *= 2
     return float(brentq(excess, 0.0, high, xtol=1e-9)) + 1e-9
+
+
+def gaussian_delta(mu: float, epsilon: float) -> float:
+    """The delta of a Gaussian mechanism at ``epsilon``; ``mu`` and sources as in :func:`spent` without sampling."""
+    from scipy.special import log_ndtr
+
+    first, second = log_ndtr(mu / 2 - epsilon / mu), epsilon + log_ndtr(-mu / 2 - epsilon / mu)
+    return float(math.exp(first) - math.exp(min(second, 0.0)))
