@@ -18,6 +18,7 @@ from fedrelease.client.calibration import Calibrations
 from fedrelease.client.directives import frozen, parse_directives
 from fedrelease.client.ledger import Entry, Ledger, Standing
 from fedrelease.client.sampling import randomness
+from fedrelease.client.selftest import check_gradients
 from fedrelease.client.training import Job, Seeds, steps_per_round, train
 from fedrelease.data.sites import SiteData
 from fedrelease.data.tokens import TokenRows
@@ -73,7 +74,8 @@ def train_site(site: Site, request: Request, state: State, model: TextClassifier
         BudgetExceeded: the ledger has no room; nothing was trained.
         DataError: the site's labels are not the experiment's.
         PrivacyError: the plan has no such round.
-        ModelError: the strategy asks for something that local training does not know, or that the model does not have.
+        ModelError: the strategy asks for something that local training does not know, or that the model does not have; or this
+            machine's gradients by example are wrong.
     """
     experiment = request.experiment
     _check_labels(site, experiment)
@@ -83,6 +85,8 @@ def train_site(site: Site, request: Request, state: State, model: TextClassifier
     identity = charge_identity(site, request, state, pool="train")
     load_state(model, state)  # before the charge, as the line after it: a state or wish that does not fit costs nothing
     with frozen(model, directives.freeze):
+        if plan:
+            check_gradients(model, site.data.train)
         receipt = _charged(site, request, plan.segment(), identity, pool="train") if plan else None
         done = train(model, _job(site, request, model, plan, key=identity))
     examples = None if plan else len(site.data.train)

@@ -5,19 +5,18 @@ Example::
     job = Job(rows=site.train, training=experiment.training, plan=plan, start=0, steps=10, total=50, seeds=seeds)
     train(model, job)        # 10: the number of optimizer steps
 
-Private steps are Opacus' own: its hooks form per-example gradients, its ``DPOptimizer`` clips, adds noise and divides by the
-*expected* batch size. Ours is what must not be left to defaults: Poisson sampling at the plan's rate, steps that happen even
-when the batch is empty, noise from a source that nobody can guess, examples whose gradient is not finite, and micro-batches.
+Private steps are Opacus' own: its ``DPOptimizer`` clips, adds noise and divides by the *expected* batch size. Ours is the
+gradient of each example (:mod:`fedrelease.models.per_example`) and what must not be left to defaults: Poisson sampling at the
+plan's rate, steps that happen even when the batch is empty, noise from a source that nobody can guess, examples whose gradient is
+not finite, and micro-batches.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from opacus.grad_sample import GradSampleHooks
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,6 +24,7 @@ from torch.nn import functional
 from fedrelease.client.sampling import Randomness, poisson_batch, randomness, seeded_generator, shuffled_batches
 from fedrelease.data.tokens import TokenRows
 from fedrelease.experiment import Training
+from fedrelease.models.per_example import per_example
 from fedrelease.models.precision import matmul
 from fedrelease.privacy import PrivacyPlan
 
@@ -156,13 +156,9 @@ def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> It
     if job.plan is None:
         yield lambda indices: _plain_step(model, optimizer, job, indices)
         return
-    hooks = GradSampleHooks(model, loss_reduction="sum")
     private = _PrivateOptimizer(optimizer, job.plan, randomness(job.seeds.noise, "noise", job.seeds.key))
-    try:
+    with per_example(model):
         yield lambda indices: _private_step(model, private, job, indices)
-    finally:
-        hooks.cleanup()
-        _forget(model)
 
 
 class _PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
@@ -186,17 +182,6 @@ class _PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
             parameter.grad = (parameter.summed_grad + noise).to(parameter.dtype).view_as(parameter)
 
 
-def _forget(model: nn.Module) -> None:
-    """Delete what Opacus hung on the model, also when a step broke off half-way: the model is resident, and trains again."""
-    for module in model.modules():
-        for name in {"activations", "max_batch_len"} & vars(module).keys():
-            delattr(module, name)
-    for parameter in model.parameters():
-        parameter.grad = None
-        for name in {"grad_sample", "summed_grad"} & vars(parameter).keys():
-            delattr(parameter, name)
-
-
 def _plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, indices: Tensor) -> None:
     optimizer.zero_grad()
     for piece in _micro_batches(indices, job):
@@ -213,9 +198,7 @@ def _private_step(model: nn.Module, optimizer: DPOptimizer, job: Job, indices: T
             parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
         _noisy_step(optimizer, last=True)
     for number, piece in enumerate(pieces, start=1):
-        with warnings.catch_warnings():  # the first LoRA layer's input needs no gradient: nothing is lost by that
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            torch.autograd.backward(_summed_loss(model, job.rows, piece))
+        torch.autograd.backward(_summed_loss(model, job.rows, piece))
         _noisy_step(optimizer, last=number == len(pieces))
 
 

@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedrelease.data.tokens import TokenRows
+from fedrelease.models.per_example import plain_layers
 from fedrelease.update import State
 
 
 def one_gradient(model: nn.Module, parameters: Sequence[nn.Parameter], rows: TokenRows, row: int) -> list[Tensor]:
-    """The gradient of one example's loss, by plain autograd; an example that is alone is never padded."""
+    """The gradient of one example's loss, by plain autograd and plain layers; an example that is alone is never padded."""
     batch = rows.batch([row])
-    loss = functional.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels)
+    with plain_layers(model):
+        loss = functional.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels)
     return [gradient.detach().clone() for gradient in torch.autograd.grad(loss, list(parameters))]
 
 

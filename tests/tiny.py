@@ -15,6 +15,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from fedrelease.data.tokens import TokenRows, load_tokenizer, save_rows, tokenise
+
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 GOOD = ("good", "fine", "great", "warm")
 BAD = ("bad", "poor", "awful", "cold")
@@ -56,6 +58,15 @@ def sentence(label: str, numbers: random.Random) -> str:
     words = numbers.choices(PLAIN, k=numbers.randint(3, 9))
     words.insert(numbers.randrange(len(words)), numbers.choice(GOOD if label == "positive" else BAD))
     return " ".join(words)
+
+
+def token_rows(path: Path, base: Path, *, count: int = 24) -> TokenRows:
+    """Rows of 6 to 12 tokens, both labels alike."""
+    numbers = random.Random(1)
+    labels = [number % 2 for number in range(count)]
+    texts = [sentence(("negative", "positive")[label], numbers) for label in labels]
+    save_rows(path, tokenise(texts, labels, load_tokenizer(base), 32))
+    return TokenRows(path)
 
 
 def make_rows(path: Path, *, sites: Sequence[str], rows: int, seed: int = 0) -> Path:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from other_bases import other_base, small_gpt2, small_llama
 from torch import Tensor
-from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, T5Config, T5Model, ViTConfig, ViTModel
+from transformers import T5Config, T5Model, ViTConfig, ViTModel
 
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Adapter, Model
@@ -183,18 +184,17 @@ def test_a_normalised_vector_has_length_one() -> None:
 
 def test_training_mode_drops_nothing_out(base: Base, tiny_base: Path, tmp_path: Path) -> None:
     """BERT's rate is 0.1 in modules; Llama hands a plain number to its attention function."""
-    folder = other_base(tiny_base, tmp_path, LlamaModel(small_llama()))
+    folder = other_base(tiny_base, tmp_path, small_llama())
     for each in (base, open_base(str(folder), cache=tmp_path)):
         model = shaken(build_classifier(each, LORA, seed=7)).train()
         assert torch.equal(model(*rows(5, 9)), model(*rows(5, 9)))
 
 
 def test_bases_that_keep_their_layers_at_the_top_can_be_adapted_by_layer(tiny_base: Path, tmp_path: Path) -> None:
-    gpt2 = GPT2Model(GPT2Config(vocab_size=24, n_embd=32, n_layer=2, n_head=2, n_positions=64))
     for number, (base, names) in enumerate(
         [
-            (LlamaModel(small_llama()), ["layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"]),
-            (gpt2, ["h.1.attn.c_attn"]),
+            (small_llama(), ["layers.1.self_attn.q_proj", "layers.1.self_attn.v_proj"]),
+            (small_gpt2(), ["h.1.attn.c_attn"]),
         ]
     ):
         folder = other_base(tiny_base, tmp_path / str(number), base)
@@ -202,23 +202,6 @@ def test_bases_that_keep_their_layers_at_the_top_can_be_adapted_by_layer(tiny_ba
         factors = [f"{name}.lora_{factor}" for name in names for factor in "AB"]
         assert set(trainable_state(model)) == {*factors, "head.bias", "head.weight"}
         assert model(*rows(3)).tolist() == [[0.0, 0.0]]
-
-
-def small_llama() -> LlamaConfig:
-    return LlamaConfig(
-        vocab_size=24,
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        attention_dropout=0.5,
-    )
-
-
-def other_base(tiny_base: Path, tmp_path: Path, model: torch.nn.Module) -> Path:
-    folder = Path(shutil.copytree(tiny_base, tmp_path / "other", ignore=shutil.ignore_patterns("*.safetensors")))
-    model.save_pretrained(folder)  # type: ignore[operator]  # transformers ships no types
-    return folder
 
 
 @pytest.mark.parametrize("kind", ["vision", "encoder-decoder"])

@@ -18,6 +18,7 @@ from torch.nn import functional
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Adapter, Model
 from fedrelease.models.bases import Base, Pooling
+from fedrelease.models.per_example import Head, LoraLinear
 
 __all__ = ["TextClassifier", "build_classifier", "canonical_name", "load_state", "pool", "trainable_state"]
 
@@ -36,7 +37,7 @@ class TextClassifier(nn.Module):
         self.pooling = pooling
         self.width = width
         self.scale = scale
-        self.head = nn.Linear(width, labels)
+        self.head = Head(width, labels)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -186,6 +187,8 @@ def _inject(encoder: nn.Module, adapter: Adapter) -> None:
         fan_in_fan_out=type(encoder.get_submodule(chosen[0])).__name__ == "Conv1D",
     )
     inject_adapter_in_model(config, encoder)
+    for name in chosen:
+        encoder.get_submodule(name).__class__ = LoraLinear
 
 
 def _chosen(encoder: nn.Module, adapter: Adapter) -> list[str]:

@@ -1,0 +1,168 @@
+"""Layers that tell each example's gradient apart in one ordinary backward pass, or its sum when nobody asks.
+
+Example::
+
+    with per_example(model):
+        loss.backward()                                  # the sum of the examples' losses
+        model.head.weight.grad_sample                    # float32 [examples, *shape], as Opacus' optimizer reads it
+
+A LoRA factor's gradient is small, so that forming it for every example costs next to nothing: the product over tokens that sums
+all examples is done example by example instead. Source: Li et al. (2022), https://arxiv.org/abs/2110.05679, section 4, of which
+this is the plain case: gradients are formed, not only their norms.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as PeftLinear
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional
+
+from fedrelease.errors import ModelError
+
+__all__ = ["Head", "LoraLinear", "per_example", "plain_layers"]
+
+ADAPTER = "default"
+"""PEFT's name of the only adapter there is."""
+
+
+class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
+    """PEFT's LoRA layer with a forward and a backward of its own: the same products, in the precision of what comes in."""
+
+    record = False
+
+    def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
+        """``base(x) + scaling * x A^T B^T``, shape ``[examples, tokens, out]`` for ``[examples, tokens, in]``."""
+        if self.record and x.dim() != 3:
+            raise ModelError(
+                "a layer sees no examples",
+                value=tuple(x.shape),
+                rule="a layer with factors is given [examples, tokens, width]",
+            )
+        first, second = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
+        return _apply(_LowRank, self.base_layer(x), x, first, second, self.scaling[ADAPTER], self.record)
+
+
+class Head(nn.Linear):
+    """The task's linear layer on one vector an example, float32."""
+
+    record = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits ``[examples, out]`` of ``[examples, in]``."""
+        return _apply(_Affine, input, self.weight, self.bias, self.record)
+
+
+def _apply(function: type[Function], *given: object) -> Tensor:
+    out: Tensor = function.apply(*given)  # type: ignore[no-untyped-call]  # torch says nothing of its type
+    return out
+
+
+@contextmanager
+def per_example(model: nn.Module) -> Iterator[None]:
+    """Within it, backward leaves ``grad_sample`` on every trained parameter, and no ``grad``; afterwards nothing is left.
+
+    Raises:
+        ModelError: a trained parameter is in no layer that can do so.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLinear | Head)]
+    _check_covered(model, layers)
+    try:
+        for layer in layers:
+            layer.record = True
+        yield
+    finally:
+        for layer in layers:
+            layer.record = False
+        for (
+            parameter
+        ) in model.parameters():  # also when a step broke off half-way: the model is resident, and trains again
+            parameter.grad = None
+            for name in {"grad_sample", "summed_grad"} & vars(parameter).keys():
+                delattr(parameter, name)
+
+
+@contextmanager
+def plain_layers(model: nn.Module) -> Iterator[None]:
+    """Within it, the same numbers go through PEFT's and torch's own layers: what ours is checked against."""
+    own: list[Any] = [module for module in model.modules() if isinstance(module, LoraLinear | Head)]
+    kinds = [type(module) for module in own]
+    try:
+        for module in own:
+            module.__class__ = PeftLinear if isinstance(module, LoraLinear) else nn.Linear
+        yield
+    finally:
+        for module, kind in zip(own, kinds, strict=True):
+            module.__class__ = kind
+
+
+def _check_covered(model: nn.Module, layers: list[LoraLinear | Head]) -> None:
+    covered = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in covered:
+            raise ModelError(
+                "a trained parameter has no gradient by example",
+                value=name,
+                rule="what is trained privately is a LoRA factor or the head",
+                hint='train without privacy ([privacy] unit = "none"), or choose another adapter',
+            )
+
+
+def _note(parameter: nn.Parameter, gradients: Tensor) -> None:
+    """Add float32 gradients ``[examples, *shape]``: a layer that is used twice gives the sum of both."""
+    before: Tensor | None = getattr(parameter, "grad_sample", None)
+    gradients = gradients.float()
+    parameter.grad_sample = gradients if before is None else before + gradients  # type: ignore[attr-defined]  # Opacus' name
+
+
+class _LowRank(Function):
+    """The factors' part of a LoRA layer; parameters stay float32, products are done in the precision of ``x``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, base: Tensor, x: Tensor, first: nn.Parameter, second: nn.Parameter, scaling: float, record: bool
+    ) -> Tensor:
+        a, b = first.to(x.dtype), second.to(x.dtype)
+        low = functional.linear(x, a)
+        ctx.save_for_backward(x, low, a, b)
+        ctx.parameters, ctx.scaling, ctx.record = (first, second), scaling, record
+        return torch.addmm(base.flatten(0, -2), low.flatten(0, -2), b.T, alpha=scaling).view_as(base)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        (out,) = given
+        x, low, a, b = ctx.saved_tensors
+        back = (out @ b) * ctx.scaling
+        pairs = ((back, x, 1.0, ctx.needs_input_grad[2]), (out, low, ctx.scaling, ctx.needs_input_grad[3]))
+        sums: list[Tensor | None] = []
+        for parameter, (left, right, scale, wanted) in zip(ctx.parameters, pairs, strict=True):
+            if wanted and ctx.record:
+                _note(parameter, torch.bmm(left.transpose(1, 2), right) * scale)
+            sums.append(
+                (left.flatten(0, -2).T @ right.flatten(0, -2)).float() * scale if wanted and not ctx.record else None
+            )
+        return out, back @ a if ctx.needs_input_grad[1] else None, *sums, None, None
+
+
+class _Affine(Function):
+    """A linear layer on one vector an example."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, bias: nn.Parameter, record: bool) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.parameters, ctx.record = (weight, bias), record
+        return functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        (out,) = given
+        x, weight = ctx.saved_tensors
+        back = out @ weight if ctx.needs_input_grad[0] else None
+        if not ctx.record:
+            return back, out.T @ x, out.sum(0), None
+        for parameter, gradients in zip(ctx.parameters, (out[:, :, None] * x[:, None, :], out), strict=True):
+            _note(parameter, gradients)
+        return back, None, None, None

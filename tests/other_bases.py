@@ -1,0 +1,31 @@
+"""Bases of other makes than the tiny BERT, with random weights."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
+
+
+def other_base(tiny_base: Path, tmp_path: Path, model: torch.nn.Module) -> Path:
+    """A folder with the tiny base's tokenizer and another model's weights."""
+    folder = Path(shutil.copytree(tiny_base, tmp_path / "other", ignore=shutil.ignore_patterns("*.safetensors")))
+    model.save_pretrained(folder)  # type: ignore[operator]  # transformers ships no types
+    return folder
+
+
+def small_llama() -> LlamaModel:
+    return LlamaModel(
+        LlamaConfig(
+            vocab_size=24,
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            attention_dropout=0.5,
+        )
+    )
+
+
+def small_gpt2() -> GPT2Model:
+    return GPT2Model(GPT2Config(vocab_size=24, n_embd=32, n_layer=2, n_head=2, n_positions=64))
