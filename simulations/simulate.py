@@ -12,7 +12,7 @@ touches, and the engine's log.
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
@@ -23,6 +23,7 @@ from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import to_document
 from fedrelease.fetch import fetch
 from fedrelease.models.bases import Base, open_base
+from fedrelease.models.precision import chosen_precision
 from fedrelease.server.app import check_same_experiment, server_app
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.events import Watcher
@@ -81,6 +82,7 @@ def simulate(
         FedreleaseError: whatever a user can mend; everything that was released or accepted before it stays.
     """
     begun = time.monotonic()
+    experiment = replace(experiment, model=chosen_precision(experiment.model, cache))
     for phase in experiment.phases:
         make_strategy(phase.strategy)
     opened, home = Store.create_or_open(store), sites_folder(store)

@@ -21,6 +21,7 @@ from fedrelease.experiment_document import to_document
 from fedrelease.fetch import fetch
 from fedrelease.files import Json
 from fedrelease.models.bases import Base, open_base
+from fedrelease.models.precision import chosen_precision
 from fedrelease.simulations.bench.process import run_module
 from fedrelease.simulations.bench.script import script_of, script_text
 
@@ -144,6 +145,7 @@ def _place(experiment: Experiment, cache: Path, folder: Path, workers: int) -> _
     for alias in (experiment.model.base, experiment.data.source):
         if alias in CATALOG:
             fetch(alias, cache=cache)
+    experiment = replace(experiment, model=chosen_precision(experiment.model, cache))
     base = open_base(experiment.model.base, cache=cache)
     prepared = prepare_sites(
         experiment, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=cache, progress=None

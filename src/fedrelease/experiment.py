@@ -29,6 +29,7 @@ __all__ = [
     "Training",
 ]
 
+PRECISIONS = ("float32", "bfloat16", "auto")
 ADAPTER_KINDS = ("lora",)
 TARGETS = ("all-linear", "attention")
 TASKS = ("text-classification",)
@@ -124,6 +125,8 @@ class Model:
             texts, so that version 0.0.0 tells labels apart before anybody has trained; left out = every label equally likely.
         head_scale: text vectors are multiplied by it before the head. Vectors of length 1 leave the head's gradients small
             beside the adapter's; about 5 balances them.
+        precision: of the frozen base: ``float32``, ``bfloat16`` (half the memory, and quicker on processors that have it), or
+            ``auto``, which a simulation replaces by what its machine is quicker with. What is trained is float32 always.
     """
 
     base: str = "minilm"
@@ -131,6 +134,7 @@ class Model:
     labels: tuple[str, ...] = ("negative", "positive")
     label_texts: tuple[str, ...] = ()
     head_scale: float = 1.0
+    precision: str = "float32"
     adapter: Adapter = field(default_factory=Adapter)
 
     def __post_init__(self) -> None:
@@ -142,6 +146,7 @@ class Model:
         fits = len(self.label_texts) in (0, len(self.labels)) and all(text.strip() for text in self.label_texts)
         _require(fits, "model.label_texts", list(self.label_texts), "has one text for each label, or is left out")
         _positive("model.head_scale", self.head_scale)
+        _one_of("model.precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,8 @@ class Batch:
         input_ids: int64 [B, T].
         attention_mask: int64 [B, T], 1 for a token and 0 for padding.
         labels: int64 [B].
-        prefix: float32 [B, T, width], hidden states below the adapter where the rows carry them; any value at padding.
+        prefix: [B, T, width] in the base's precision: hidden states below the adapter, where the rows carry them; any value at
+            padding.
     """
 
     input_ids: Tensor
@@ -95,7 +96,7 @@ class TokenRows:
         return len(self.labels)
 
     def carrying(self, hidden: Tensor) -> "TokenRows":
-        """The same rows, whose batches carry ``hidden``: float32 ``[all tokens, width]``, in the order of the rows."""
+        """The same rows, whose batches carry ``hidden``: ``[all tokens, width]``, in the order of the rows."""
         rows = copy(self)
         rows._hidden = hidden
         return rows

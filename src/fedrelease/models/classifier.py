@@ -19,6 +19,7 @@ from fedrelease.errors import ModelError
 from fedrelease.experiment import Adapter, Model
 from fedrelease.models.bases import Base, Pooling
 from fedrelease.models.per_example import Head, LoraLinear
+from fedrelease.models.precision import DTYPES
 
 __all__ = ["TextClassifier", "build_classifier", "canonical_name", "load_state", "pool", "trainable_state"]
 
@@ -49,6 +50,11 @@ class TextClassifier(nn.Module):
         return next((found for found in lists if len(found) == count), nn.ModuleList())
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The base's precision."""
+        return next(self.encoder.parameters()).dtype
+
+    @property
     def frozen_layers(self) -> int:
         """How many layers lie below the first one that is trained: what they give for a text never changes."""
         trained = [any(value.requires_grad for value in layer.parameters()) for layer in self.layers]
@@ -57,7 +63,8 @@ class TextClassifier(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding).
 
-        With ``prefix``, float32 ``[rows, tokens, width]``, the frozen layers are not computed: it is what they would give.
+        With ``prefix``, ``[rows, tokens, width]`` in the base's precision, the frozen layers are not computed: it is what they
+        would give.
         """
         logits: Tensor = self.head(self.vectors(input_ids, attention_mask, prefix) * self.scale)
         return logits
@@ -66,7 +73,7 @@ class TextClassifier(nn.Module):
         """Pooled text vectors, float32 ``[rows, width]``; the arguments are those of :meth:`forward`."""
         with self._given(prefix):
             hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return pool(hidden, attention_mask, self.pooling)
+        return pool(hidden.float(), attention_mask, self.pooling)
 
     @contextmanager
     def _given(self, prefix: Tensor | None) -> Iterator[None]:
@@ -116,7 +123,7 @@ def build_classifier(base: Base, model: Model, *, seed: int) -> TextClassifier:
     Raises:
         ModelError: the base does not load, has no token vectors, or lacks the layers or modules that the adapter names.
     """
-    encoder = _load_encoder(base)
+    encoder = _load_encoder(base, _dtype(model))
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     _switch_off_dropout(encoder)
@@ -125,6 +132,17 @@ def build_classifier(base: Base, model: Model, *, seed: int) -> TextClassifier:
     classifier = TextClassifier(encoder, base.pooling, width, len(model.labels), scale=model.head_scale)
     _draw_factors(classifier, torch.Generator().manual_seed(seed))
     return classifier
+
+
+def _dtype(model: Model) -> torch.dtype:
+    if model.precision not in DTYPES:
+        raise ModelError(
+            "no precision was chosen",
+            value=model.precision,
+            rule=f"a model is built in {' or '.join(DTYPES)}",
+            hint="only `fedrelease simulate` chooses by itself; name one in [model] precision",
+        )
+    return DTYPES[model.precision]
 
 
 def _switch_off_dropout(encoder: nn.Module) -> None:
@@ -137,7 +155,7 @@ def _switch_off_dropout(encoder: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _load_encoder(base: Base) -> nn.Module:
+def _load_encoder(base: Base, dtype: torch.dtype) -> nn.Module:
     from transformers import AutoModel
     from transformers.utils.logging import disable_progress_bar
 
@@ -148,7 +166,7 @@ def _load_encoder(base: Base) -> nn.Module:
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            dtype=torch.float32,
+            dtype=dtype,
             attn_implementation=ATTENTION,
         )
     except Exception as error:  # transformers raises whatever its model code meets: OSError, ValueError, KeyError ...
@@ -189,6 +207,9 @@ def _inject(encoder: nn.Module, adapter: Adapter) -> None:
     inject_adapter_in_model(config, encoder)
     for name in chosen:
         encoder.get_submodule(name).__class__ = LoraLinear
+    for parameter in encoder.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def _chosen(encoder: nn.Module, adapter: Adapter) -> list[str]:

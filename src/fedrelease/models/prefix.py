@@ -25,7 +25,6 @@ from fedrelease.models.precision import matmul
 __all__ = ["LARGEST_BYTES", "with_prefix"]
 
 BATCH = 64
-FLOAT_BYTES = 4
 LARGEST_BYTES = 4 << 30
 
 
@@ -38,9 +37,10 @@ def with_prefix(model: TextClassifier, rows: TokenRows, *, key: str) -> TokenRow
     A file of more than ``LARGEST_BYTES`` is not made: then every step computes the prefix again.
     """
     cut = model.frozen_layers
-    if cut == 0 or int(rows.lengths.sum()) * model.width * FLOAT_BYTES > LARGEST_BYTES:
+    if cut == 0 or int(rows.lengths.sum()) * model.width * model.dtype.itemsize > LARGEST_BYTES:
         return rows
-    path = rows.path.with_name(f"{rows.path.stem}.prefix-{key}-{cut}-{torch.__version__}.safetensors")
+    kind = str(model.dtype).removeprefix("torch.")
+    path = rows.path.with_name(f"{rows.path.stem}.prefix-{key}-{cut}-{kind}-{torch.__version__}.safetensors")
     hidden = _read(path)
     if hidden is None:
         _write(path, _compute(model, rows, cut))
@@ -69,11 +69,11 @@ def _write(path: Path, hidden: Tensor) -> None:
 
 @torch.no_grad()
 def _compute(model: TextClassifier, rows: TokenRows, cut: int) -> Tensor:
-    """Hidden states, float32 ``[all tokens, width]``, in the order of the rows."""
+    """Hidden states ``[all tokens, width]`` in the base's precision, in the order of the rows."""
     model.eval()
     found: list[Tensor] = []
     handle = model.layers[cut - 1].register_forward_hook(lambda module, given, out: found.append(_first(out)))
-    hidden = torch.empty(int(rows.lengths.sum()), model.width)
+    hidden = torch.empty(int(rows.lengths.sum()), model.width, dtype=model.dtype)
     try:
         with matmul("medium"):
             for indices in torch.split(torch.argsort(rows.lengths, stable=True), BATCH):
