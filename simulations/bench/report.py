@@ -169,7 +169,7 @@ def _remarks(bench: Bench) -> list[str]:
     sides = bench.sides
     same = len(bench.states) == 1
     states = f"equal, sha256:{bench.states[0]}" if same else f"DIFFERENT, {' and '.join(bench.states)}"
-    who = "ours and bare" if "glue" in sides else "all runs"
+    who = " and ".join(side for side in sides if side != "glue") if "glue" in sides else "all runs"
     lines = [
         f"last states of {who}: {states}",
         f"{_count(bench.sites, 'site')}, {bench.experiment.rounds} rounds, {bench.workers} worker processes of one thread each,"
