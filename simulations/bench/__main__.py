@@ -55,7 +55,7 @@ def _arguments(typed: list[str] | None) -> argparse.Namespace:
         "--privacy",
         choices=("keep", "none"),
         default="keep",
-        help="none: a federation without it, no twin [default: keep]",
+        help="none: the built-in federation without it [default: keep]",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of bench.json [default: bench-out]")
