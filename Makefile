@@ -16,7 +16,7 @@ ROOMS := src server client strategies simulations
 SOURCES := $(shell find $(ROOMS) -not -path '*/__pycache__*' -not -name '.*') README.md LICENSE
 WHEEL := .venv/wheel/fedrelease-*.whl
 
-.PHONY: help demo install test test-all lint bench clean
+.PHONY: help demo install test test-all lint bench bench-all clean
 
 help:  ## what you can make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ test-all: lint  ## the same with the slow tests
 
 bench: install  ## measure the engine on this machine
 	@$(BIN)/python -m fedrelease.simulations.bench
+
+bench-all: .venv/.installed-bench  ## the same beside Flower on Ray, PEFT and Opacus put together by hand; options in FLAGS
+	@$(BIN)/python -m fedrelease.simulations.bench --glue $(FLAGS)
 
 clean:  ## remove .venv, build leftovers and caches; releases stay
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -82,4 +85,9 @@ clean:  ## remove .venv, build leftovers and caches; releases stay
 .venv/.installed-test: .venv/.installed-wheel
 	@echo 'Install: what the tests need'
 	@$(PIP) install -c constraints.txt "$$(echo $(WHEEL))[test]"
+	@touch $@
+
+.venv/.installed-bench: .venv/.installed-wheel
+	@echo 'Install: Ray, for the benchmark'
+	@$(PIP) install -c constraints.txt "$$(echo $(WHEEL))[bench]"
 	@touch $@

@@ -31,7 +31,7 @@ from fedrelease.server.rounds import run_rounds
 from fedrelease.server.store import Store
 from fedrelease.update import State
 
-__all__ = ["app", "check_same_experiment", "server_app"]
+__all__ = ["app", "check_same_experiment", "initial_state", "server_app"]
 
 
 def server_app(watch: Watcher) -> ServerApp:
@@ -54,7 +54,7 @@ def server_app(watch: Watcher) -> ServerApp:
                     store=store,
                     sites=FlowerSites(grid, deadline_s=experiment.federation.deadline_s),
                     base=base,
-                    initial=lambda: _initial_state(base, experiment),
+                    initial=lambda: initial_state(base, experiment),
                     look=_server_look(base, experiment, Path(str(holdout)) if holdout else None),
                     watch=watch,
                 )
@@ -74,7 +74,8 @@ def _classifier(base: Base, experiment: Experiment) -> TextClassifier:
     return build_classifier(base, experiment.model, seed=experiment.federation.seed)
 
 
-def _initial_state(base: Base, experiment: Experiment) -> State:
+def initial_state(base: Base, experiment: Experiment) -> State:
+    """The state of version 0.0.0: factors as they are drawn, and a head that is zero or starts from the labels' texts."""
     classifier, texts = _classifier(base, experiment), experiment.model.label_texts
     state = trainable_state(classifier)
     if not texts:

@@ -1,8 +1,9 @@
-"""``make bench``: how much of a private federation's time is not training.
+"""``make bench``: how much of a private federation's time is not training. ``make bench-all``: and what the usual parts take.
 
 Example::
 
     python -m fedrelease.simulations.bench --rounds 3 --repeats 3 --out bench-out
+    python -m fedrelease.simulations.bench --glue --privacy none
 """
 
 import argparse
@@ -19,10 +20,13 @@ from fedrelease.errors import FedreleaseError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import load_experiment
 from fedrelease.simulations.bench.measure import Bench, measure
+from fedrelease.simulations.bench.picture import bench_png
 from fedrelease.simulations.bench.report import document, show
 from fedrelease.simulations.engine import default_workers
 
 STUDIES = "fedrelease.simulations.studies"
+EXPERIMENTS = {"keep": "default.toml", "none": "four-sites-none.toml"}
+HOLDOUT_LIMIT = 300
 
 
 def _at_least_one(text: str) -> int:
@@ -40,17 +44,28 @@ def _arguments(typed: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=_at_least_one, default=3, help="rounds of one run [default: 3]")
     parser.add_argument("--limit", type=_at_least_one, default=1000, help="rows of one site [default: 1000]")
-    parser.add_argument("--repeats", type=_at_least_one, default=3, help="pairs of ours and bare [default: 3]")
+    parser.add_argument("--repeats", type=_at_least_one, default=3, help="runs of each side, in turns [default: 3]")
     parser.add_argument("--workers", type=_at_least_one, help="worker processes [default: one a core]")
+    parser.add_argument(
+        "--glue",
+        action="store_true",
+        help="measure the usual glue too: Flower on Ray, PEFT, Opacus (needs the extra bench)",
+    )
+    parser.add_argument(
+        "--privacy",
+        choices=("keep", "none"),
+        default="keep",
+        help="none: the built-in federation without it [default: keep]",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of bench.json [default: bench-out]")
     return parser.parse_args(typed)
 
 
-def _experiment(rounds: int, limit: int) -> Experiment:
-    """The built-in experiment, scaled: its last phase only, for that many rounds."""
-    with resources.as_file(resources.files(STUDIES) / "default.toml") as path:
-        experiment = load_experiment(path, [f"data.limit_per_site={limit}"])
+def _experiment(rounds: int, limit: int, privacy: str = "keep") -> Experiment:
+    """A built-in experiment, scaled: its last phase only, for that many rounds. The one without privacy has its own settings."""
+    with resources.as_file(resources.files(STUDIES) / EXPERIMENTS[privacy]) as path:
+        experiment = load_experiment(path, [f"data.limit_per_site={limit}", f"data.holdout_limit={HOLDOUT_LIMIT}"])
     return replace(experiment, phases=(replace(experiment.phases[-1], rounds=rounds),))
 
 
@@ -59,6 +74,8 @@ def _finish(bench: Bench, folder: Path, *, as_json: bool) -> int:
     text = json.dumps(document(bench), indent=2)
     path = folder / "bench.json"
     path.write_text(f"{text}\n", encoding="utf-8")
+    if "glue" in bench.sides:
+        (folder / "bench.png").write_bytes(bench_png(bench))
     if as_json:
         print(text)
     else:
@@ -72,12 +89,13 @@ def main(typed: list[str] | None = None) -> int:
     given = _arguments(typed)
     try:
         bench = measure(
-            _experiment(given.rounds, given.limit),
+            _experiment(given.rounds, given.limit, given.privacy),
             repeats=given.repeats,
             workers=given.workers or default_workers(None),
             folder=given.out,
             cache=cache_folder(),
             say=lambda line: print(line, file=sys.stderr, flush=True),
+            glue=given.glue,
         )
         return _finish(bench, given.out, as_json=given.json)
     except FedreleaseError as error:

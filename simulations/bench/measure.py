@@ -1,4 +1,4 @@
-"""Run ours and its bare twin in turns, each in a process of its own, and keep what was measured.
+"""Run ours, its bare twin and the usual glue in turns, each in a process of its own, and keep what was measured.
 
 Example::
 
@@ -6,69 +6,64 @@ Example::
     bench.overhead                              # one share for each pair
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fedrelease.catalog import CATALOG
 from fedrelease.client.training import steps_per_round
-from fedrelease.data.sites import Prepared, open_site, prepare_sites
+from fedrelease.data.sites import open_site, prepare_sites
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment
-from fedrelease.experiment_document import to_document
 from fedrelease.fetch import fetch
-from fedrelease.files import Json
-from fedrelease.models.bases import Base, open_base
+from fedrelease.models.bases import open_base
 from fedrelease.models.precision import chosen_precision
-from fedrelease.simulations.bench.process import run_module
-from fedrelease.simulations.bench.script import script_of, script_text
+from fedrelease.simulations.bench.accuracy import accuracies
+from fedrelease.simulations.bench.runs import (
+    Place,
+    Run,
+    check_fits,
+    check_ray,
+    last_state,
+    run_bare,
+    run_glue,
+    run_ours,
+    write_script,
+)
 
-__all__ = ["Bench", "Pair", "Run", "measure"]
+__all__ = ["Bench", "Pair", "measure"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One federation, ours or the bare one.
-
-    Attributes:
-        start_s: from the process's start until store and sites are there (ours), or until everything is loaded (bare).
-        base_s: what lies between that and the first round: the base's own release. 0 for the bare twin.
-        seconds: from the first round's start to the last release.
-        steps: those seconds by step.
-        busy_s: seconds that workers spent inside tasks, where it was measured.
-        peak_bytes: of all processes together.
-        state: sha256 of the last state.
-        losses: mean loss of every look at a hold-out, where it was measured.
-    """
-
-    start_s: float
-    base_s: float
-    seconds: float
-    steps: Mapping[str, float]
-    busy_s: float | None
-    peak_bytes: int
-    state: str
-    losses: tuple[float, ...]
+SIDES = ("ours", "bare", "glue")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Ours and the twin that did the same work right before or after it."""
+    """Ours, and what did the same work right before or after it: its bare twin (when private), and the glue (when asked for).
+
+    Attributes:
+        accuracy: by side and site, of the last states on the hold-outs, exact; looked at when the glue is there.
+    """
 
     ours: Run
-    bare: Run
+    bare: Run | None = None
+    glue: Run | None = None
+    accuracy: Mapping[str, Mapping[str, float]]
 
     @property
-    def overhead(self) -> float:
+    def overhead(self) -> float | None:
         """The share of our wall time that is not in the twin's."""
-        return 1 - self.bare.seconds / self.ours.seconds
+        return None if self.bare is None else 1 - self.bare.seconds / self.ours.seconds
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as long as ours the glue takes."""
+        return None if self.glue is None else self.glue.seconds / self.ours.seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Everything that was measured. ``examples`` trained on in one run: expected rows a step, times steps."""
+    """Everything that was measured. ``examples`` trained on in one run of ours: expected rows a step, times steps."""
 
     experiment: Experiment
     sites: tuple[str, ...]
@@ -77,26 +72,29 @@ class Bench:
     pairs: tuple[Pair, ...]
 
     @property
+    def sides(self) -> Mapping[str, Sequence[Run]]:
+        """The runs of each side that was measured, ours first."""
+        runs = {
+            "ours": [pair.ours for pair in self.pairs],
+            "bare": [pair.bare for pair in self.pairs if pair.bare],
+            "glue": [pair.glue for pair in self.pairs if pair.glue],
+        }
+        return {side: found for side, found in runs.items() if found}
+
+    @property
     def states(self) -> tuple[str, ...]:
-        """The digests of all last states; one if ours and the twin did the same."""
-        return tuple(sorted({run.state for pair in self.pairs for run in (pair.ours, pair.bare)}))
+        """The digests of the last states of ours and of the twin; one if they did the same."""
+        return tuple(sorted({run.state for side, runs in self.sides.items() if side != "glue" for run in runs}))
 
     @property
     def overhead(self) -> tuple[float, ...]:
-        """One share for each pair."""
-        return tuple(pair.overhead for pair in self.pairs)
+        """One share for each pair with a twin."""
+        return tuple(pair.overhead for pair in self.pairs if pair.overhead is not None)
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Where the runs work, and on what."""
-
-    experiment: Experiment
-    base: Base
-    prepared: Prepared
-    cache: Path
-    folder: Path
-    workers: int
+    @property
+    def ratio(self) -> tuple[float, ...]:
+        """How many times as long as ours the glue takes, for each pair with the glue."""
+        return tuple(pair.ratio for pair in self.pairs if pair.ratio is not None)
 
 
 def measure(
@@ -108,32 +106,28 @@ def measure(
     cache: Path,
     say: Callable[[str], None],
     warm_up: bool = True,
+    glue: bool = False,
 ) -> Bench:
-    """Run ``repeats`` pairs; the order within a pair changes from pair to pair, so that neither side gains by it.
+    """Run ``repeats`` pairs; the order within a pair is turned round from pair to pair, so that no side gains by it.
 
     Stores are made anew for each run, below ``folder`` and so on a real disk. The cache is warm: ``warm_up`` runs one round that
-    does not count.
+    does not count. Without privacy there is no twin.
 
     Raises:
-        ExperimentError: the experiment is not private.
-        EngineError: a run failed; the text says where its log lies.
+        ExperimentError: the experiment is not private and there is no glue, or the glue does not do this experiment.
+        EngineError: a run failed, and the text carries its last words; or Ray is missing.
     """
-    if experiment.privacy.unit == "none":
-        raise ExperimentError(
-            "the benchmark measures private federations",
-            value=experiment.privacy.unit,
-            rule='privacy.unit is not "none"',
-            hint="leave privacy.unit out",
-        )
+    _check(experiment, glue=glue)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix="work-") as work:
         place = _place(experiment, cache, Path(work), workers)
         if warm_up:
             say("warming up: one round")
-            _ours(replace(place, experiment=_one_round(experiment)), "warm-up")
-        pairs = _pairs(place, repeats, say)
+            run_ours(replace(place, experiment=_one_round(experiment)), "warm-up")
+        pairs = [_pair(place, number, glue=glue, say=say) for number in range(repeats)]
+        pairs = _with_accuracy(place, pairs) if glue else pairs
     return Bench(
-        experiment=experiment,
+        experiment=place.experiment,
         sites=place.prepared.sites,
         workers=workers,
         examples=_examples(place),
@@ -141,7 +135,20 @@ def measure(
     )
 
 
-def _place(experiment: Experiment, cache: Path, folder: Path, workers: int) -> _Place:
+def _check(experiment: Experiment, *, glue: bool) -> None:
+    if glue:
+        check_fits(experiment)
+        check_ray()
+    elif experiment.privacy.unit == "none":
+        raise ExperimentError(
+            "the bare twin repeats private federations only",
+            value=experiment.privacy.unit,
+            rule='privacy.unit is not "none", or the glue is measured',
+            hint="leave privacy.unit out, or add --glue",
+        )
+
+
+def _place(experiment: Experiment, cache: Path, folder: Path, workers: int) -> Place:
     for alias in (experiment.model.base, experiment.data.source):
         if alias in CATALOG:
             fetch(alias, cache=cache)
@@ -150,76 +157,50 @@ def _place(experiment: Experiment, cache: Path, folder: Path, workers: int) -> _
     prepared = prepare_sites(
         experiment, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=cache, progress=None
     )
-    return _Place(experiment=experiment, base=base, prepared=prepared, cache=cache, folder=folder, workers=workers)
+    return Place(experiment=experiment, base=base, prepared=prepared, cache=cache, folder=folder, workers=workers)
 
 
 def _one_round(experiment: Experiment) -> Experiment:
     return replace(experiment, phases=(replace(experiment.phases[0], rounds=1),))
 
 
-def _pairs(place: _Place, repeats: int, say: Callable[[str], None]) -> list[Pair]:
-    pairs: list[Pair] = []
-    for number in range(repeats):
-        first_ours = number % 2 == 0
-        bare = None if first_ours else _bare(place)
-        ours = _ours(place, f"ours-{number}")
-        if number == 0:
-            _write_script(place, place.folder / "ours-0")
-        pair = Pair(ours=ours, bare=bare or _bare(place))
-        say(
-            f"pair {number + 1} of {repeats}: ours {ours.seconds:.2f} s, bare {pair.bare.seconds:.2f} s,"
-            f" overhead {pair.overhead:.1%}"
-        )
-        pairs.append(pair)
-    return pairs
+def _pair(place: Place, number: int, *, glue: bool, say: Callable[[str], None]) -> Pair:
+    private = place.experiment.privacy.unit != "none"
+    wanted = [side for side in SIDES if side == "ours" or (private if side == "bare" else glue)]
+    runs: dict[str, Run] = {}
+    for side in wanted if number % 2 == 0 else reversed(wanted):
+        runs[side] = _run(place, side, number)
+        say(f"pair {number + 1}: {side} {runs[side].seconds:.2f} s")
+    return Pair(ours=runs["ours"], bare=runs.get("bare"), glue=runs.get("glue"), accuracy={})
 
 
-def _write_script(place: _Place, store: Path) -> None:
-    """The twin repeats what the first store tells."""
-    script = script_of(place.experiment, store=store, base=place.base, prepared=place.prepared, workers=place.workers)
-    (place.folder / "script.json").write_text(script_text(script), encoding="utf-8")
+def _run(place: Place, side: str, number: int) -> Run:
+    if side == "bare":
+        return run_bare(place)
+    if side == "glue":
+        return run_glue(place, f"glue-{number}")
+    run = run_ours(place, f"ours-{number}")
+    if number == 0 and place.experiment.privacy.unit != "none":
+        write_script(place, "ours-0")
+    return run
 
 
-def _ours(place: _Place, name: str) -> Run:
-    task = place.folder / f"{name}.json"
-    settings: dict[str, Json] = {
-        "experiment": to_document(place.experiment),
-        "store": str(place.folder / name),
-        "cache": str(place.cache),
-        "workers": place.workers,
-    }
-    task.write_text(json.dumps(settings), encoding="utf-8")
-    told, begun, peak = run_module("ours", task, threads=None)
-    return Run(
-        start_s=told["opened"] - begun,
-        base_s=told["first"] - told["opened"],
-        seconds=told["last"] - told["first"],
-        steps=told["steps"],
-        busy_s=None,
-        peak_bytes=peak,
-        state=told["state"],
-        losses=(),
-    )
+def _with_accuracy(place: Place, pairs: Sequence[Pair]) -> list[Pair]:
+    """After all runs, so that it disturbs none."""
+    states = [last_state(place, f"{side}-{number}") for number in range(len(pairs)) for side in ("ours", "glue")]
+    found = accuracies(place, states)
+    return [
+        replace(pair, accuracy={"ours": ours, "glue": glue})
+        for pair, ours, glue in zip(pairs, found[::2], found[1::2], strict=True)
+    ]
 
 
-def _bare(place: _Place) -> Run:
-    told, begun, peak = run_module("bare", place.folder / "script.json", threads=1)
-    return Run(
-        start_s=told["first"] - begun,
-        base_s=0.0,
-        seconds=told["last"] - told["first"],
-        steps=told["steps"],
-        busy_s=told["busy"],
-        peak_bytes=peak,
-        state=told["state"],
-        losses=tuple(told["losses"]),
-    )
-
-
-def _examples(place: _Place) -> int:
-    """Training examples of one run: in expectation, since sampling is Poisson."""
+def _examples(place: Place) -> int:
+    """Training examples of one run of ours: in expectation, since private sampling is Poisson."""
     training = place.experiment.training
     rows = [len(open_site(place.prepared.folder / site).train) for site in place.prepared.sites]
+    if place.experiment.privacy.unit == "none":
+        return round(sum(rows) * training.epochs) * place.experiment.rounds
     steps = [steps_per_round(count, training, private=True) for count in rows]
     a_round = sum(count * min(training.batch_size, size) for count, size in zip(steps, rows, strict=True))
     return a_round * place.experiment.rounds

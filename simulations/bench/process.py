@@ -2,7 +2,8 @@
 
 Example::
 
-    told, begun, peak_bytes = run_module("ours", Path("bench-out/task.json"), threads=None)
+    found = run_module("ours", Path("bench-out/task.json"), threads=None)
+    found.told["state"], found.begun, found.peak_bytes, found.cpu_s
 """
 
 import json
@@ -11,22 +12,39 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedrelease.errors import EngineError
-from fedrelease.simulations.bench.memory import PeakMemory
+from fedrelease.simulations.bench.usage import Usage
 from fedrelease.simulations.engine import KERNEL_CACHES
 
-__all__ = ["run_module"]
+__all__ = ["Found", "run_module"]
 
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LINES_SHOWN = 5
 
 
-def run_module(name: str, task: Path, *, threads: int | None) -> tuple[Mapping[str, Any], float, int]:
-    """What a module of this package printed, when it was started, and the most memory that it and its children held.
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a module printed, when it was started, and what it and its descendants used, start and end included."""
+
+    told: Mapping[str, Any]
+    begun: float
+    peak_bytes: int
+    cpu_s: float
+
+
+def run_module(name: str, task: Path, *, threads: int | None) -> Found:
+    """Run a module of this package in a process of its own.
 
     Args:
         threads: of numerical libraries; ``None`` leaves them what the machine gives.
@@ -51,13 +69,14 @@ def run_module(name: str, task: Path, *, threads: int | None) -> tuple[Mapping[s
             text=True,
         )
         try:
-            with PeakMemory(process.pid) as memory:
+            with Usage(process.pid) as usage:
                 told, _ = process.communicate()
         finally:
             process.kill()
     if process.returncode != 0 or not told.strip():
         raise _failed(name, process.returncode, log)
-    return json.loads(told.splitlines()[-1]), begun, memory.peak_bytes
+    last = json.loads(told.splitlines()[-1])
+    return Found(told=last, begun=begun, peak_bytes=usage.peak_bytes, cpu_s=usage.cpu_s)
 
 
 def _failed(name: str, status: int, log: Path) -> EngineError:

@@ -16,10 +16,10 @@ from fedrelease.experiment_file import load_experiment
 from fedrelease.server.events import Opened, Released, RoundStarted, SiteAnswered
 from fedrelease.simulations.bench.__main__ import main
 from fedrelease.simulations.bench.measure import Bench, measure
-from fedrelease.simulations.bench.memory import PeakMemory
 from fedrelease.simulations.bench.process import run_module
 from fedrelease.simulations.bench.report import document, show
 from fedrelease.simulations.bench.timeline import Timeline
+from fedrelease.simulations.bench.usage import Usage
 
 
 def experiment(base: Path, folder: Path, **settings: str) -> Experiment:
@@ -130,6 +130,6 @@ def answered(step: str) -> SiteAnswered:
 
 
 def test_peak_memory_is_at_least_what_this_process_holds() -> None:
-    with PeakMemory(os.getpid()) as memory:
+    with Usage(os.getpid()) as usage:
         pass
-    assert memory.peak_bytes > 10_000_000
+    assert usage.peak_bytes > 10_000_000
