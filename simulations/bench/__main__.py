@@ -9,31 +9,17 @@ Example::
 import argparse
 import json
 import sys
-from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
 
 from fedrelease.cache import cache_folder
 from fedrelease.errors import FedreleaseError
-from fedrelease.experiment import Experiment
-from fedrelease.experiment_file import load_experiment
 from fedrelease.simulations.bench.measure import Bench, measure
 from fedrelease.simulations.bench.picture import bench_png
 from fedrelease.simulations.bench.report import document, show
+from fedrelease.simulations.bench.scaled import at_least_one, scaled
 from fedrelease.simulations.engine import default_workers
-
-STUDIES = "fedrelease.simulations.studies"
-EXPERIMENTS = {"keep": "default.toml", "none": "four-sites-none.toml"}
-HOLDOUT_LIMIT = 300
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is below 1")
-    return number
 
 
 def _arguments(typed: list[str] | None) -> argparse.Namespace:
@@ -42,10 +28,10 @@ def _arguments(typed: list[str] | None) -> argparse.Namespace:
         description="Measure the share of a private federation's wall time that is not forward, backward or optimizer.",
         epilog="example: python -m fedrelease.simulations.bench --rounds 3 --repeats 3",
     )
-    parser.add_argument("--rounds", type=_at_least_one, default=3, help="rounds of one run [default: 3]")
-    parser.add_argument("--limit", type=_at_least_one, default=1000, help="rows of one site [default: 1000]")
-    parser.add_argument("--repeats", type=_at_least_one, default=3, help="runs of each side, in turns [default: 3]")
-    parser.add_argument("--workers", type=_at_least_one, help="worker processes [default: one a core]")
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="rounds of one run [default: 3]")
+    parser.add_argument("--limit", type=at_least_one, default=1000, help="rows of one site [default: 1000]")
+    parser.add_argument("--repeats", type=at_least_one, default=3, help="runs of each side, in turns [default: 3]")
+    parser.add_argument("--workers", type=at_least_one, help="worker processes [default: one a core]")
     parser.add_argument(
         "--glue",
         action="store_true",
@@ -60,13 +46,6 @@ def _arguments(typed: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--out", type=Path, default=Path("bench-out"), help="folder of bench.json [default: bench-out]")
     return parser.parse_args(typed)
-
-
-def _experiment(rounds: int, limit: int, privacy: str = "keep") -> Experiment:
-    """A built-in experiment, scaled: its last phase only, for that many rounds. The one without privacy has its own settings."""
-    with resources.as_file(resources.files(STUDIES) / EXPERIMENTS[privacy]) as path:
-        experiment = load_experiment(path, [f"data.limit_per_site={limit}", f"data.holdout_limit={HOLDOUT_LIMIT}"])
-    return replace(experiment, phases=(replace(experiment.phases[-1], rounds=rounds),))
 
 
 def _finish(bench: Bench, folder: Path, *, as_json: bool) -> int:
@@ -89,7 +68,7 @@ def main(typed: list[str] | None = None) -> int:
     given = _arguments(typed)
     try:
         bench = measure(
-            _experiment(given.rounds, given.limit, given.privacy),
+            scaled(given.rounds, given.limit, given.privacy),
             repeats=given.repeats,
             workers=given.workers or default_workers(None),
             folder=given.out,

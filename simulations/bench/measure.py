@@ -32,7 +32,7 @@ from fedrelease.simulations.bench.runs import (
     write_script,
 )
 
-__all__ = ["Bench", "Pair", "measure"]
+__all__ = ["Bench", "Pair", "measure", "open_place"]
 
 SIDES = ("ours", "bare", "glue")
 
@@ -120,7 +120,7 @@ def measure(
     _check(experiment, glue=glue)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix="work-") as work:
-        place = _place(experiment, cache, Path(work), workers)
+        place = open_place(experiment, cache, Path(work), workers)
         if warm_up:
             say("warming up: one round")
             run_ours(replace(place, experiment=_one_round(experiment)), "warm-up")
@@ -148,7 +148,8 @@ def _check(experiment: Experiment, *, glue: bool) -> None:
         )
 
 
-def _place(experiment: Experiment, cache: Path, folder: Path, workers: int) -> Place:
+def open_place(experiment: Experiment, cache: Path, folder: Path, workers: int) -> Place:
+    """Fetch and prepare what all runs share, in ``folder`` and in the cache; the precision is chosen by now."""
     for alias in (experiment.model.base, experiment.data.source):
         if alias in CATALOG:
             fetch(alias, cache=cache)

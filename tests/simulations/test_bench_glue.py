@@ -141,10 +141,10 @@ def test_what_the_glue_would_do_otherwise_is_refused(other: Experiment, rule: st
 
 
 def test_the_built_in_experiments_fit_the_glue() -> None:
-    from fedrelease.simulations.bench.__main__ import _experiment
+    from fedrelease.simulations.bench.scaled import scaled
 
     for privacy in ("keep", "none"):
-        check_fits(_experiment(3, 100, privacy))
+        check_fits(scaled(3, 100, privacy))
 
 
 def trained_by_ours(
