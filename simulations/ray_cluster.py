@@ -109,7 +109,7 @@ def ray_cluster(which: Ray, *, most: int, home: Path) -> Iterator[RayRun]:
         undo.callback(ray.shutdown)
         _connect(which, most, folder, own)
         cpus, actors = cpus_of_an_actor(_cpus_of_nodes(), most)
-        yield RayRun(folder=folder, log=log, resources={"num_cpus": cpus, "max_restarts": -1}, actors=actors)
+        yield RayRun(folder=folder, log=log, resources={"num_cpus": cpus, "max_restarts": -1, "max_task_retries": 1}, actors=actors)
 
 
 def _fresh_folder(home: Path) -> Path:
@@ -149,12 +149,18 @@ def _connect(which: Ray, most: int, folder: Path, own: Path) -> None:
 
 
 def _check_listens(address: str) -> None:
+    """Whether something that may be Ray answers: Ray itself would try for minutes, and talk to the terminal meanwhile."""
+    import grpc
+
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    except (OSError, ValueError, OverflowError) as error:
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(CONNECT_S)
+    except (OSError, ValueError, OverflowError, grpc.FutureTimeoutError) as error:
+        why = getattr(error, "strerror", None) or str(error) or "what listens there is no Ray"
         raise EngineError(
-            f"no Ray cluster answers there: {getattr(error, 'strerror', None) or error}",
+            f"no Ray cluster answers there: {why}",
             value=address,
             rule="--ray-address is 'auto', or the host:port that 'ray start --head' printed",
             hint=START,

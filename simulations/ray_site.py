@@ -94,11 +94,11 @@ def _answer(message: Message, context: Context) -> Message:
 @lru_cache(maxsize=1)
 def _settings(name: str) -> RaySettings:
     """Read once in a process, which from then on has one thread for numbers, a log, and an eye on the run's end."""
+    folder = Path(name)
+    settings = RaySettings.read(folder)
     import torch
 
     torch.set_num_threads(1)
-    folder = Path(name)
-    settings = RaySettings.read(folder)
     handler = logging.FileHandler(folder.parent / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     LOGGER.addHandler(handler)

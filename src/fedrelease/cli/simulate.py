@@ -6,6 +6,7 @@ Example::
     fedrelease simulate my.toml --set training.lr=0.003 --store releases-b
 """
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,12 @@ def _at_least_one(workers: int | None) -> int | None:
     return workers
 
 
+def _an_address(address: str | None) -> str | None:
+    if address is not None and re.fullmatch(r"auto|([\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}", address) is None:
+        raise typer.BadParameter(f"{address!r} is neither 'auto' nor host:port")
+    return address
+
+
 def simulate(
     file: Annotated[str | None, typer.Argument(metavar="[FILE]", hidden=True)] = None,
     settings: Annotated[
@@ -67,6 +74,7 @@ def simulate(
         typer.Option(
             "--ray-address",
             metavar="ADDRESS",
+            callback=_an_address,
             help="A running Ray cluster, auto or host:port, for --engine ray [default: Ray is started here].",
         ),
     ] = None,
