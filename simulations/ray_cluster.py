@@ -109,7 +109,12 @@ def ray_cluster(which: Ray, *, most: int, home: Path) -> Iterator[RayRun]:
         undo.callback(ray.shutdown)
         _connect(which, most, folder, own)
         cpus, actors = cpus_of_an_actor(_cpus_of_nodes(), most)
-        yield RayRun(folder=folder, log=log, resources={"num_cpus": cpus, "max_restarts": -1, "max_task_retries": 1}, actors=actors)
+        yield RayRun(
+            folder=folder,
+            log=log,
+            resources={"num_cpus": cpus, "max_restarts": -1, "max_task_retries": 1},
+            actors=actors,
+        )
 
 
 def _fresh_folder(home: Path) -> Path:

@@ -7,10 +7,14 @@ Example::
 """
 
 import contextlib
+import io
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 __all__ = ["keep_words", "libraries_write_to"]
 
@@ -28,6 +32,7 @@ def libraries_write_to(log: Path) -> Iterator[None]:
         undo.callback(handler.close)
         undo.enter_context(warnings.catch_warnings())  # a library changes which ones are shown
         undo.callback(logging.captureWarnings, False)
+        undo.enter_context(contextlib.redirect_stdout(_ByThread(sys.stdout, handler.stream)))
         for name in LOGGERS:
             undo.enter_context(_only(handler, logging.getLogger(name)))
         logging.captureWarnings(True)
@@ -42,6 +47,22 @@ def _only(handler: logging.Handler, logger: logging.Logger) -> Iterator[None]:
         yield
     finally:
         logger.handlers, logger.propagate = before, propagate
+
+
+class _ByThread(io.TextIOBase):
+    """A stdout for the thread that made it; what others print, as Ray's listener does, goes to the log."""
+
+    def __init__(self, screen: TextIO, log: TextIO) -> None:
+        self._screen, self._log, self._owner = screen, log, threading.current_thread()
+
+    def _target(self) -> TextIO:
+        return self._screen if threading.current_thread() is self._owner else self._log
+
+    def write(self, text: str) -> int:
+        return self._target().write(text)
+
+    def flush(self) -> None:
+        self._target().flush()
 
 
 def keep_words(files: Path, log: Path) -> None:
