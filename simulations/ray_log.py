@@ -26,13 +26,12 @@ MOST_CHARACTERS = 20_000
 @contextlib.contextmanager
 def libraries_write_to(log: Path) -> Iterator[None]:
     """The block's log lines and warnings go to ``log``; the libraries must have been imported, which sets up their own way."""
-    handler = logging.FileHandler(log, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
-    with contextlib.ExitStack() as undo:
-        undo.callback(handler.close)
+    with log.open("a", buffering=1, encoding="utf-8") as file, contextlib.ExitStack() as undo:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         undo.enter_context(warnings.catch_warnings())  # a library changes which ones are shown
         undo.callback(logging.captureWarnings, False)
-        undo.enter_context(contextlib.redirect_stdout(_ByThread(sys.stdout, handler.stream)))
+        undo.enter_context(contextlib.redirect_stdout(_ByThread(sys.stdout, file)))
         for name in LOGGERS:
             undo.enter_context(_only(handler, logging.getLogger(name)))
         logging.captureWarnings(True)

@@ -94,6 +94,8 @@ def simulate(
     begun = time.monotonic()
     for phase in experiment.phases:
         make_strategy(phase.strategy)
+    if ray is not None:
+        check_ray()  # before anything is made or fetched
     opened, home = Store.create_or_open(store), sites_folder(store)
     with disk_errors(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -123,8 +125,6 @@ def _run(
     say: Callable[[str], None],
     ray: Ray | None,
 ) -> None:
-    if ray is not None:
-        check_ray()  # before anything is fetched
     base = _base(experiment, cache, say)
     home = sites_folder(store)
     with _engine(experiment, base, home, workers, ray) as grid_of:
