@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,15 +100,15 @@ def ray_cluster(which: Ray, *, most: int, home: Path) -> Iterator[RayRun]:
     import ray
 
     folder = _fresh_folder(home)
-    own, log, terminated = _own_files(folder), home.resolve() / LOG, signal.getsignal(signal.SIGTERM)
+    own, log = _own_files(folder), home.resolve() / LOG
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         undo.callback(shutil.rmtree, own, ignore_errors=True)
         undo.callback(keep_words, own, log)
         undo.enter_context(libraries_write_to(log))
-        undo.callback(signal.signal, signal.SIGTERM, terminated)
         undo.callback(ray.shutdown)
-        _connect(which, most, folder, own)
+        with _same_end_by_signal():
+            _connect(which, most, folder, own)
         cpus, actors = cpus_of_an_actor(_cpus_of_nodes(), most)
         yield RayRun(
             folder=folder,
@@ -115,6 +116,15 @@ def ray_cluster(which: Ray, *, most: int, home: Path) -> Iterator[RayRun]:
             resources={"num_cpus": cpus, "max_restarts": -1, "max_task_retries": 1},
             actors=actors,
         )
+
+
+@contextlib.contextmanager
+def _same_end_by_signal() -> Iterator[None]:
+    """Ray takes SIGTERM, and answers it with a stack on the terminal; its processes end with this one in any case."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _fresh_folder(home: Path) -> Path:
