@@ -89,5 +89,5 @@ clean:  ## remove .venv, build leftovers and caches; releases stay
 
 .venv/.installed-bench: .venv/.installed-wheel
 	@echo 'Install: Ray, for the benchmark'
-	@$(PIP) install -c constraints.txt "$$(echo $(WHEEL))[bench]"
+	@$(PIP) install -c constraints.txt "$$(echo $(WHEEL))[ray]"
 	@touch $@

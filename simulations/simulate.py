@@ -11,11 +11,15 @@ touches, and the engine's log.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
 
 from fedrelease.catalog import CATALOG
 from fedrelease.data.sites import Prepared, prepare_sites
@@ -32,11 +36,16 @@ from fedrelease.server.plan import planned_rounds
 from fedrelease.server.store import Store
 from fedrelease.simulations.engine import Engine, default_workers
 from fedrelease.simulations.grid import LocalGrid
+from fedrelease.simulations.ray_cluster import Ray, check_ray
+from fedrelease.simulations.ray_grid import ray_sites
 from fedrelease.strategies import make_strategy
 
-__all__ = ["Summary", "simulate", "sites_folder"]
+__all__ = ["Ray", "Summary", "simulate", "sites_folder"]
 
 FIRST_SITE_NODE = 2
+
+Node: TypeAlias = Mapping[str, str]
+"""A site's node configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +78,16 @@ def simulate(
     workers: int | None,
     watch: Watcher,
     say: Callable[[str], None],
+    ray: Ray | None = None,
 ) -> Summary:
     """Run the plan of rounds to its end, from the store's head on.
 
     Args:
         store: the folder of releases; made when missing.
         cache: of bases and prepared data.
-        workers: processes; ``None`` for one a core.
+        workers: processes; ``None`` for one a core, or for what a cluster has room for.
         watch: told what happens. say: told in sentences what takes a while before the first round.
+        ray: run the sites in Ray actors; ``None`` for the one-machine engine. The releases are the same.
 
     Raises:
         FedreleaseError: whatever a user can mend; everything that was released or accepted before it stays.
@@ -85,6 +96,8 @@ def simulate(
     experiment = replace(experiment, model=chosen_precision(experiment.model, cache))
     for phase in experiment.phases:
         make_strategy(phase.strategy)
+    if ray is not None:
+        check_ray()  # before anything is made or fetched
     opened, home = Store.create_or_open(store), sites_folder(store)
     with disk_errors(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -95,7 +108,7 @@ def simulate(
         if _is_complete(opened, experiment):
             say(f"nothing to do: {store} holds every release of this experiment")
         else:
-            _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say)
+            _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say, ray=ray)
     return _summary(experiment, opened, seconds=time.monotonic() - begun, resumed=resumed)
 
 
@@ -112,14 +125,12 @@ def _run(
     workers: int | None,
     watch: Watcher,
     say: Callable[[str], None],
+    ray: Ray | None,
 ) -> None:
     base = _base(experiment, cache, say)
     home = sites_folder(store)
-    partition = experiment.data.partition
-    count = workers or default_workers(None if partition.by == "column" else partition.sites)
-    with Engine(base=base.folder, experiment=experiment, workers=count, home=home) as engine:
+    with _engine(experiment, base, home, workers, ray) as grid_of:
         prepared = _prepare(experiment, base, cache, say)
-        nodes = dict(enumerate((_node(prepared, site, home, base) for site in prepared.sites), FIRST_SITE_NODE))
         context = Context(
             run_id=1,
             node_id=1,
@@ -132,8 +143,28 @@ def _run(
                 **({"server-holdout": str(prepared.server_holdout)} if prepared.server_holdout else {}),
             },
         )
-        engine.wait_until_ready()
-        server_app(watch)(LocalGrid(engine, nodes=nodes), context)
+        with grid_of([_node(prepared, site, home, base) for site in prepared.sites]) as grid:
+            server_app(watch)(grid, context)
+
+
+@contextmanager
+def _engine(
+    experiment: Experiment, base: Base, home: Path, workers: int | None, ray: Ray | None
+) -> Iterator[Callable[[Sequence[Node]], AbstractContextManager[Grid]]]:
+    """What runs the sites, as a function from them to their Grid. Workers load while the caller prepares the data."""
+    if ray is not None:
+        yield partial(ray_sites, ray, workers=workers, experiment=experiment, home=home)
+        return
+    partition = experiment.data.partition
+    count = workers or default_workers(None if partition.by == "column" else partition.sites)
+    with Engine(base=base.folder, experiment=experiment, workers=count, home=home) as engine:
+        yield partial(_local_sites, engine)
+
+
+@contextmanager
+def _local_sites(engine: Engine, nodes: Sequence[Node]) -> Iterator[Grid]:
+    engine.wait_until_ready()
+    yield LocalGrid(engine, nodes=dict(enumerate(nodes, FIRST_SITE_NODE)))
 
 
 def _base(experiment: Experiment, cache: Path, say: Callable[[str], None]) -> Base:
@@ -170,9 +201,9 @@ def _node(prepared: Prepared, site: str, home: Path, base: Base) -> dict[str, st
     """A simulated site's node configuration. Its noise is seeded: a simulation repeats bit for bit."""
     return {
         "site": site,
-        "data": str(prepared.folder / site),
-        "home": str(home / site),
-        "base": str(base.folder),
+        "data": str((prepared.folder / site).absolute()),
+        "home": str((home / site).absolute()),
+        "base": str(base.folder.absolute()),
         "noise": "seeded",
     }
 

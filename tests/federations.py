@@ -24,7 +24,7 @@ from fedrelease.client.ledger import Ledger, total
 from fedrelease.experiment_file import load_experiment
 from fedrelease.server.events import Watcher
 from fedrelease.server.store import Store
-from fedrelease.simulations.simulate import Summary, simulate, sites_folder
+from fedrelease.simulations.simulate import Ray, Summary, simulate, sites_folder
 
 MAIN = "import sys; from fedrelease.cli import main; main()"
 PATIENCE_S = 60.0
@@ -40,7 +40,13 @@ class Federation:
     cache: Path
 
     def simulate(
-        self, store: str, *settings: str, workers: int = 1, watch: Watcher | None = None, said: list[str] | None = None
+        self,
+        store: str,
+        *settings: str,
+        workers: int = 1,
+        watch: Watcher | None = None,
+        said: list[str] | None = None,
+        ray: Ray | None = None,
     ) -> Summary:
         """A run in this process."""
         return simulate(
@@ -50,6 +56,7 @@ class Federation:
             workers=workers,
             watch=watch or (lambda event: None),
             say=(said if said is not None else []).append,
+            ray=ray,
         )
 
     def start(

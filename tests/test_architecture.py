@@ -16,6 +16,8 @@ FLWR_MODULES = {
     "server/app.py",
     "server/flower.py",
     "simulations/grid.py",
+    "simulations/ray_grid.py",
+    "simulations/ray_site.py",
     "simulations/simulate.py",
     "simulations/wire.py",
     "simulations/worker.py",

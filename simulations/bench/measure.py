@@ -24,13 +24,13 @@ from fedrelease.simulations.bench.runs import (
     Place,
     Run,
     check_fits,
-    check_ray,
     last_state,
     run_bare,
     run_glue,
     run_ours,
     write_script,
 )
+from fedrelease.simulations.ray_cluster import check_ray
 
 __all__ = ["Bench", "Pair", "measure", "open_place"]
 
@@ -138,7 +138,7 @@ def measure(
 def _check(experiment: Experiment, *, glue: bool) -> None:
     if glue:
         check_fits(experiment)
-        check_ray()
+        check_ray("--glue")
     elif experiment.privacy.unit == "none":
         raise ExperimentError(
             "the bare twin repeats private federations only",

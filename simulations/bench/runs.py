@@ -10,7 +10,6 @@ Example::
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from fedrelease.data.sites import Prepared
@@ -24,7 +23,7 @@ from fedrelease.simulations.bench.process import run_module
 from fedrelease.simulations.bench.script import script_of, script_text
 from fedrelease.update import State, read_state, state_digest
 
-__all__ = ["Place", "Run", "check_fits", "check_ray", "last_state", "run_bare", "run_glue", "run_ours", "write_script"]
+__all__ = ["Place", "Run", "check_fits", "last_state", "run_bare", "run_glue", "run_ours", "write_script"]
 
 GLUE_STATE = "final.safetensors"
 
@@ -68,20 +67,6 @@ class Run:
     examples: int | None
     state: str
     losses: tuple[float, ...]
-
-
-def check_ray() -> None:
-    """Say now what the glue would say after minutes.
-
-    Raises:
-        EngineError: Ray is not installed.
-    """
-    if find_spec("ray") is None:
-        raise EngineError(
-            "the glue needs Ray, which is not installed",
-            rule="--glue runs Flower's own simulation",
-            hint='pip install -c constraints.txt "fedrelease[bench]", or make bench-all',
-        )
 
 
 def check_fits(experiment: Experiment) -> None:

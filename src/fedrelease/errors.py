@@ -15,7 +15,7 @@
     |   +-- BudgetExceeded          the site's ledger has no room for what was asked
     +-- UpdateRefused               screening refused a site's answer
     +-- RoundFailed                 too few sites answered in time
-    +-- EngineError                 a worker of the one-machine engine failed
+    +-- EngineError                 what runs the sites of a simulation failed, or is not there
 
 Example::
 
@@ -117,4 +117,4 @@ class RoundFailed(FedreleaseError):
 
 
 class EngineError(FedreleaseError):
-    """A worker of the one-machine engine failed."""
+    """What runs the sites of a simulation failed, or is not there."""

@@ -87,6 +87,21 @@ def test_a_library_that_is_missing_fails_and_an_untested_version_warns(monkeypat
     assert _library("torch", ">=999").status == "warn"
 
 
+def test_ray_is_optional_and_the_doctor_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    from fedrelease.cli.doctor import _ray
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert (_ray().status, _ray().found) == ("ok", "not installed (optional)")
+    assert 'pip install -c constraints.txt "fedrelease[ray]"' in _ray().advice
+    monkeypatch.setattr(metadata, "version", lambda name: "2.55.1")
+    assert (_ray().found, _ray().advice) == ("2.55.1", "")
+
+
 def test_a_check_that_breaks_is_itself_a_finding(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -114,7 +114,14 @@ def test_quiet_says_nothing_on_stderr(engine: Engine, study: str, capsys: Captur
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--set", "training.lrr=1"), ("--set", "training.lr=-1"), ("--workers", "0"), ("--engine", "ray"), ("--set", "x")],
+    [
+        ("--set", "training.lrr=1"),
+        ("--set", "training.lr=-1"),
+        ("--workers", "0"),
+        ("--engine", "rays"),
+        ("--ray-address", "auto"),
+        ("--set", "x"),
+    ],
 )
 def test_a_wrong_key_value_or_flag_exits_2(engine: Engine, study: str, arguments: tuple[str, ...]) -> None:
     assert run(["simulate", study, *arguments]) == 2

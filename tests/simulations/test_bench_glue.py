@@ -14,17 +14,18 @@ from test_bench import experiment  # of this folder
 from fedrelease.client.directives import frozen
 from fedrelease.client.training import Job, Seeds, train
 from fedrelease.data.sites import open_site, prepare_sites
-from fedrelease.errors import EngineError, ExperimentError
+from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, Phase, Privacy, Training
 from fedrelease.models.bases import open_base
 from fedrelease.models.classifier import build_classifier, load_state, trainable_state
 from fedrelease.privacy import PrivacyPlan, plan_privacy
-from fedrelease.simulations.bench import glue, glue_site, runs
+from fedrelease.simulations import ray_cluster
+from fedrelease.simulations.bench import glue, glue_site
 from fedrelease.simulations.bench.__main__ import main
 from fedrelease.simulations.bench.measure import Bench, Pair, measure
 from fedrelease.simulations.bench.picture import bench_png
 from fedrelease.simulations.bench.report import document, show
-from fedrelease.simulations.bench.runs import Run, check_fits, check_ray
+from fedrelease.simulations.bench.runs import Run, check_fits
 from fedrelease.update import State
 
 
@@ -105,18 +106,12 @@ def test_the_picture_is_a_png_and_the_same_bytes_every_time() -> None:
     assert bench_png(bench(private=False)) != bench_png(bench())
 
 
-def test_missing_ray_is_said_before_anything_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "find_spec", lambda name: None)
-    with pytest.raises(EngineError, match=r"needs Ray.*pip install -c constraints.txt \"fedrelease\[bench\]\""):
-        check_ray()
-
-
 def test_the_command_ends_with_one_when_ray_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
     assert main(["--glue", "--json", "--out", str(tmp_path / "out")]) == 1
-    assert "fedrelease[bench]" in json.loads(capsys.readouterr().err)["error"]["hint"]
+    assert "fedrelease[ray]" in json.loads(capsys.readouterr().err)["error"]["hint"]
     assert not (tmp_path / "out").exists()
 
 

@@ -133,6 +133,16 @@ def _libraries() -> Iterator[Finding]:
     wanted = _requirements()
     for name in LIBRARIES:
         yield _library(name, wanted.get(name, ""))
+    yield _ray()
+
+
+def _ray() -> Finding:
+    """An optional extra: its absence is no fault."""
+    try:
+        return Finding(name="ray", status="ok", found=metadata.version("ray"))
+    except metadata.PackageNotFoundError:
+        advice = 'for simulate --engine ray: pip install -c constraints.txt "fedrelease[ray]"'
+        return Finding(name="ray", status="ok", found="not installed (optional)", advice=advice)
 
 
 def _requirements() -> dict[str, str]:

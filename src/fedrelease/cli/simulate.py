@@ -6,6 +6,7 @@ Example::
     fedrelease simulate my.toml --set training.lr=0.003 --store releases-b
 """
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,12 @@ def _at_least_one(workers: int | None) -> int | None:
     return workers
 
 
+def _an_address(address: str | None) -> str | None:
+    if address is not None and re.fullmatch(r"auto|([\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}", address) is None:
+        raise typer.BadParameter(f"{address!r} is neither 'auto' nor host:port")
+    return address
+
+
 def simulate(
     file: Annotated[str | None, typer.Argument(metavar="[FILE]", hidden=True)] = None,
     settings: Annotated[
@@ -59,8 +66,18 @@ def simulate(
         ),
     ] = None,
     engine: Annotated[
-        Literal["local"], typer.Option("--engine", show_default=False, help="What runs the sites [default: local].")
+        Literal["local", "ray"],
+        typer.Option("--engine", show_default=False, help="What runs the sites [default: local]."),
     ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="ADDRESS",
+            callback=_an_address,
+            help="A running Ray cluster, auto or host:port, for --engine ray [default: Ray is started here].",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the built-in experiments.")] = False,
@@ -71,15 +88,16 @@ def simulate(
     round becomes a release in the store. Run the same command again to go on after an interruption. A flag beats the
     file, and the file beats the defaults.
     """
-    del engine  # there is one
     if listing:
         _list(as_json=as_json)
         return
+    if ray_address is not None and engine != "ray":
+        raise typer.BadParameter("a cluster's address goes with --engine ray", param_hint="--ray-address")
     experiment = _load(file, settings or [], store)
     talk = to_stderr()
     if not quiet:
         plan(experiment, talk)
-    summary = _run(experiment, talk, workers=workers, quiet=quiet)
+    summary = _run(experiment, talk, workers=workers, quiet=quiet, ray=engine == "ray", address=ray_address)
     _finish(experiment, summary, as_json=as_json)
 
 
@@ -186,9 +204,12 @@ def _phase(phase: Phase) -> str:
     return f"{_count(phase.rounds, 'round')} of {phase.strategy.name} with {many}, to {phase.channel}"
 
 
-def _run(experiment: Experiment, talk: Console, *, workers: int | None, quiet: bool) -> "Summary":
+def _run(
+    experiment: Experiment, talk: Console, *, workers: int | None, quiet: bool, ray: bool, address: str | None
+) -> "Summary":
     from fedrelease.cache import cache_folder
     from fedrelease.simulations.progress import watching
+    from fedrelease.simulations.ray_cluster import Ray
     from fedrelease.simulations.simulate import simulate as run
 
     def say(line: str) -> None:
@@ -197,7 +218,15 @@ def _run(experiment: Experiment, talk: Console, *, workers: int | None, quiet: b
 
     with watching(talk, quiet=quiet) as watch:
         folder = Path(experiment.federation.store)
-        return run(experiment, store=folder, cache=cache_folder(), workers=workers, watch=watch, say=say)
+        return run(
+            experiment,
+            store=folder,
+            cache=cache_folder(),
+            workers=workers,
+            watch=watch,
+            say=say,
+            ray=Ray(address=address) if ray else None,
+        )
 
 
 def _finish(experiment: Experiment, summary: "Summary", *, as_json: bool) -> None:
