@@ -23,7 +23,7 @@ from uuid import uuid4
 
 from fedrelease.errors import EngineError
 from fedrelease.simulations.engine import KERNEL_CACHES
-from fedrelease.simulations.ray_log import keep_words, libraries_write_to
+from fedrelease.simulations.ray_log import keep_words, libraries_write_to, stderr_written_to
 
 __all__ = ["FOLDER", "LOG", "Ray", "RayRun", "check_ray", "cpus_of_an_actor", "ray_cluster"]
 
@@ -107,7 +107,7 @@ def ray_cluster(which: Ray, *, most: int, home: Path) -> Iterator[RayRun]:
         undo.callback(keep_words, own, log)
         undo.enter_context(libraries_write_to(log))
         undo.callback(ray.shutdown)
-        with _same_end_by_signal():
+        with _same_end_by_signal(), stderr_written_to(log):
             _connect(which, most, folder, own)
         cpus, actors = cpus_of_an_actor(_cpus_of_nodes(), most)
         yield RayRun(

@@ -26,6 +26,7 @@ from fedrelease.errors import EngineError
 from fedrelease.experiment import Experiment
 from fedrelease.simulations.engine import default_workers
 from fedrelease.simulations.ray_cluster import Ray, RayRun, ray_cluster
+from fedrelease.simulations.ray_log import stderr_written_to
 from fedrelease.simulations.ray_site import ASK, READY, RaySettings
 
 __all__ = ["RayGrid", "ray_sites"]
@@ -56,7 +57,8 @@ def ray_sites(
             RaySettings.withdraw(run.folder)  # actors end in the middle of their work: nobody waits for it any more
             raise
         finally:
-            simulation.end()
+            with stderr_written_to(run.log):
+                simulation.end()
 
 
 class _Simulation:

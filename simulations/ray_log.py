@@ -9,6 +9,7 @@ Example::
 import contextlib
 import io
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -16,11 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-__all__ = ["keep_words", "libraries_write_to"]
+__all__ = ["keep_words", "libraries_write_to", "stderr_written_to"]
 
 LOGGERS = ("flwr", "ray", "py.warnings")
 WORDS = "session_2*/logs/worker-*.err"
 MOST_CHARACTERS = 20_000
+STDERR = 2
 
 
 @contextlib.contextmanager
@@ -62,6 +64,24 @@ class _ByThread(io.TextIOBase):
 
     def flush(self) -> None:
         self._target().flush()
+
+
+@contextlib.contextmanager
+def stderr_written_to(log: Path) -> Iterator[None]:
+    """What is written to the process's stderr goes to ``log``, also from beneath Python, as from Ray's compiled part.
+
+    That part writes there while it starts and ends only. Our own progress stands still meanwhile.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(STDERR)
+    try:
+        with log.open("ab") as file:
+            os.dup2(file.fileno(), STDERR)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(terminal, STDERR)
+        os.close(terminal)
 
 
 def keep_words(files: Path, log: Path) -> None:

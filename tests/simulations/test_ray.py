@@ -25,7 +25,7 @@ from fedrelease.errors import EngineError
 from fedrelease.experiment import Experiment
 from fedrelease.simulations import ray_cluster, ray_site
 from fedrelease.simulations.ray_cluster import Ray, check_ray, cpus_of_an_actor
-from fedrelease.simulations.ray_log import keep_words, libraries_write_to
+from fedrelease.simulations.ray_log import keep_words, libraries_write_to, stderr_written_to
 from fedrelease.simulations.ray_site import ASK, READY, RaySettings
 
 RAY = ("--engine", "ray", "--workers", "2")
@@ -116,6 +116,16 @@ def test_what_other_threads_print_goes_to_the_log_and_ones_own_words_stay(
     assert all(text in log for text in ("(raylet) noise", "ray: a line of Ray's", "FutureWarning: old"))
 
 
+def test_what_is_written_beneath_python_goes_to_the_log_for_a_while(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with stderr_written_to(tmp_path / "engine.log"):
+        os.write(2, b"raylet.cc: noise\n")
+    os.write(2, b"mine\n")
+    assert capfd.readouterr().err == "mine\n"
+    assert (tmp_path / "engine.log").read_text() == "raylet.cc: noise\n"
+
+
 def asked(monkeypatch: pytest.MonkeyPatch, partition: int, **config: str) -> Message:
     """What the ClientApp of an actor replies to a query, here in this process."""
     monkeypatch.setenv(ray_cluster.FOLDER, "somewhere")
@@ -197,7 +207,8 @@ def test_a_federation_on_ray_ends_with_the_digest_of_the_one_machine_engine_and_
     assert json.loads(done.stdout)["head_digest"] == undisturbed.digest
     assert federation.ledger_bytes("on-ray") == undisturbed.ledgers
     talk = done.stderr.split("\n\n")[-1].splitlines()  # after the plan
-    assert [line.split()[:2] for line in talk] == [["released", version] for version in ("0.0.0", "0.1.1", "0.1.2")]
+    released = [["released", version] for version in ("0.0.0", "0.1.1", "0.1.2")]
+    assert [line.split()[:2] for line in talk] == released, done.stderr
     assert_nothing_is_left(federation, "on-ray", temporary)
     again = federation.command("simulate", "tiny.toml", "--store", "on-ray", *RAY, "--json", "--quiet")
     assert json.loads(again.stdout)["resumed"] is True
