@@ -14,9 +14,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedrelease.client.sampling import seeded_generator
+from fedrelease.client.training import summed_loss
 from fedrelease.data.tokens import TokenRows
 from fedrelease.errors import ModelError
 from fedrelease.models.classifier import canonical_name
@@ -75,22 +75,16 @@ def _shaken(trained: dict[str, nn.Parameter]) -> Iterator[None]:
                 trained[name].copy_(value)
 
 
-def _loss(model: nn.Module, rows: TokenRows, indices: list[int]) -> Tensor:
-    batch = rows.batch(indices)
-    logits = model(batch.input_ids, batch.attention_mask, batch.prefix)
-    return functional.cross_entropy(logits, batch.labels, reduction="sum")
-
-
 def _together(model: nn.Module, rows: TokenRows, trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     with per_example(model):
-        torch.autograd.backward(_loss(model, rows, list(range(min(EXAMPLES, len(rows))))))
+        torch.autograd.backward(summed_loss(model, rows, torch.arange(min(EXAMPLES, len(rows)))))
         return {name: value.grad_sample for name, value in trained.items()}  # type: ignore[attr-defined]  # Opacus' name
 
 
 def _singly(model: nn.Module, rows: TokenRows, trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     with plain_layers(model):
         each = [
-            torch.autograd.grad(_loss(model, rows, [row]), list(trained.values()))
+            torch.autograd.grad(summed_loss(model, rows, torch.tensor([row])), list(trained.values()))
             for row in range(min(EXAMPLES, len(rows)))
         ]
     return {name: torch.stack([one[place] for one in each]) for place, name in enumerate(trained)}

@@ -28,7 +28,7 @@ from fedrelease.models.per_example import per_example
 from fedrelease.models.precision import matmul
 from fedrelease.privacy import PrivacyPlan
 
-__all__ = ["Job", "Seeds", "rate_factor", "steps_per_round", "train"]
+__all__ = ["Job", "Seeds", "rate_factor", "steps_per_round", "summed_loss", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ class _PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no t
 def _plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, indices: Tensor) -> None:
     optimizer.zero_grad()
     for piece in _micro_batches(indices, job):
-        torch.autograd.backward(_summed_loss(model, job.rows, piece) / len(indices))
+        torch.autograd.backward(summed_loss(model, job.rows, piece) / len(indices))
     if job.training.grad_clip is not None:
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], job.training.grad_clip)
     optimizer.step()
@@ -198,7 +198,7 @@ def _private_step(model: nn.Module, optimizer: DPOptimizer, job: Job, indices: T
             parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
         _noisy_step(optimizer, last=True)
     for number, piece in enumerate(pieces, start=1):
-        torch.autograd.backward(_summed_loss(model, job.rows, piece))
+        torch.autograd.backward(summed_loss(model, job.rows, piece))
         _noisy_step(optimizer, last=number == len(pieces))
 
 
@@ -219,7 +219,8 @@ def _micro_batches(indices: Tensor, job: Job) -> list[Tensor]:
     return [piece for piece in torch.split(by_length, job.training.micro_batch) if len(piece)]
 
 
-def _summed_loss(model: nn.Module, rows: TokenRows, indices: Tensor) -> Tensor:
+def summed_loss(model: nn.Module, rows: TokenRows, indices: Tensor) -> Tensor:
+    """Cross-entropy in nats of these rows, added up, through what they carry of the frozen layers."""
     batch = rows.batch(indices)
     logits = model(batch.input_ids, batch.attention_mask, batch.prefix)
     return functional.cross_entropy(logits, batch.labels, reduction="sum")

@@ -33,6 +33,7 @@ __all__ = ["Engine", "default_workers"]
 
 KERNEL_CACHES = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 """torch keeps a compiled kernel for each shape it met, 1,024 by default: gigabytes, where every batch has its own length."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 START_S = 180.0
 STOP_S = 5.0
 MOST_HANDLES = 64
@@ -81,7 +82,6 @@ class Engine:
             "handover": str(self.handover),
             "experiment": to_document(experiment),
         }
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         with control, self.log.open("ab") as log:
             process = subprocess.Popen(  # -P: a file in the user's folder must not pass for a library
                 [sys.executable, "-P", "-m", "fedrelease.simulations.worker", json.dumps(settings)],
@@ -89,7 +89,7 @@ class Engine:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **threads, **KERNEL_CACHES, "TOKENIZERS_PARALLELISM": "false"},
+                env={**os.environ, **ONE_THREAD, **KERNEL_CACHES, "TOKENIZERS_PARALLELISM": "false"},
                 start_new_session=True,
             )
         os.close(alive)

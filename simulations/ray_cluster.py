@@ -22,7 +22,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from fedrelease.errors import EngineError
-from fedrelease.simulations.engine import KERNEL_CACHES
+from fedrelease.simulations.engine import KERNEL_CACHES, ONE_THREAD
 from fedrelease.simulations.ray_log import keep_words, libraries_write_to, stderr_written_to
 
 __all__ = ["FOLDER", "LOG", "Ray", "RayRun", "check_ray", "cpus_of_an_actor", "ray_cluster"]
@@ -38,7 +38,6 @@ QUIET = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 AUTO = "auto"
 CONNECT_S = 10.0
 INSTALL = 'pip install -c constraints.txt "fedrelease[ray]"'
@@ -149,7 +148,7 @@ def _connect(which: Ray, most: int, folder: Path, own: Path) -> None:
     if which.address not in (None, AUTO):
         _check_listens(str(which.address))
     here = {"num_cpus": most, "include_dashboard": False, "_temp_dir": str(own)} if which.address is None else {}
-    environment = {**QUIET, **THREADS, **KERNEL_CACHES, FOLDER: str(folder)}
+    environment = {**QUIET, **ONE_THREAD, **KERNEL_CACHES, FOLDER: str(folder)}
     try:
         with contextlib.chdir(folder):
             ray.init(

@@ -18,7 +18,7 @@ from typing import Any
 
 from fedrelease.errors import EngineError
 from fedrelease.simulations.bench.usage import Usage
-from fedrelease.simulations.engine import KERNEL_CACHES
+from fedrelease.simulations.engine import KERNEL_CACHES, ONE_THREAD
 
 __all__ = ["Found", "run_module"]
 
@@ -29,7 +29,6 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LINES_SHOWN = 5
 
 
@@ -52,7 +51,7 @@ def run_module(name: str, task: Path, *, threads: int | None) -> Found:
     Raises:
         EngineError: it failed; the error carries its last words.
     """
-    limits = {} if threads is None else dict.fromkeys(THREADS, str(threads))
+    limits = {} if threads is None else dict.fromkeys(ONE_THREAD, str(threads))
     log = task.with_suffix(f".{name}.log")
     begun = time.monotonic()
     with log.open("w", encoding="utf-8") as errors:
