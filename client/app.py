@@ -4,29 +4,35 @@ Example (a site's node configuration)::
 
     site="amazon" data="/data/amazon" home="/var/lib/fedrelease/amazon" base="/models/minilm"
 
-``noise`` is ``secure`` unless the node's own configuration says ``seeded``, which only the one-machine engine does: no message
-can lower it.
+``noise`` is ``secure`` unless the node's own configuration says ``seeded``, which only a simulation does: no message can lower
+it. A process that holds several sites asks them at once, through the same functions: :func:`train_nodes`, :func:`evaluate_nodes`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import TypeAlias
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedrelease.client.site import Site, evaluate_site, train_site
+from fedrelease.client.group import Trained, train_sites, tried
+from fedrelease.client.site import Site, evaluate_site
 from fedrelease.data.sites import open_site
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Model
 from fedrelease.messages import Answer, Request, answer_text, parse_request
 from fedrelease.models.bases import Base, open_base
-from fedrelease.models.classifier import TextClassifier, build_classifier
 from fedrelease.models.prefix import with_prefix
+from fedrelease.models.tasks import Classifier, build_model
 
-__all__ = ["app", "resident_base", "resident_model"]
+__all__ = ["Node", "app", "evaluate_nodes", "facts_of", "resident_base", "resident_model", "train_nodes"]
 
 app = ClientApp()
+
+Node: TypeAlias = Mapping[str, object]
+"""A site's node configuration."""
 
 
 @lru_cache(maxsize=1)
@@ -36,27 +42,28 @@ def resident_base(folder: str) -> Base:
 
 
 @lru_cache(maxsize=1)
-def resident_model(folder: str, model: Model) -> TextClassifier:
+def resident_model(folder: str, model: Model) -> Classifier:
     """The model of an experiment, built once in a process; states are swapped in and out of it."""
-    return build_classifier(resident_base(folder), model, seed=0)
+    return build_model(resident_base(folder), model, seed=0)
 
 
 @app.train()
 def _train(message: Message, context: Context) -> Message:
     """Train from the arrays in ``message``; the reply carries the trained arrays and the answer's facts."""
-    request, model = _prepare(message, context)
-    site = _site(context, request, model)
-    answer, trained = train_site(site, request, _arrays(message).to_torch_state_dict(), model)
-    return _reply(message, answer, ArrayRecord(trained))
+    (outcome,) = train_nodes(message.content, [context.node_config])
+    if isinstance(outcome, Exception):
+        raise outcome
+    answer, trained = outcome
+    return Message(RecordDict({**facts_of(answer), "arrays": ArrayRecord(trained)}), reply_to=message)
 
 
 @app.evaluate()
 def _evaluate(message: Message, context: Context) -> Message:
     """Evaluate the arrays in ``message`` on the site's hold-out."""
-    request, model = _prepare(message, context)
-    site = _site(context, request, model)
-    answer = evaluate_site(site, request, _arrays(message).to_torch_state_dict(), model)
-    return _reply(message, answer, None)
+    (outcome,) = evaluate_nodes(message.content, [context.node_config])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return Message(RecordDict({**facts_of(outcome)}), reply_to=message)
 
 
 @app.query()
@@ -66,23 +73,49 @@ def _describe(message: Message, context: Context) -> Message:
     return Message(RecordDict({"config": facts}), reply_to=message)
 
 
-def _site(context: Context, request: Request, model: TextClassifier) -> Site:
-    settings = context.node_config
-    noise = "seeded" if settings.get("noise") == "seeded" else "secure"
-    data = open_site(Path(str(settings["data"])))
+def train_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Trained | Exception]:
+    """Train several sites of one base from the arrays in ``content``: what each answers, or why it cannot.
+
+    Raises:
+        FedreleaseError: the question itself cannot be answered by anybody.
+    """
+    request, model = _prepare(content, nodes[0])
+    sites = [tried(partial(_site, node, request, model)) for node in nodes]
+    there = [site for site in sites if not isinstance(site, Exception)]
+    found = iter(train_sites(there, request, content.array_records["arrays"].to_torch_state_dict(), model))
+    return [site if isinstance(site, Exception) else next(found) for site in sites]
+
+
+def evaluate_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Answer | Exception]:
+    """Evaluate the arrays in ``content`` on the hold-out of each site.
+
+    Raises:
+        FedreleaseError: the question itself cannot be answered by anybody.
+    """
+    request, model = _prepare(content, nodes[0])
+    state = content.array_records["arrays"].to_torch_state_dict()
+
+    def look(node: Node) -> Answer:
+        return evaluate_site(_site(node, request, model), request, state, model)
+
+    return [tried(partial(look, node)) for node in nodes]
+
+
+def _site(node: Node, request: Request, model: Classifier) -> Site:
+    noise = "seeded" if node.get("noise") == "seeded" else "secure"
+    data = open_site(Path(str(node["data"])))
     if request.experiment.training.keep_prefix:
         data = replace(
             data,
             train=with_prefix(model, data.train, key=request.base[:16]),
             holdout=with_prefix(model, data.holdout, key=request.base[:16]),
         )
-    return Site(data=data, home=Path(str(settings["home"])), noise=noise)
+    return Site(data=data, home=Path(str(node["home"])), noise=noise)
 
 
-def _prepare(message: Message, context: Context) -> tuple[Request, TextClassifier]:
-    config = message.content.config_records["config"]
-    request = parse_request(str(config["request"]))
-    folder = str(context.node_config["base"])
+def _prepare(content: RecordDict, node: Node) -> tuple[Request, Classifier]:
+    request = parse_request(str(content.config_records["config"]["request"]))
+    folder = str(node["base"])
     own = resident_base(folder).digest
     if own != request.base:
         raise ModelError(
@@ -94,17 +127,8 @@ def _prepare(message: Message, context: Context) -> tuple[Request, TextClassifie
     return request, resident_model(folder, request.experiment.model)
 
 
-def _arrays(message: Message) -> ArrayRecord:
-    return message.content.array_records["arrays"]
-
-
-def _reply(message: Message, answer: Answer, arrays: ArrayRecord | None) -> Message:
+def facts_of(answer: Answer) -> dict[str, MetricRecord | ConfigRecord]:
+    """The records that tell an answer, arrays aside."""
     metrics: dict[str, int | float | list[int] | list[float]] = {**answer.metrics}
     metrics["num-examples"] = float(answer.examples or 1)  # what plain Flower strategies weight by
-    records: dict[str, ArrayRecord | MetricRecord | ConfigRecord] = {
-        "metrics": MetricRecord(metrics),
-        "config": ConfigRecord({"answer": answer_text(answer)}),
-    }
-    if arrays is not None:
-        records["arrays"] = arrays
-    return Message(RecordDict(records), reply_to=message)
+    return {"metrics": MetricRecord(metrics), "config": ConfigRecord({"answer": answer_text(answer)})}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedrelease.client.sampling import seeded_generator
 from fedrelease.client.training import summed_loss
-from fedrelease.data.tokens import TokenRows
+from fedrelease.data.row_files import Rows
 from fedrelease.errors import ModelError
 from fedrelease.models.classifier import canonical_name
 from fedrelease.models.per_example import per_example, plain_layers
@@ -31,7 +31,7 @@ LEAST = 1e-6
 _CHECKED: WeakKeyDictionary[nn.Module, set[frozenset[str]]] = WeakKeyDictionary()
 
 
-def check_gradients(model: nn.Module, rows: TokenRows) -> None:
+def check_gradients(model: nn.Module, rows: Rows) -> None:
     """Compare on the first rows, once for a model and what is trained of it; the model is left as it was.
 
     Raises:
@@ -44,7 +44,7 @@ def check_gradients(model: nn.Module, rows: TokenRows) -> None:
         done.add(frozenset(trained))
 
 
-def _check(model: nn.Module, rows: TokenRows, trained: dict[str, nn.Parameter]) -> None:
+def _check(model: nn.Module, rows: Rows, trained: dict[str, nn.Parameter]) -> None:
     with _shaken(trained):
         found, expected = _together(model, rows, trained), _singly(model, rows, trained)
     allowed = TOLERANCE[next(model.parameters()).dtype]
@@ -75,13 +75,13 @@ def _shaken(trained: dict[str, nn.Parameter]) -> Iterator[None]:
                 trained[name].copy_(value)
 
 
-def _together(model: nn.Module, rows: TokenRows, trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+def _together(model: nn.Module, rows: Rows, trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     with per_example(model):
         torch.autograd.backward(summed_loss(model, rows, torch.arange(min(EXAMPLES, len(rows)))))
         return {name: value.grad_sample for name, value in trained.items()}  # type: ignore[attr-defined]  # Opacus' name
 
 
-def _singly(model: nn.Module, rows: TokenRows, trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+def _singly(model: nn.Module, rows: Rows, trained: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     with plain_layers(model):
         each = [
             torch.autograd.grad(summed_loss(model, rows, torch.tensor([row])), list(trained.values()))

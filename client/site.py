@@ -7,6 +7,7 @@ Example::
 """
 
 import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,20 +21,21 @@ from fedrelease.client.ledger import Entry, Ledger, Standing
 from fedrelease.client.sampling import randomness
 from fedrelease.client.selftest import check_gradients
 from fedrelease.client.training import Job, Seeds, steps_per_round, train
+from fedrelease.data.row_files import Rows
 from fedrelease.data.sites import SiteData
-from fedrelease.data.tokens import TokenRows
 from fedrelease.errors import DataError, PrivacyError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
 from fedrelease.files import Json, canonical_bytes, digest_bytes
 from fedrelease.messages import Answer, Request
-from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
+from fedrelease.models.classifier import load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.models.metrics import Matrix
+from fedrelease.models.tasks import Classifier
 from fedrelease.privacy import PrivacyPlan, Receipt, plan_privacy
 from fedrelease.update import State, state_digest
 
-__all__ = ["Site", "charge_identity", "evaluate_site", "train_site"]
+__all__ = ["Site", "Task", "begin_training", "charge_facts", "charge_identity", "evaluate_site", "train_site"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +52,31 @@ class Site:
         return Ledger(self.home / "ledger.jsonl")
 
 
-def charge_identity(site: Site, request: Request, state: State, *, pool: str) -> str:
-    """What identifies a charge: everything that its answer depends on; with secure noise a fresh identity each time."""
-    parts: dict[str, Json] = {
-        "pool": pool,
-        "site": site.data.name,
-        "split": site.data.split,
+def charge_facts(request: Request, state: State) -> Mapping[str, Json]:
+    """What all charges of one question share, the same for every site that it goes to."""
+    return {
         "experiment": experiment_digest(request.experiment),
         "version": request.version,
         "round": request.round,
         "base": request.base,
         "directives": dict(request.directives),
         "state": state_digest(state),
+    }
+
+
+def charge_identity(site: Site, shared: Mapping[str, Json], *, pool: str) -> str:
+    """What identifies a charge: everything that its answer depends on; with secure noise a fresh identity each time."""
+    parts: dict[str, Json] = {
+        **shared,
+        "pool": pool,
+        "site": site.data.name,
+        "split": site.data.split,
         "attempt": "" if site.noise == "seeded" else secrets.token_hex(16),
     }
     return digest_bytes(canonical_bytes(parts))
 
 
-def train_site(site: Site, request: Request, state: State, model: TextClassifier) -> tuple[Answer, dict[str, Tensor]]:
+def train_site(site: Site, request: Request, state: State, model: Classifier) -> tuple[Answer, dict[str, Tensor]]:
     """Train from ``state`` and return the answer with the trained state (float32, same names and shapes).
 
     Raises:
@@ -77,24 +86,58 @@ def train_site(site: Site, request: Request, state: State, model: TextClassifier
         ModelError: the strategy asks for something that local training does not know, or that the model does not have; or this
             machine's gradients by example are wrong.
     """
-    experiment = request.experiment
-    _check_labels(site, experiment)
-    _check_round(request)
     directives = parse_directives(request.directives)
-    plan = _plan(site, experiment)
-    identity = charge_identity(site, request, state, pool="train")
     load_state(model, state)  # before the charge, as the line after it: a state or wish that does not fit costs nothing
     with frozen(model, directives.freeze):
-        if plan:
-            check_gradients(model, site.data.train)
-        receipt = _charged(site, request, plan.segment(), identity, pool="train") if plan else None
-        done = train(model, _job(site, request, model, plan, key=identity))
-    examples = None if plan else len(site.data.train)
-    answer = Answer(site=site.data.name, examples=examples, metrics={"steps": float(done)}, receipt=receipt)
-    return answer, trainable_state(model)
+        task = begin_training(
+            site,
+            request,
+            model,
+            shared=charge_facts(request, state),
+            check=lambda job: check_gradients(model, job.rows),
+        )
+        done = train(model, task.job)
+    return task.answer(done), trainable_state(model)
 
 
-def _job(site: Site, request: Request, model: TextClassifier, plan: PrivacyPlan | None, *, key: str) -> Job:
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A site's training, charged for and ready to go."""
+
+    site: str
+    job: Job
+    receipt: Receipt | None
+
+    def answer(self, steps: int) -> Answer:
+        """What the site tells when that many steps were done. How many examples it has is private with privacy."""
+        examples = None if self.job.plan else len(self.job.rows)
+        return Answer(site=self.site, examples=examples, metrics={"steps": float(steps)}, receipt=self.receipt)
+
+
+def begin_training(
+    site: Site, request: Request, model: Classifier, *, shared: Mapping[str, Json], check: Callable[[Job], None]
+) -> Task:
+    """Everything before the first step, the charge last of all.
+
+    Args:
+        shared: the question's :func:`charge_facts`.
+        check: of the machine's gradients, before a private job is charged for.
+
+    Raises:
+        DataError, PrivacyError, BudgetExceeded: as :func:`train_site`.
+    """
+    _check_labels(site, request.experiment)
+    _check_round(request)
+    plan = _plan(site, request.experiment)
+    identity = charge_identity(site, shared, pool="train")
+    job = _job(site, request, model, plan, key=identity)
+    if plan:
+        check(job)
+    receipt = _charged(site, request, plan.segment(), identity, pool="train") if plan else None
+    return Task(site=site.data.name, job=job, receipt=receipt)
+
+
+def _job(site: Site, request: Request, model: Classifier, plan: PrivacyPlan | None, *, key: str) -> Job:
     experiment, steps = request.experiment, _steps(site, request.experiment)
     return Job(
         rows=site.data.train,
@@ -112,7 +155,7 @@ def _steps(site: Site, experiment: Experiment) -> int:
     return steps_per_round(len(site.data.train), experiment.training, private=experiment.privacy.unit != "none")
 
 
-def evaluate_site(site: Site, request: Request, state: State, model: TextClassifier) -> Answer:
+def evaluate_site(site: Site, request: Request, state: State, model: Classifier) -> Answer:
     """What ``state`` does on the site's hold-out, as far as ``privacy.metrics`` lets it leave the site.
 
     Guarantees: with ``noised`` the only thing that leaves is the confusion matrix plus Gaussian noise, rounded to whole numbers;
@@ -130,7 +173,7 @@ def evaluate_site(site: Site, request: Request, state: State, model: TextClassif
         return Answer(
             site=site.data.name, examples=len(site.data.holdout), metrics={}, confusion=_as_rows(matrix), loss=loss
         )
-    identity = charge_identity(site, request, state, pool="holdout")
+    identity = charge_identity(site, charge_facts(request, state), pool="holdout")
     segment = _holdout_segment(site, experiment)
     receipt = _charged(site, request, segment, identity, pool="holdout")
     noise = randomness(site.noise, "noise", identity).normal(segment.noise_multiplier, matrix.shape)
@@ -209,7 +252,7 @@ def _charged(site: Site, request: Request, segment: Segment, identity: str, *, p
 RECEIPT_FIELDS = ("charge", "noise_multiplier", "sample_rate", "steps", "accountant", "delta")
 
 
-def _mean_loss(model: TextClassifier, rows: TokenRows) -> float:
+def _mean_loss(model: Classifier, rows: Rows) -> float:
     loss = look(model, rows, classes=model.head.out_features)[1]
     model.train()
     return loss

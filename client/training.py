@@ -22,13 +22,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedrelease.client.sampling import Randomness, poisson_batch, randomness, seeded_generator, shuffled_batches
-from fedrelease.data.tokens import TokenRows
+from fedrelease.data.row_files import Rows
 from fedrelease.experiment import Training
 from fedrelease.models.per_example import per_example
 from fedrelease.models.precision import matmul
 from fedrelease.privacy import PrivacyPlan
 
-__all__ = ["Job", "Seeds", "rate_factor", "steps_per_round", "summed_loss", "train"]
+__all__ = [
+    "Job",
+    "Seeds",
+    "batches",
+    "optimizer_of",
+    "rate_factor",
+    "steps_per_round",
+    "summed_loss",
+    "train",
+    "training_mode",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +60,7 @@ class Job:
         validate: the loss on the site's hold-out, for early stopping without privacy.
     """
 
-    rows: TokenRows
+    rows: Rows
     training: Training
     plan: PrivacyPlan | None
     start: int
@@ -86,11 +96,11 @@ def train(model: nn.Module, job: Job) -> int:
     and steps the optimizer; each example's part in a step's sum is at most ``plan.clip`` long (up to rounding), whatever state
     the server sent: gradients that are not finite count as zero, since no noise hides a NaN.
     """
-    optimizer = _optimizer(model, job.training)
+    optimizer = optimizer_of(model, job.training)
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     patience = _Patience(job)
-    with _training_mode(model), _stepper(model, optimizer, job) as step:
-        for done, indices in zip(range(job.steps), _batches(job), strict=False):
+    with training_mode(model), _stepper(model, optimizer, job) as step:
+        for done, indices in zip(range(job.steps), batches(job), strict=False):
             factor = rate_factor(job.start + done, job.total, job.training)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
@@ -120,7 +130,8 @@ class _Patience:
         return self._left <= 0
 
 
-def _batches(job: Job) -> Iterator[Tensor]:
+def batches(job: Job) -> Iterator[Tensor]:
+    """Endless row numbers, step by step: shuffled passes without privacy, Poisson draws with it."""
     if job.plan is None:
         generator = seeded_generator("sampling", job.seeds.key)
         yield from shuffled_batches(len(job.rows), batch_size=job.training.batch_size, generator=generator)
@@ -131,7 +142,8 @@ def _batches(job: Job) -> Iterator[Tensor]:
             yield poisson_batch(len(job.rows), sample_rate=job.plan.sample_rate, source=source)
 
 
-def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """A fresh optimizer over what is trained, the head with a rate of its own."""
     head = [value for name, value in model.named_parameters() if value.requires_grad and name.startswith("head.")]
     body = [value for name, value in model.named_parameters() if value.requires_grad and not name.startswith("head.")]
     groups = [{"params": body, "lr": training.lr}, {"params": head, "lr": training.head_lr or training.lr}]
@@ -142,7 +154,8 @@ def _optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
 
 
 @contextmanager
-def _training_mode(model: nn.Module) -> Iterator[None]:
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Within it the model trains, through the processor's quickest products."""
     model.train()
     try:
         with matmul("medium"):
@@ -219,8 +232,8 @@ def _micro_batches(indices: Tensor, job: Job) -> list[Tensor]:
     return [piece for piece in torch.split(by_length, job.training.micro_batch) if len(piece)]
 
 
-def summed_loss(model: nn.Module, rows: TokenRows, indices: Tensor) -> Tensor:
+def summed_loss(model: nn.Module, rows: Rows, indices: Tensor) -> Tensor:
     """Cross-entropy in nats of these rows, added up, through what they carry of the frozen layers."""
     batch = rows.batch(indices)
-    logits = model(batch.input_ids, batch.attention_mask, batch.prefix)
+    logits = model(*batch.inputs)
     return functional.cross_entropy(logits, batch.labels, reduction="sum")

@@ -3,6 +3,8 @@
 Example::
 
     server_app(watch)(grid, context)        # context.run_config: experiment (JSON), store, base (folder)
+
+``population`` in it says that a simulation's nodes are numbered, and how many there are.
 """
 
 import json
@@ -13,16 +15,18 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrelease.data.tokens import TokenRows, load_tokenizer
+from fedrelease.data.row_files import open_rows
+from fedrelease.data.tokens import load_tokenizer
 from fedrelease.errors import StoreError
 from fedrelease.experiment import Experiment, Federation
 from fedrelease.experiment_document import experiment_digest, from_document
 from fedrelease.experiment_file import differences, load_experiment, to_toml
 from fedrelease.files import write_durably
 from fedrelease.models.bases import Base, open_base
-from fedrelease.models.classifier import TextClassifier, build_classifier, load_state, trainable_state
+from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.models.metrics import scores
+from fedrelease.models.tasks import Classifier, build_model
 from fedrelease.models.zero_shot import label_vectors
 from fedrelease.server.events import Event, Watcher
 from fedrelease.server.flower import FlowerSites
@@ -52,7 +56,11 @@ def server_app(watch: Watcher) -> ServerApp:
                 Setting(
                     experiment=experiment,
                     store=store,
-                    sites=FlowerSites(grid, deadline_s=experiment.federation.deadline_s),
+                    sites=FlowerSites(
+                        grid,
+                        deadline_s=experiment.federation.deadline_s,
+                        population=int(str(settings["population"])) if "population" in settings else None,
+                    ),
                     base=base,
                     initial=lambda: initial_state(base, experiment),
                     look=_server_look(base, experiment, Path(str(holdout)) if holdout else None),
@@ -70,15 +78,15 @@ def _ignore(event: Event) -> None:
 app = server_app(_ignore)
 
 
-def _classifier(base: Base, experiment: Experiment) -> TextClassifier:
-    return build_classifier(base, experiment.model, seed=experiment.federation.seed)
+def _classifier(base: Base, experiment: Experiment) -> Classifier:
+    return build_model(base, experiment.model, seed=experiment.federation.seed)
 
 
 def initial_state(base: Base, experiment: Experiment) -> State:
     """The state of version 0.0.0: factors as they are drawn, and a head that is zero or starts from the labels' texts."""
     classifier, texts = _classifier(base, experiment), experiment.model.label_texts
     state = trainable_state(classifier)
-    if not texts:
+    if not texts or not isinstance(classifier, TextClassifier):
         return state
     tokenizer = load_tokenizer(base.folder)
     head = label_vectors(classifier, tokenizer, texts, max_length=experiment.training.max_length)
@@ -88,7 +96,7 @@ def initial_state(base: Base, experiment: Experiment) -> State:
 def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State], Mapping[str, float]]:
     if holdout is None:
         return lambda state: {}
-    model, rows = _classifier(base, experiment), TokenRows(holdout)
+    model, rows = _classifier(base, experiment), open_rows(holdout)
 
     def on_server(state: State) -> Mapping[str, float]:
         load_state(model, state)

@@ -7,7 +7,7 @@ Example::
             print(event.version, event.metrics["accuracy"])
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ class Opened:
 
     head: str | None
     resumed: bool
-    sites: tuple[str, ...]
+    sites: Sequence[str]
     rounds: int
     rounds_done: int
 

@@ -10,38 +10,51 @@ Example::
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedrelease.errors import FedreleaseError, RoundFailed
 from fedrelease.messages import Request, parse_answer, request_text
+from fedrelease.population import Population
 from fedrelease.server.sites import Reply
 from fedrelease.update import State
 
-__all__ = ["FlowerSites"]
+__all__ = ["FIRST_NODE", "FlowerSites"]
 
 POLL_S = 0.01
+FIRST_NODE = 2
+"""Of a simulation's sites; 1 is the server."""
+T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 
 class FlowerSites:
     """The sites behind a Flower ``Grid``, by their stable names; node ids stay in here."""
 
-    def __init__(self, grid: Grid, *, deadline_s: float) -> None:
-        """Ask every node for its site's name.
+    def __init__(self, grid: Grid, *, deadline_s: float, population: int | None = None) -> None:
+        """Ask every node for its site's name; nodes of a simulated ``population`` are numbered as their sites are.
 
         Raises:
             RoundFailed: two nodes claim one name, a name could not be a file's, or no node answered.
         """
         self._grid = grid
         self._deadline_s = deadline_s
-        self._nodes = self._discover()
+        self._nodes: Mapping[str, int]
+        self._names: Sequence[str]
+        if population is None:
+            self._nodes = self._discover()
+            self._names = tuple(sorted(self._nodes))
+        else:
+            self._names = Population(population)
+            self._nodes = _Numbered(Population(population))
 
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> Sequence[str]:
         """All sites, sorted."""
-        return tuple(sorted(self._nodes))
+        return self._names
 
     def train(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
         """Ask ``sites`` to train from ``state``; answers come in the order in which they arrive, late ones as refused."""
@@ -54,7 +67,8 @@ class FlowerSites:
     def _discover(self) -> dict[str, int]:
         content = RecordDict({"config": ConfigRecord({"ask": "site"})})
         nodes: dict[str, int] = {}
-        for _, message in self._stream("query", content, {str(node): node for node in self._grid.get_node_ids()}):
+        asked = {str(node): node for node in self._grid.get_node_ids()}
+        for (_, message), _ in _looking_ahead(self._stream("query", content, asked)):
             if message.has_error():
                 continue
             site = _name_of(message)
@@ -76,26 +90,67 @@ class FlowerSites:
         config = ConfigRecord({"server-round": request.round, "request": request_text(request)})
         content = RecordDict({"arrays": ArrayRecord(dict(state)), "config": config})
         silent = set(sites)
-        for site, message in self._stream(kind, content, {site: self._nodes[site] for site in sites}):
+        asked = {site: self._nodes[site] for site in sites}
+        for (site, message), more in _looking_ahead(self._stream(kind, content, asked)):
             silent.discard(site)
-            yield _reply_of(site, message)
+            yield replace(_reply_of(site, message), more=more)
         for site in sorted(silent):
             yield _silence(site, f"no answer within {self._deadline_s:g} s")
 
-    def _stream(self, kind: str, content: RecordDict, nodes: Mapping[str, int]) -> Iterator[tuple[str, Message]]:
-        """Answers by who was asked: an error message may come from another node id than the one that was asked."""
+    def _stream(
+        self, kind: str, content: RecordDict, nodes: Mapping[str, int]
+    ) -> Iterator[Iterator[tuple[str, Message]]]:
+        """Answers by who was asked, as they arrive; those that arrived together in one go.
+
+        By who was asked: an error message may come from another node id than the one that was asked.
+        """
         asked = sorted(nodes.items())
         messages = [Message(content, dst_node_id=node, message_type=kind) for _, node in asked]
         pending = dict(zip(self._grid.push_messages(messages), (name for name, _ in asked), strict=True))
         until = time.monotonic() + self._deadline_s
         while pending and time.monotonic() < until:
             waited = len(pending)
-            for message in self._grid.pull_messages(tuple(pending)):
-                name = pending.pop(message.metadata.reply_to_message_id, None)
-                if name is not None:
-                    yield name, message
+            yield _awaited(self._grid.pull_messages(tuple(pending)), pending)
             if len(pending) == waited:  # a grid may answer at once that nothing is there
                 time.sleep(POLL_S)
+
+
+def _awaited(messages: Iterable[Message], pending: dict[str, str]) -> Iterator[tuple[str, Message]]:
+    """Each message that somebody waits for, with who was asked; nobody waits for it any more."""
+    for message in messages:
+        name = pending.pop(message.metadata.reply_to_message_id, None)
+        if name is not None:
+            yield name, message
+
+
+def _looking_ahead(arrivals: Iterable[Iterator[T]]) -> Iterator[tuple[T, bool]]:
+    """Every item, and whether another one has arrived with it and is at hand."""
+    for together in arrivals:
+        held: list[T] = []
+        for item in together:
+            if held:
+                yield held.pop(), True
+            held.append(item)
+        if held:
+            yield held.pop(), False
+
+
+class _Numbered(Mapping[str, int]):
+    """The nodes of a population: as many as there are names, and none of them written down."""
+
+    def __init__(self, names: Population) -> None:
+        self._names = names
+
+    def __getitem__(self, site: str) -> int:
+        if site not in self._names:
+            raise KeyError(site)
+        return FIRST_NODE + self._names.index(site)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _name_of(message: Message) -> str:

@@ -1,4 +1,4 @@
-"""Answers of one round: screened one at a time as they arrive, so that the server never holds two of them.
+"""Answers of one round: screened one at a time as they arrive, so that the server never holds many of them.
 
 Example::
 
@@ -17,15 +17,18 @@ from fedrelease.models.bases import Base
 from fedrelease.privacy import Receipt
 from fedrelease.server.evaluation import SiteReport, site_metrics
 from fedrelease.server.events import SiteAnswered, Watcher
+from fedrelease.server.plan import evaluators
 from fedrelease.server.screen import screen, screen_evaluation
 from fedrelease.server.sites import Reply, Sites
-from fedrelease.server.spool import Spool
+from fedrelease.server.spool import Screened, Spool
 from fedrelease.server.store import Store
 from fedrelease.update import State
 
 __all__ = ["Evaluated", "Setting", "gather_evaluations", "gather_updates"]
 
 REASON_LENGTH = 300
+TOGETHER_BYTES = 32 << 20
+"""Updates that arrived together are written together, unless they are larger: then they go to disk before the next is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,30 +71,43 @@ def gather_updates(
     refused: dict[str, str] = {}
     spooled = spool.accepted()
     waiting = [site for site in asked if site not in spooled]
+    together: list[Screened] = []
+    size = 0
     for reply in setting.sites.train(request, parent, waiting):
-        receipt = None
         try:
-            receipt = _accept(setting.experiment, reply, parent, spool)
+            together.append(_screened(setting.experiment, reply, parent))
+            size += together[-1].size_bytes
         except UpdateRefused as error:
             refused[reply.site] = _short(error)
-        setting.tell(request, "train", reply.site, refused.get(reply.site), receipt)
+            setting.tell(request, "train", reply.site, refused[reply.site], None)
+        if not reply.more or size >= TOGETHER_BYTES:
+            _keep(setting, request, spool, together)
+            together, size = [], 0
     return refused
 
 
-def _accept(experiment: Experiment, reply: Reply, parent: State, spool: Spool) -> Receipt | None:
+def _screened(experiment: Experiment, reply: Reply, parent: State) -> Screened:
     if reply.answer is None or reply.refused is not None:
         raise UpdateRefused(reply.refused or "no answer")
     delta = screen(parent, reply.arrays, reply.answer, experiment=experiment, site=reply.site)
-    spool.accept(reply.site, delta, reply.answer)
-    return reply.answer.receipt
+    return Screened(site=reply.site, delta=delta, answer=reply.answer)
+
+
+def _keep(setting: Setting, request: Request, spool: Spool, together: Sequence[Screened]) -> None:
+    """Write down what arrived together, then tell."""
+    if together:
+        spool.accept(together)
+    for update in together:
+        setting.tell(request, "train", update.site, None, update.answer.receipt)
 
 
 def gather_evaluations(setting: Setting, request: Request, candidate: State) -> Evaluated:
-    """Ask every site about the candidate, and look at the server's own hold-out."""
+    """Ask the evaluators about the candidate, and look at the server's own hold-out."""
     answers: dict[str, Answer] = {}
     refused: dict[str, str] = {}
-    labels = setting.experiment.model.labels
-    for reply in setting.sites.evaluate(request, candidate, setting.sites.names()):
+    labels, federation = setting.experiment.model.labels, setting.experiment.federation
+    asked = evaluators(federation, request.version, setting.sites.names())
+    for reply in setting.sites.evaluate(request, candidate, asked):
         try:
             answers[reply.site] = _evaluation(setting.experiment, reply)
         except UpdateRefused as error:

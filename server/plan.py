@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedrelease.errors import ExperimentError
-from fedrelease.experiment import Experiment, Phase
+from fedrelease.experiment import Experiment, Federation, Phase
 from fedrelease.manifest import version_key
+from fedrelease.population import Population
 
-__all__ = ["BASE_VERSION", "PlannedRound", "cohort", "planned_rounds", "remaining"]
+__all__ = ["BASE_VERSION", "PlannedRound", "cohort", "evaluators", "planned_rounds", "remaining"]
+
+MOST_NAMED = 50
 
 BASE_VERSION = "0.0.0"
 
@@ -48,20 +51,49 @@ def remaining(plan: Sequence[PlannedRound], head: str) -> tuple[PlannedRound, ..
     return tuple(planned for planned in plan if version_key(planned.version) > version_key(head))
 
 
-def _eligible(phase: Phase, sites: Sequence[str]) -> tuple[str, ...]:
-    unknown = sorted(set(phase.sites) - set(sites))
+def _eligible(phase: Phase, sites: Sequence[str]) -> Sequence[str]:
+    unknown = sorted(site for site in phase.sites if site not in sites)
     if unknown:
         raise ExperimentError(
             f"phase {phase.name} names sites that are not there",
             value=", ".join(unknown),
-            rule=f"phase.sites are some of {', '.join(sorted(sites))}",
+            rule=f"phase.sites are some of {_named(sites)}",
             hint="check the spelling, or leave sites out to ask all",
         )
-    return tuple(sorted(set(phase.sites) or sites))
+    return tuple(sorted(phase.sites)) if phase.sites else sites
+
+
+def _named(sites: Sequence[str]) -> str:
+    more = ["..."] if len(sites) > MOST_NAMED else []
+    return ", ".join([*sorted(sites[:MOST_NAMED]), *more])
+
+
+def _count(wanted: float | int, sites: Sequence[str]) -> int:
+    return max(1, math.ceil(wanted * len(sites))) if isinstance(wanted, float) else wanted
+
+
+def _chosen(count: int, sites: Sequence[str], key: str) -> tuple[str, ...]:
+    """Sites by a hash of key and name, or a draw of numbers where there are too many to look at each; sorted."""
+    if isinstance(sites, Population):
+        return sites.draw(count, key=key)
+
+    def rank(site: str) -> bytes:
+        return hashlib.sha256(f"{key}\x1f{site}".encode()).digest()
+
+    return tuple(sorted(sorted(sites, key=rank)[:count]))
+
+
+def evaluators(federation: Federation, version: str, sites: Sequence[str]) -> Sequence[str]:
+    """The sites that look at a candidate, sorted: all, or as many as ``federation.evaluators`` says, others for each version."""
+    wanted = federation.evaluators
+    if wanted == 0 or (isinstance(wanted, float) and wanted == 1.0):
+        return sites if wanted else ()
+    count = min(len(sites), _count(wanted, sites))
+    return _chosen(count, sites, f"{federation.seed}\x1f{version}\x1fevaluate")
 
 
 def cohort(planned: PlannedRound, *, sites: Sequence[str], seed: int) -> tuple[str, ...]:
-    """The sites of a round, sorted: those whose hash of (seed, version, name) is smallest.
+    """The sites of a round, sorted: those whose hash of (seed, version, name) is smallest; of a population, a draw of numbers.
 
     It depends on the set of names only, never on arrival or on earlier rounds, so that a resumed run asks the same sites.
 
@@ -69,7 +101,7 @@ def cohort(planned: PlannedRound, *, sites: Sequence[str], seed: int) -> tuple[s
         ExperimentError: the phase wants more sites than there are.
     """
     wanted, sites = planned.phase.sites_per_round, _eligible(planned.phase, sites)
-    count = max(1, math.ceil(wanted * len(sites))) if isinstance(wanted, float) else wanted
+    count = _count(wanted, sites)
     if count > len(sites):
         raise ExperimentError(
             f"phase {planned.phase.name} wants more sites than there are",
@@ -78,7 +110,4 @@ def cohort(planned: PlannedRound, *, sites: Sequence[str], seed: int) -> tuple[s
             hint="lower phase.sites_per_round, or bring more sites",
         )
 
-    def rank(site: str) -> bytes:
-        return hashlib.sha256(f"{seed}\x1f{planned.version}\x1f{site}".encode()).digest()
-
-    return tuple(sorted(sorted(sites, key=rank)[:count]))
+    return _chosen(count, sites, f"{seed}\x1f{planned.version}")

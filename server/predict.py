@@ -15,8 +15,9 @@ from fedrelease.data.tokens import load_tokenizer, text_rows
 from fedrelease.errors import ModelError
 from fedrelease.experiment_file import load_experiment
 from fedrelease.models.bases import Base, open_base
-from fedrelease.models.classifier import build_classifier, load_state
+from fedrelease.models.classifier import TextClassifier, load_state
 from fedrelease.models.evaluation import predict_logits
+from fedrelease.models.tasks import build_model
 from fedrelease.server.release import Release
 
 __all__ = ["Prediction", "predict"]
@@ -41,7 +42,14 @@ def predict(release: Release, texts: Sequence[str], *, cache: Path) -> list[Pred
     manifest = release.manifest
     experiment = load_experiment(None, text=release.read("experiment.toml").decode())
     base = _same_base(release, cache)
-    model = build_classifier(base, experiment.model, seed=experiment.federation.seed)
+    model = build_model(base, experiment.model, seed=experiment.federation.seed)
+    if not isinstance(model, TextClassifier):
+        raise ModelError(
+            f"{release.version} does not read texts",
+            value=experiment.model.task,
+            rule="predict labels texts, with a release of text-classification",
+            hint="load the release's adapter.safetensors and run it on your rows",
+        )
     load_state(model, release.state())
     with text_rows(texts, load_tokenizer(base.folder), manifest.task.max_length) as rows:
         shares = torch.softmax(predict_logits(model, rows), dim=1)

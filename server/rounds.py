@@ -20,7 +20,7 @@ from fedrelease.messages import Request
 from fedrelease.server.events import Opened, Released, RoundStarted
 from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
 from fedrelease.server.journal import LogEntry, utc_now
-from fedrelease.server.plan import BASE_VERSION, PlannedRound, cohort, planned_rounds, remaining
+from fedrelease.server.plan import BASE_VERSION, PlannedRound, cohort, evaluators, planned_rounds, remaining
 from fedrelease.server.publishing import Cost, Outcome, publish
 from fedrelease.server.release import Release
 from fedrelease.server.spool import Spool, sweep_spools
@@ -104,7 +104,8 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
         )
     )
     refused = gather_updates(setting, request, state, asked, spool)
-    updates = tuple(update for update in spool.updates() if update.site in asked)
+    cohort_names = frozenset(asked)
+    updates = tuple(update for update in spool.updates() if update.site in cohort_names)
     _check_quorum(setting, planned, asked, updates, refused)
     aggregated, memory = strategy.aggregate(state, updates, parent.memory())
     _check_finite(aggregated, planned)
@@ -178,11 +179,11 @@ def _check_finite(state: State, planned: PlannedRound) -> None:
 
 
 def _publish(setting: Setting, outcome: Outcome, begun: float) -> Release:
-    sent = len(state_bytes(outcome.state))
+    sent, federation = len(state_bytes(outcome.state)), setting.experiment.federation
     cost = Cost(
         seconds=time.monotonic() - begun,
         bytes_up=sum(update.size_bytes for update in outcome.updates),
-        bytes_down=sent * (len(outcome.cohort) + len(setting.sites.names())),
+        bytes_down=sent * (len(outcome.cohort) + len(evaluators(federation, outcome.version, setting.sites.names()))),
     )
     release = publish(outcome, cost, experiment=setting.experiment, base=setting.base, store=setting.store)
     metrics = outcome.evaluated.metrics

@@ -20,18 +20,22 @@ __all__ = ["Reply", "Sites"]
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One site's answer, or, in ``refused``, why there is none. ``arrays`` is empty unless the site trained."""
+    """One site's answer, or, in ``refused``, why there is none. ``arrays`` is empty unless the site trained.
+
+    ``more``: another reply has arrived already, so that the two may be written down together.
+    """
 
     site: str
     answer: Answer | None = None
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
     refused: str | None = None
+    more: bool = False
 
 
 class Sites(Protocol):
     """Whoever can ask sites: over Flower, on one machine or on many."""
 
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> Sequence[str]:
         """All sites, sorted."""
         ...
 

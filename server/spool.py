@@ -3,24 +3,42 @@
 Example::
 
     spool = Spool(store_folder / "spool" / "0.1.3", parent="sha256:...")
-    spool.accept("amazon", delta, answer)          # durable when it returns
+    spool.accept([Screened(site="amazon", delta=delta, answer=answer)])          # durable when it returns
     spool.accepted()                               # {'amazon'}: need not be asked again after a crash
     strategy.aggregate(parent, spool.updates(), memory)
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.torch import save
 from torch import Tensor
 
 from fedrelease.errors import UpdateRefused
-from fedrelease.files import Json, canonical_bytes, digest_bytes, digest_file, write_durably
+from fedrelease.files import Json, canonical_bytes, digest_bytes, write_durably
 from fedrelease.messages import Answer, answer_text, parse_answer
 from fedrelease.update import StateFile, Update, state_bytes
 
-__all__ = ["Spool", "sweep_spools"]
+__all__ = ["Screened", "Spool", "sweep_spools"]
+
+SEPARATOR = "/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screened:
+    """One site's update that passed every check."""
+
+    site: str
+    delta: Mapping[str, Tensor]
+    answer: Answer
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its tensors."""
+        return sum(tensor.nbytes for tensor in self.delta.values())
 
 
 def sweep_spools(folder: Path, *, unfinished: frozenset[str], keep: bool) -> None:
@@ -33,10 +51,11 @@ def sweep_spools(folder: Path, *, unfinished: frozenset[str], keep: bool) -> Non
 
 
 class Spool:
-    """One round's folder: ``<site>.safetensors`` and, written after it, ``<site>.json``, which makes the update count.
+    """One round's folder. Updates that arrived together share two files, named by the first of their sites.
 
-    The facts name the parent that the site trained from and the digest of the tensors, and are sealed with their own digest: an
-    update of another parent, or one whose files were torn or altered, does not count and is asked for again.
+    ``<site>.safetensors`` has the tensors of all of them, each name with its site before it; ``<site>.json``, written after it,
+    makes them count: it names the parent that the sites trained from and the digest of each update, and is sealed with its own
+    digest. An update of another parent, or one whose files were torn or altered, does not count and is asked for again.
     """
 
     def __init__(self, folder: Path, *, parent: str) -> None:
@@ -44,18 +63,20 @@ class Spool:
         self._folder = folder
         self._parent = parent
 
-    def accept(self, site: str, delta: Mapping[str, Tensor], answer: Answer) -> Update:
-        """Write a screened update; it counts when this returns."""
-        data = state_bytes(delta)
+    def accept(self, updates: Sequence[Screened]) -> None:
+        """Write screened updates; they count when this returns, all of them."""
+        stem = updates[0].site
         facts: dict[str, Json] = {
             "parent": self._parent,
-            "sha256": digest_bytes(data),
-            "size": len(data),
-            "answer": answer_text(answer),
+            "updates": {update.site: _facts(update) for update in updates},
         }
-        write_durably(self._tensors(site), data)
-        write_durably(self._facts(site), canonical_bytes({**facts, "seal": _seal(facts)}))
-        return self._read(site)
+        tensors = {
+            f"{update.site}{SEPARATOR}{name}": tensor.contiguous()
+            for update in updates
+            for name, tensor in sorted(update.delta.items())
+        }
+        write_durably(self._folder / f"{stem}.safetensors", save(tensors))
+        write_durably(self._folder / f"{stem}.json", canonical_bytes({**facts, "seal": _seal(facts)}))
 
     def accepted(self) -> frozenset[str]:
         """The sites whose updates count."""
@@ -63,44 +84,48 @@ class Spool:
 
     def updates(self) -> tuple[Update, ...]:
         """Updates that count, in the order of their sites' names; tensors are read from disk when asked for."""
-        names = sorted(path.name.removesuffix(".json") for path in self._folder.glob("*.json"))
-        return tuple(update for site in names if (update := self._read_if_sound(site)) is not None)
+        found = {update.site: update for path in self._folder.glob("*.json") for update in self._read_if_sound(path)}
+        return tuple(found[site] for site in sorted(found))
 
     def drop(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _tensors(self, site: str) -> Path:
-        return self._folder / f"{site}.safetensors"
-
-    def _facts(self, site: str) -> Path:
-        return self._folder / f"{site}.json"
-
-    def _read_if_sound(self, site: str) -> Update | None:
+    def _read_if_sound(self, path: Path) -> Iterator[Update]:
         try:
-            return self._read(site)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UpdateRefused):
-            return None
+            facts = json.loads(path.read_bytes())
+            seal = facts.pop("seal")
+            if seal != _seal(facts) or facts["parent"] != self._parent:
+                return
+            several = facts["updates"].items()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return
+        for site, told in several:
+            try:
+                yield _read(path.with_suffix(".safetensors"), site, told)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UpdateRefused):
+                continue
 
-    def _read(self, site: str) -> Update:
-        facts = json.loads(self._facts(site).read_bytes())
-        seal = facts.pop("seal")
-        if (
-            seal != _seal(facts)
-            or facts["parent"] != self._parent
-            or facts["sha256"] != digest_file(self._tensors(site))
-        ):
-            raise UpdateRefused("the spooled update does not belong here", value=site)
-        answer = parse_answer(facts["answer"])
-        return Update(
-            site=site,
-            tensors=StateFile(self._tensors(site)),
-            examples=answer.examples,
-            metrics=answer.metrics,
-            receipt=answer.receipt,
-            digest=facts["sha256"],
-            size_bytes=int(facts["size"]),
-        )
+
+def _facts(update: Screened) -> dict[str, Json]:
+    data = state_bytes(update.delta)
+    return {"sha256": digest_bytes(data), "size": len(data), "answer": answer_text(update.answer)}
+
+
+def _read(path: Path, site: str, facts: Mapping[str, str]) -> Update:
+    tensors = StateFile(path, prefix=f"{site}{SEPARATOR}")
+    if digest_bytes(state_bytes(tensors)) != facts["sha256"]:
+        raise UpdateRefused("the spooled update does not belong here", value=site)
+    answer = parse_answer(facts["answer"])
+    return Update(
+        site=site,
+        tensors=tensors,
+        examples=answer.examples,
+        metrics=answer.metrics,
+        receipt=answer.receipt,
+        digest=facts["sha256"],
+        size_bytes=int(facts["size"]),
+    )
 
 
 def _seal(facts: Mapping[str, Json]) -> str:

@@ -59,6 +59,7 @@ class Engine:
         """Begin to start; the workers load while the caller goes on with other things."""
         for leftover in home.glob("handover-*"):  # of a run that was killed together with its nursery
             shutil.rmtree(leftover, ignore_errors=True)
+        self.workers = workers
         self.handover = home / f"handover-{uuid4().hex}"
         self.handover.mkdir(parents=True)
         self.log = home / "engine.log"

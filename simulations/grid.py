@@ -7,22 +7,27 @@ Example::
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedrelease.files import Json
+from fedrelease.messages import parse_request
 from fedrelease.simulations.engine import Engine
+from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.wire import pack, unpack
+from fedrelease.simulations.wire_group import unpack_group
 
 __all__ = ["LocalGrid"]
 
 WAIT_S = 0.05
+GROUPED = (MessageType.TRAIN, MessageType.EVALUATE)
 RUN_ID = 1
 SERVER_NODE = 1
 
@@ -30,13 +35,21 @@ SERVER_NODE = 1
 class LocalGrid(Grid):
     """Messages to sites on this machine. Replies are read one at a time, when they are asked for."""
 
-    def __init__(self, engine: Engine, *, nodes: Mapping[int, Mapping[str, str]]) -> None:
-        """``nodes``: each site's node configuration by node id, from 2 upwards (1 is the server)."""
+    def __init__(
+        self, engine: Engine, *, nodes: Mapping[int, Mapping[str, str]], abreast: int = 1, clock: Clock | None = None
+    ) -> None:
+        """``nodes``: each site's configuration by node id, from 2 upwards (1 is the server).
+
+        ``abreast``: how many sites a worker is asked about at once, at most; fewer, where a worker would have nothing to do.
+        ``clock``: of virtual time; a site that would not answer in time is not asked.
+        """
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, 1, SERVER_NODE
         self._engine = engine
         self._nodes = nodes
         self._run = Run.create_empty(RUN_ID)
-        self._asked: dict[str, Message] = {}
+        self._abreast, self._clock = abreast, clock
+        self._refused: deque[tuple[Message, str]] = deque()
+        self._asked: dict[str, tuple[Message, ...]] = {}
         self._number = 0
         self._packed: tuple[int, dict[str, Json]] | None = None
 
@@ -61,17 +74,43 @@ class LocalGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages for the workers; returns an id for each, in their order."""
-        return [self._push(message) for message in messages]
+        asked = list(messages)
+        for message in asked:
+            self._number += 1
+            message.metadata.__dict__["_message_id"] = str(self._number)
+        for group in self._groups(self._in_time(asked)):
+            self._push(group)
+        return [message.metadata.message_id for message in asked]
 
-    def _push(self, message: Message) -> str:
-        self._number += 1
-        task = str(self._number)
-        message.metadata.__dict__["_message_id"] = task
-        self._asked[task] = message
-        node = self._nodes[message.metadata.dst_node_id]
-        packed = self._pack_once(message.content)
-        self._engine.submit(task, {"kind": message.metadata.message_type, "node": dict(node), "content": packed})
-        return task
+    def _in_time(self, asked: Sequence[Message]) -> Sequence[Message]:
+        """Those that will be answered; for the others a refusal lies ready."""
+        if self._clock is None or not asked or asked[0].metadata.message_type != MessageType.TRAIN:
+            return asked
+        sites = [self._nodes[message.metadata.dst_node_id]["site"] for message in asked]
+        content = asked[0].content
+        size = sum(len(array.data) for record in content.array_records.values() for array in record.values())
+        version = parse_request(str(content.config_records["config"]["request"])).version
+        fates = self._clock.ask(version, sites, size_bytes=size)
+        reasons = [(message, fates[site].refused) for message, site in zip(asked, sites, strict=True)]
+        self._refused.extend((message, reason) for message, reason in reasons if reason is not None)
+        return [message for message, reason in reasons if reason is None]
+
+    def _groups(self, asked: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
+        """Messages that carry one content may go together; each worker gets a share."""
+        together = len({(id(one.content), one.metadata.message_type) for one in asked}) == 1
+        together &= all(one.metadata.message_type in GROUPED for one in asked)
+        size = min(self._abreast, max(1, len(asked) // self._engine.workers)) if together else 1
+        for start in range(0, len(asked), size):
+            yield tuple(asked[start : start + size])
+
+    def _push(self, group: tuple[Message, ...]) -> None:
+        first = group[0]
+        self._asked[first.metadata.message_id] = group
+        nodes = [dict(self._nodes[message.metadata.dst_node_id]) for message in group]
+        whom: dict[str, Json] = {"node": nodes[0]} if len(nodes) == 1 else {"nodes": nodes}
+        content = self._pack_once(first.content)
+        frame = {"kind": first.metadata.message_type, "content": content, **whom}
+        self._engine.submit(first.metadata.message_id, frame)
 
     def _pack_once(self, content: RecordDict) -> dict[str, Json]:
         """A cohort gets one content: its arrays are written to disk once, and replaced by the next content's."""
@@ -85,14 +124,13 @@ class LocalGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """Replies that are there, waiting a moment for the first. A reply that nobody waits for any more is dropped."""
         wanted = set(message_ids)
+        while self._refused:
+            yield _reply(*self._refused.popleft())
         for task, outcome in self._engine.collect(wait_s=WAIT_S):
-            asked = self._asked.pop(task)
-            if "failed" in outcome:
-                reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(outcome["failed"])), reply_to=asked)
-            else:
-                reply = Message(unpack(outcome["content"], consume=True), reply_to=asked)
-            if task in wanted:
-                yield reply
+            group = self._asked.pop(task)
+            for asked, content in zip(group, _contents(outcome, len(group)), strict=True):
+                if asked.metadata.message_id in wanted:
+                    yield _reply(asked, content)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send all and wait for all: for Flower's own strategies. Ours pull replies one at a time."""
@@ -104,6 +142,21 @@ class LocalGrid(Grid):
                 pending.discard(reply.metadata.reply_to_message_id)
                 replies.append(reply)
         return replies
+
+
+def _contents(outcome: Mapping[str, Json], count: int) -> Iterator[RecordDict | str]:
+    """What each site of a task answered, or why it did not."""
+    if "failed" in outcome:
+        return iter([str(outcome["failed"])] * count)
+    if "group" in outcome:
+        return unpack_group(outcome)
+    return iter([unpack(outcome["content"], consume=True)])
+
+
+def _reply(asked: Message, content: RecordDict | str) -> Message:
+    if isinstance(content, str):
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, content), reply_to=asked)
+    return Message(content, reply_to=asked)
 
 
 def _remove_files(packed: Mapping[str, Json]) -> None:

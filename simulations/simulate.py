@@ -11,23 +11,26 @@ touches, and the engine's log.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
+import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 from fedrelease.catalog import CATALOG
-from fedrelease.data.sites import Prepared, prepare_sites
+from fedrelease.client.together import ABREAST
+from fedrelease.data.sites import Prepared, prepare_sites, training_rows
+from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import to_document
 from fedrelease.fetch import fetch
 from fedrelease.models.bases import Base, open_base
 from fedrelease.models.precision import chosen_precision
+from fedrelease.population import Population
 from fedrelease.server.app import check_same_experiment, server_app
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.events import Watcher
@@ -36,16 +39,13 @@ from fedrelease.server.plan import planned_rounds
 from fedrelease.server.store import Store
 from fedrelease.simulations.engine import Engine, default_workers
 from fedrelease.simulations.grid import LocalGrid
+from fedrelease.simulations.nodes import Nodes
+from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
 from fedrelease.strategies import make_strategy
 
 __all__ = ["Ray", "Summary", "simulate", "sites_folder"]
-
-FIRST_SITE_NODE = 2
-
-Node: TypeAlias = Mapping[str, str]
-"""A site's node configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +97,12 @@ def simulate(
     for phase in experiment.phases:
         make_strategy(phase.strategy)
     if ray is not None:
+        _check_fits_ray(experiment)
         check_ray()  # before anything is made or fetched
     opened, home = Store.create_or_open(store), sites_folder(store)
     with disk_errors(home):
         home.mkdir(parents=True, exist_ok=True)
-    with hold(home / ".lock", of=store):  # a second run must not touch what the first one's sites are at
+    with hold(home / ".lock", of=store), _one_thread():  # a second run must not touch what the first one's sites are at
         with opened.lock():
             check_same_experiment(opened, experiment)
         resumed = opened.head() is not None
@@ -110,6 +111,32 @@ def simulate(
         else:
             _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say, ray=ray)
     return _summary(experiment, opened, seconds=time.monotonic() - begun, resumed=resumed)
+
+
+def _check_fits_ray(experiment: Experiment) -> None:
+    """Refuse what the one-machine engine does by itself.
+
+    Raises:
+        ExperimentError: sites are virtual, or time is.
+    """
+    if experiment.data.partition.by == "virtual" or experiment.virtual_time.examples_per_s is not None:
+        raise ExperimentError(
+            "Ray does not run this experiment",
+            value="virtual sites" if experiment.data.partition.by == "virtual" else "virtual time",
+            rule="virtual sites and virtual time are the one-machine engine's",
+            hint="leave --engine out",
+        )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The server's tensors are small and the processor is the sites': threads that wait for work would take it from them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _is_complete(store: Store, experiment: Experiment) -> bool:
@@ -141,30 +168,40 @@ def _run(
                 "store": str(store),
                 "base": str(base.folder),
                 **({"server-holdout": str(prepared.server_holdout)} if prepared.server_holdout else {}),
+                **({"population": len(prepared.sites)} if isinstance(prepared.sites, Population) else {}),
             },
         )
-        with grid_of([_node(prepared, site, home, base) for site in prepared.sites]) as grid:
+        nodes = Nodes(prepared.sites, partial(_node, prepared, home=home, base=base), partial(training_rows, prepared))
+        with grid_of(nodes) as grid:
             server_app(watch)(grid, context)
 
 
 @contextmanager
 def _engine(
     experiment: Experiment, base: Base, home: Path, workers: int | None, ray: Ray | None
-) -> Iterator[Callable[[Sequence[Node]], AbstractContextManager[Grid]]]:
+) -> Iterator[Callable[[Nodes], AbstractContextManager[Grid]]]:
     """What runs the sites, as a function from them to their Grid. Workers load while the caller prepares the data."""
     if ray is not None:
-        yield partial(ray_sites, ray, workers=workers, experiment=experiment, home=home)
+        yield partial(_ray_sites, ray, workers, experiment, home)
         return
     partition = experiment.data.partition
     count = workers or default_workers(None if partition.by == "column" else partition.sites)
     with Engine(base=base.folder, experiment=experiment, workers=count, home=home) as engine:
-        yield partial(_local_sites, engine)
+        yield partial(_local_sites, engine, experiment, home)
 
 
 @contextmanager
-def _local_sites(engine: Engine, nodes: Sequence[Node]) -> Iterator[Grid]:
+def _local_sites(engine: Engine, experiment: Experiment, home: Path, nodes: Nodes) -> Iterator[Grid]:
     engine.wait_until_ready()
-    yield LocalGrid(engine, nodes=dict(enumerate(nodes, FIRST_SITE_NODE)))
+    timed = experiment.virtual_time.examples_per_s is not None
+    clock = Clock(experiment, rows_of=nodes.rows_of, book=home / "virtual-time.csv") if timed else None
+    yield LocalGrid(engine, nodes=nodes, abreast=ABREAST if experiment.model.adapter.kind == "full" else 1, clock=clock)
+
+
+@contextmanager
+def _ray_sites(ray: Ray, workers: int | None, experiment: Experiment, home: Path, nodes: Nodes) -> Iterator[Grid]:
+    with ray_sites(ray, list(nodes.values()), workers=workers, experiment=experiment, home=home) as grid:
+        yield grid
 
 
 def _base(experiment: Experiment, cache: Path, say: Callable[[str], None]) -> Base:

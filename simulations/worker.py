@@ -20,7 +20,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fedrelease.files import Json
 
@@ -121,21 +121,42 @@ def _serve(connection: socket.socket, handover: Path) -> None:
     from fedrelease.simulations.wire import receive, send
 
     while (frame := receive(connection)) is not None:
-        send(connection, {"id": frame["id"], **_answer(frame, handover)})
+        answer = _answers if "nodes" in frame else _answer
+        send(connection, {"id": frame["id"], **answer(frame, handover)})
 
 
 def _answer(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
     """What the site's ClientApp replies, or, for the operator, what it died of: the text for all, the traceback in the log."""
-    from fedrelease.errors import FedreleaseError
-
     try:
         return {"content": _reply(frame, handover)}
     except Exception as error:  # a site may fail in any way; the others go on
-        node = frame["node"]
-        site = node.get("site", "?") if isinstance(node, Mapping) else "?"
-        LOGGER.error("site %s failed\n%s", site, traceback.format_exc())
-        what = error.what if isinstance(error, FedreleaseError) else str(error)
-        return {"failed": f"{type(error).__name__}: {what}"}
+        return {"failed": _failure(frame["node"], error)}
+
+
+def _failure(node: Json, error: Exception) -> str:
+    from fedrelease.simulations.wire_group import reason_of
+
+    site = node.get("site", "?") if isinstance(node, Mapping) else "?"
+    LOGGER.error("site %s failed\n%s", site, "".join(traceback.format_exception(error)))
+    return reason_of(error)
+
+
+def _answers(frame: Mapping[str, Any], handover: Path) -> dict[str, Json]:
+    """The same for several sites that are asked at once, in one reply."""
+    from fedrelease.client.app import evaluate_nodes, train_nodes
+    from fedrelease.simulations.wire import unpack
+    from fedrelease.simulations.wire_group import pack_group
+
+    nodes = frame["nodes"]
+    ask = train_nodes if frame["kind"] == "train" else evaluate_nodes
+    try:
+        outcomes = ask(unpack(frame["content"], consume=False), nodes)
+        for node, outcome in zip(nodes, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                _failure(node, outcome)
+        return pack_group(outcomes, handover)
+    except Exception as error:
+        return {"failed": _failure({"site": f"{nodes[0]['site']} and {len(nodes) - 1} more"}, error)}
 
 
 def _reply(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:

@@ -20,6 +20,7 @@ FLWR_MODULES = {
     "simulations/ray_site.py",
     "simulations/simulate.py",
     "simulations/wire.py",
+    "simulations/wire_group.py",
     "simulations/worker.py",
 }
 FLWR_FOLDERS = ("simulations/bench/",)

@@ -18,6 +18,7 @@ from fedrelease.experiment import (
     StrategyChoice,
     Training,
 )
+from fedrelease.virtual_time import VirtualTime
 
 NAN, INFINITY = float("nan"), float("inf")
 
@@ -30,6 +31,19 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("federation.quorum", lambda: Federation(quorum=0.0)),
     ("federation.quorum", lambda: Federation(quorum=NAN)),
     ("federation.deadline_s", lambda: Federation(deadline_s=INFINITY)),
+    ("federation.evaluators", lambda: Federation(evaluators=-1)),
+    ("federation.evaluators", lambda: Federation(evaluators=1.5)),
+    ("federation.evaluators", lambda: Federation(evaluators=NAN)),
+    ("federation.evaluators", lambda: Experiment(data=Data(partition=Partition(by="virtual", sites=10_001)))),
+    ("data.limit_per_site", lambda: Data(limit_per_site=5, partition=Partition(by="virtual"))),
+    ("data.partition.rows", lambda: Partition(rows=0)),
+    ("virtual_time.examples_per_s", lambda: VirtualTime(examples_per_s=0.0)),
+    ("virtual_time.examples_per_s", lambda: VirtualTime(deadline_s=3.0)),
+    ("virtual_time.spread", lambda: VirtualTime(examples_per_s=1.0, spread=-1.0)),
+    ("virtual_time.mbit_per_s", lambda: VirtualTime(examples_per_s=1.0, mbit_per_s=INFINITY)),
+    ("virtual_time.availability", lambda: VirtualTime(examples_per_s=1.0, availability=0.0)),
+    ("virtual_time.dropout", lambda: VirtualTime(examples_per_s=1.0, dropout=1.0)),
+    ("virtual_time.deadline_s", lambda: VirtualTime(examples_per_s=1.0, deadline_s=NAN)),
     ("model.adapter.kind", lambda: Adapter(kind="magic")),
     ("model.adapter.rank", lambda: Adapter(rank=0)),
     ("model.adapter.alpha", lambda: Adapter(alpha=0.0)),

@@ -23,6 +23,7 @@ from fedrelease.experiment_file import (
     to_document,
     to_toml,
 )
+from fedrelease.virtual_time import VirtualTime
 
 STUDY = """\
 [federation]
@@ -346,11 +347,14 @@ EXPERIMENTS = st.builds(
         label=TEXTS,
         holdout=SHARES,
         server_holdout=SHARES,
-        limit_per_site=st.none() | COUNTS,
         holdout_limit=st.none() | COUNTS,
         partition=st.builds(e.Partition, by=st.sampled_from(e.PARTITIONS), sites=COUNTS, alpha=POSITIVE, shards=COUNTS),
-    ),
+    )
+    | st.builds(e.Data, limit_per_site=COUNTS),
     training=st.builds(Training, epochs=POSITIVE, lr=POSITIVE, head_lr=st.none() | POSITIVE, weight_decay=POSITIVE),
+    virtual_time=st.builds(
+        VirtualTime, examples_per_s=POSITIVE, mbit_per_s=st.none() | POSITIVE, dropout=SHARES, deadline_s=POSITIVE
+    ),
     privacy=st.builds(e.Privacy, unit=st.sampled_from(e.UNITS), epsilon=POSITIVE, delta=SHARES, clip=POSITIVE),
     phases=st.lists(PHASES, min_size=1, max_size=3).map(tuple),
 )

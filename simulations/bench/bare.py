@@ -30,9 +30,10 @@ from fedrelease.client.directives import frozen, parse_directives
 from fedrelease.client.training import Job, Seeds, steps_per_round, train
 from fedrelease.data.sites import SiteData, open_site
 from fedrelease.errors import EngineError
-from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
+from fedrelease.models.classifier import load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.models.prefix import with_prefix
+from fedrelease.models.tasks import Classifier
 from fedrelease.privacy import PrivacyPlan, plan_privacy
 from fedrelease.simulations.bench.script import Round, Script, script_from
 from fedrelease.strategies import make_strategy
@@ -64,7 +65,7 @@ class _Twin:
     """
 
     script: Script
-    model: TextClassifier
+    model: Classifier
     sites: Mapping[str, SiteData]
     plans: Mapping[str, PrivacyPlan]
     tasks: Sequence[_Task]
@@ -118,7 +119,7 @@ def _shared(count: int, dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(mmap(-1, count * dtype.itemsize), dtype=dtype)
 
 
-def _site(script: Script, model: TextClassifier, name: str) -> SiteData:
+def _site(script: Script, model: Classifier, name: str) -> SiteData:
     """The rows as the site's own ClientApp opens them."""
     data = open_site(script.data / name)
     if not script.experiment.training.keep_prefix:

@@ -26,6 +26,7 @@ from fedrelease.cache import cache_folder
 from fedrelease.client.directives import frozen, parse_directives
 from fedrelease.client.sampling import Seeded, poisson_batch, seeded_generator
 from fedrelease.client.training import steps_per_round
+from fedrelease.data.row_files import token_rows
 from fedrelease.data.sites import open_site
 from fedrelease.data.tokens import TokenRows
 from fedrelease.errors import EngineError, FedreleaseError
@@ -90,7 +91,7 @@ def measure_levers(place: Place, *, steps: int, repeats: int, site: str | None =
 
 def _material(place: Place, site: str) -> Material:
     experiment = place.experiment
-    rows = open_site(place.prepared.folder / site).train
+    rows = token_rows(open_site(place.prepared.folder / site).train)
     models = {kind: _model(place, kind) for kind in DTYPES}
     plan = plan_privacy(
         experiment.privacy,
@@ -116,7 +117,7 @@ def _model(place: Place, kind: str) -> TextClassifier:
 
 
 def _kept(model: TextClassifier, rows: TokenRows, place: Place) -> TokenRows:
-    return with_prefix(model, rows, key=place.base.digest[:16])
+    return token_rows(with_prefix(model, rows, key=place.base.digest[:16]))
 
 
 def _document(found: Mapping[str, list[float]]) -> dict[str, Json]:

@@ -128,7 +128,7 @@ def measure(
         pairs = _with_accuracy(place, pairs) if glue else pairs
     return Bench(
         experiment=place.experiment,
-        sites=place.prepared.sites,
+        sites=tuple(place.prepared.sites),
         workers=workers,
         examples=_examples(place),
         pairs=tuple(pairs),

@@ -72,7 +72,7 @@ def script_of(experiment: Experiment, *, store: Path, base: Base, prepared: Prep
         base=base.folder,
         base_digest=base.digest,
         data=prepared.folder,
-        sites=prepared.sites,
+        sites=tuple(prepared.sites),
         workers=workers,
         rounds=rounds,
     )

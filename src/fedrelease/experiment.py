@@ -14,7 +14,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fedrelease.errors import ExperimentError
+from fedrelease.bounds import amount, one_of, positive, require
+from fedrelease.virtual_time import VirtualTime
 
 __all__ = [
     "Adapter",
@@ -30,31 +31,18 @@ __all__ = [
 ]
 
 PRECISIONS = ("float32", "bfloat16", "auto")
-ADAPTER_KINDS = ("lora",)
+ADAPTER_KINDS = ("full", "lora")
 TARGETS = ("all-linear", "attention")
-TASKS = ("text-classification",)
-PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards")
+TASKS = ("image-classification", "text-classification")
+PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
 ACCOUNTANTS = ("prv", "rdp")
 METRICS_POLICIES = ("exact", "noised", "withheld")
 CHANNELS = ("beta", "canary", "candidate", "stable")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "linear")
-
-
-def _require(holds: bool, key: str, value: object, rule: str, hint: str = "") -> None:
-    if not holds:
-        raise ExperimentError(
-            f"{key} is out of bounds", value=value, rule=f"{key} {rule}", hint=hint or "mend that key"
-        )
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    _require(value in allowed, key, value, f"is one of {', '.join(allowed)}")
-
-
-def _positive(key: str, value: float) -> None:
-    _require(math.isfinite(value) and value > 0, key, value, "is a number above 0")
+MOST_EVALUATORS = 10_000
+"""Virtual sites that may all look at every candidate; with more one has to say how many do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +54,8 @@ class Federation:
         seed: everything random in a simulation follows from it.
         store: the folder of releases.
         quorum: share of the cohort that must answer for a round to count.
+        evaluators: who looks at each candidate on its own hold-out: a share of all sites (a float) or a number of them (an
+            int). 0 = nobody; then only the server's hold-out tells what a release is worth.
         deadline_s: seconds that a round waits for answers.
         keep_updates: keep accepted updates in the spool after their round.
         max_update_norm: an update whose delta is longer (L2, parameter units) is refused.
@@ -75,6 +65,7 @@ class Federation:
     seed: int = 7
     store: str = "releases"
     quorum: float = 0.5
+    evaluators: float | int = 1.0
     deadline_s: float = 3600.0
     keep_updates: bool = False
     max_update_norm: float = 1000.0
@@ -82,20 +73,22 @@ class Federation:
     def __post_init__(self) -> None:
         """Check bounds."""
         named = bool(self.name) and all(letter.isalnum() or letter in "-_." for letter in self.name)
-        _require(named, "federation.name", self.name, "has letters, digits, '-', '_' and '.' only")
-        _require(0 <= self.seed < 2**31, "federation.seed", self.seed, "is between 0 and 2147483647")
-        _require(bool(self.store), "federation.store", self.store, "names a folder")
-        _require(0 < self.quorum <= 1, "federation.quorum", self.quorum, "is above 0 and at most 1")
-        _positive("federation.deadline_s", self.deadline_s)
-        _positive("federation.max_update_norm", self.max_update_norm)
+        require(named, "federation.name", self.name, "has letters, digits, '-', '_' and '.' only")
+        require(0 <= self.seed < 2**31, "federation.seed", self.seed, "is between 0 and 2147483647")
+        require(bool(self.store), "federation.store", self.store, "names a folder")
+        require(0 < self.quorum <= 1, "federation.quorum", self.quorum, "is above 0 and at most 1")
+        amount("federation.evaluators", self.evaluators, least=0)
+        positive("federation.deadline_s", self.deadline_s)
+        positive("federation.max_update_norm", self.max_update_norm)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """What is trained: LoRA factors on chosen layers, and always the task head.
+    """What is trained: LoRA factors on chosen layers, and always the task head; or, with ``kind = "full"``, every weight.
 
-    ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value), ``"all-linear"``, or a
-    comma separated list of the base's own module names. Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685.
+    ``full`` is for a base such as ``mlp:784-64``, which has no weights to keep; then the other keys say nothing. ``layers``
+    is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value), ``"all-linear"``, or a comma separated list
+    of the base's own module names. Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685.
     """
 
     kind: str = "lora"
@@ -106,12 +99,12 @@ class Adapter:
 
     def __post_init__(self) -> None:
         """Check bounds."""
-        _one_of("model.adapter.kind", self.kind, ADAPTER_KINDS)
-        _require(1 <= self.rank <= 1024, "model.adapter.rank", self.rank, "is between 1 and 1024")
-        _positive("model.adapter.alpha", self.alpha)
+        one_of("model.adapter.kind", self.kind, ADAPTER_KINDS)
+        require(1 <= self.rank <= 1024, "model.adapter.rank", self.rank, "is between 1 and 1024")
+        positive("model.adapter.alpha", self.alpha)
         fits = self.layers == "all" or re.fullmatch(r"last:[1-9][0-9]{0,3}", self.layers) is not None
-        _require(fits, "model.adapter.layers", self.layers, 'is "all" or "last:k" with k between 1 and 9999')
-        _require(bool(self.targets), "model.adapter.targets", self.targets, f"is one of {TARGETS} or module names")
+        require(fits, "model.adapter.layers", self.layers, 'is "all" or "last:k" with k between 1 and 9999')
+        require(bool(self.targets), "model.adapter.targets", self.targets, f"is one of {TARGETS} or module names")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +112,8 @@ class Model:
     """The base, the task and the adapter.
 
     Attributes:
-        base: an alias, a folder or a hub id.
+        base: an alias, a folder or a hub id; for images, ``mlp:784-64``: an untrained network of 784 inputs and 64 hidden units.
+        task: ``text-classification`` or ``image-classification``.
         labels: of the task, in the order of the logits.
         label_texts: for each label a text that says what it means. The head then starts from the base's own vectors of these
             texts, so that version 0.0.0 tells labels apart before anybody has trained; left out = every label equally likely.
@@ -139,14 +133,14 @@ class Model:
 
     def __post_init__(self) -> None:
         """Check bounds."""
-        _require(bool(self.base), "model.base", self.base, "names a base")
-        _one_of("model.task", self.task, TASKS)
-        _require(len(self.labels) >= 2, "model.labels", list(self.labels), "has at least two labels")
-        _require(len(set(self.labels)) == len(self.labels), "model.labels", list(self.labels), "has no label twice")
+        require(bool(self.base), "model.base", self.base, "names a base")
+        one_of("model.task", self.task, TASKS)
+        require(len(self.labels) >= 2, "model.labels", list(self.labels), "has at least two labels")
+        require(len(set(self.labels)) == len(self.labels), "model.labels", list(self.labels), "has no label twice")
         fits = len(self.label_texts) in (0, len(self.labels)) and all(text.strip() for text in self.label_texts)
-        _require(fits, "model.label_texts", list(self.label_texts), "has one text for each label, or is left out")
-        _positive("model.head_scale", self.head_scale)
-        _one_of("model.precision", self.precision, PRECISIONS)
+        require(fits, "model.label_texts", list(self.label_texts), "has one text for each label, or is left out")
+        positive("model.head_scale", self.head_scale)
+        one_of("model.precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +149,8 @@ class Partition:
 
     ``by``: ``column`` (one site per value of ``column``), ``iid``, ``dirichlet`` (label skew with concentration
     ``alpha``), ``shards`` (``shards`` label-sorted pieces a site), ``quantity`` (sizes from a Dirichlet with
-    ``alpha``).
+    ``alpha``), ``virtual`` (a site is a draw of ``rows`` training rows from all of them, with replacement and label skew
+    ``alpha``, made when the site is asked: as many sites as you like).
     """
 
     by: str = "column"
@@ -163,14 +158,16 @@ class Partition:
     sites: int = 4
     alpha: float = 0.5
     shards: int = 2
+    rows: int = 20
 
     def __post_init__(self) -> None:
         """Check bounds."""
-        _one_of("data.partition.by", self.by, PARTITIONS)
-        _require(bool(self.column), "data.partition.column", self.column, "names a column")
-        _require(1 <= self.sites <= 1_000_000, "data.partition.sites", self.sites, "is between 1 and 1000000")
-        _positive("data.partition.alpha", self.alpha)
-        _require(1 <= self.shards <= 10_000, "data.partition.shards", self.shards, "is between 1 and 10000")
+        one_of("data.partition.by", self.by, PARTITIONS)
+        require(bool(self.column), "data.partition.column", self.column, "names a column")
+        require(1 <= self.sites <= 10**9, "data.partition.sites", self.sites, "is between 1 and 1000000000")
+        require(1 <= self.rows <= 1_000_000, "data.partition.rows", self.rows, "is between 1 and 1000000")
+        positive("data.partition.alpha", self.alpha)
+        require(1 <= self.shards <= 10_000, "data.partition.shards", self.shards, "is between 1 and 10000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +195,19 @@ class Data:
 
     def __post_init__(self) -> None:
         """Check bounds."""
-        _require(bool(self.source), "data.source", self.source, "names a source")
-        _require(0 < self.holdout < 1, "data.holdout", self.holdout, "is above 0 and below 1")
-        _require(0 <= self.server_holdout < 1, "data.server_holdout", self.server_holdout, "is at least 0 and below 1")
+        require(bool(self.source), "data.source", self.source, "names a source")
+        require(0 < self.holdout < 1, "data.holdout", self.holdout, "is above 0 and below 1")
+        require(0 <= self.server_holdout < 1, "data.server_holdout", self.server_holdout, "is at least 0 and below 1")
         for key, limit in (("limit_per_site", self.limit_per_site), ("holdout_limit", self.holdout_limit)):
-            _require(limit is None or limit >= 1, f"data.{key}", limit, "is at least 1, or left out")
+            require(limit is None or limit >= 1, f"data.{key}", limit, "is at least 1, or left out")
+        rule, hint = "is left out with virtual sites", "set data.partition.rows instead"
+        require(
+            self.partition.by != "virtual" or not self.limit_per_site,
+            "data.limit_per_site",
+            self.limit_per_site,
+            rule,
+            hint,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,21 +248,21 @@ class Training:
 
     def __post_init__(self) -> None:
         """Check bounds."""
-        _positive("training.epochs", self.epochs)
+        positive("training.epochs", self.epochs)
         for key in ("batch_size", "micro_batch"):
-            _require(1 <= getattr(self, key) <= 1_000_000, f"training.{key}", getattr(self, key), "is at least 1")
-        _require(4 <= self.max_length <= 32_768, "training.max_length", self.max_length, "is between 4 and 32768")
-        _positive("training.lr", self.lr)
-        _one_of("training.optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("training.schedule", self.schedule, SCHEDULES)
-        _require(0 <= self.warmup < 1, "training.warmup", self.warmup, "is at least 0 and below 1")
+            require(1 <= getattr(self, key) <= 1_000_000, f"training.{key}", getattr(self, key), "is at least 1")
+        require(4 <= self.max_length <= 32_768, "training.max_length", self.max_length, "is between 4 and 32768")
+        positive("training.lr", self.lr)
+        one_of("training.optimizer", self.optimizer, OPTIMIZERS)
+        one_of("training.schedule", self.schedule, SCHEDULES)
+        require(0 <= self.warmup < 1, "training.warmup", self.warmup, "is at least 0 and below 1")
         fits = math.isfinite(self.weight_decay) and self.weight_decay >= 0
-        _require(fits, "training.weight_decay", self.weight_decay, "is a number of at least 0")
+        require(fits, "training.weight_decay", self.weight_decay, "is a number of at least 0")
         for key, value in (("head_lr", self.head_lr), ("grad_clip", self.grad_clip)):
             if value is not None:
-                _positive(f"training.{key}", value)
-        _require(self.max_steps is None or self.max_steps >= 1, "training.max_steps", self.max_steps, "is at least 1")
-        _require(self.patience is None or self.patience >= 1, "training.patience", self.patience, "is at least 1")
+                positive(f"training.{key}", value)
+        require(self.max_steps is None or self.max_steps >= 1, "training.max_steps", self.max_steps, "is at least 1")
+        require(self.patience is None or self.patience >= 1, "training.patience", self.patience, "is at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,12 +287,12 @@ class Privacy:
 
     def __post_init__(self) -> None:
         """Check bounds."""
-        _one_of("privacy.unit", self.unit, UNITS)
-        _positive("privacy.epsilon", self.epsilon)
-        _require(0 < self.delta < 1, "privacy.delta", self.delta, "is above 0 and below 1")
-        _positive("privacy.clip", self.clip)
-        _one_of("privacy.accountant", self.accountant, ACCOUNTANTS)
-        _one_of("privacy.metrics", self.metrics, METRICS_POLICIES)
+        one_of("privacy.unit", self.unit, UNITS)
+        positive("privacy.epsilon", self.epsilon)
+        require(0 < self.delta < 1, "privacy.delta", self.delta, "is above 0 and below 1")
+        positive("privacy.clip", self.clip)
+        one_of("privacy.accountant", self.accountant, ACCOUNTANTS)
+        one_of("privacy.metrics", self.metrics, METRICS_POLICIES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,12 +304,12 @@ class StrategyChoice:
 
     def __post_init__(self) -> None:
         """Check that it can be written down: names of knobs are words, and their numbers are finite."""
-        _require(bool(self.name), "phase.strategy.name", self.name, "is not empty")
+        require(bool(self.name), "phase.strategy.name", self.name, "is not empty")
         for knob, value in self.knobs.items():
             word = knob.isascii() and knob.isidentifier() and knob != "name"
-            _require(word, f"phase.strategy.{knob}", knob, "has a name of letters, digits and '_' other than 'name'")
+            require(word, f"phase.strategy.{knob}", knob, "has a name of letters, digits and '_' other than 'name'")
             finite = isinstance(value, str) or math.isfinite(value)
-            _require(finite, f"phase.strategy.{knob}", value, "is not NaN and not infinite")
+            require(finite, f"phase.strategy.{knob}", value, "is not NaN and not infinite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,14 +329,11 @@ class Phase:
 
     def __post_init__(self) -> None:
         """Check bounds."""
-        _require(bool(self.name), "phase.name", self.name, "is not empty")
-        _require(1 <= self.rounds <= 100_000, "phase.rounds", self.rounds, "is between 1 and 100000")
-        share = isinstance(self.sites_per_round, float)
-        fits = 0 < self.sites_per_round <= 1 if share else self.sites_per_round >= 1
-        rule = "is a share above 0 and at most 1 (1.0 = all), or a whole number of sites"
-        _require(fits, "phase.sites_per_round", self.sites_per_round, rule)
-        _require(len(set(self.sites)) == len(self.sites), "phase.sites", list(self.sites), "names no site twice")
-        _one_of("phase.channel", self.channel, CHANNELS)
+        require(bool(self.name), "phase.name", self.name, "is not empty")
+        require(1 <= self.rounds <= 100_000, "phase.rounds", self.rounds, "is between 1 and 100000")
+        amount("phase.sites_per_round", self.sites_per_round, least=1)
+        require(len(set(self.sites)) == len(self.sites), "phase.sites", list(self.sites), "names no site twice")
+        one_of("phase.channel", self.channel, CHANNELS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,17 +345,23 @@ class Experiment:
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)
     privacy: Privacy = field(default_factory=Privacy)
+    virtual_time: VirtualTime = field(default_factory=VirtualTime)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
 
     def __post_init__(self) -> None:
         """Check what holds between sections."""
-        _require(len(self.phases) >= 1, "phase", len(self.phases), "appears at least once")
+        require(len(self.phases) >= 1, "phase", len(self.phases), "appears at least once")
         private = self.privacy.unit != "none"
         hint = 'leave training.patience out, or set [privacy] unit = "none"'
         rule = "is left out with privacy: stopping by a private loss would be an unaccounted release"
-        _require(not (private and self.training.patience), "training.patience", self.training.patience, rule, hint)
+        require(not (private and self.training.patience), "training.patience", self.training.patience, rule, hint)
         rule = "is left out with privacy: every example is already clipped to privacy.clip"
-        _require(not (private and self.training.grad_clip), "training.grad_clip", self.training.grad_clip, rule)
+        require(not (private and self.training.grad_clip), "training.grad_clip", self.training.grad_clip, rule)
+        sites, evaluators = self.data.partition, self.federation.evaluators
+        many = sites.by == "virtual" and sites.sites > MOST_EVALUATORS and evaluators == 1.0
+        rule = f"is not all of {sites.sites} virtual sites: every one of them would look at every candidate"
+        hint = "set federation.evaluators = 100, or 0 and data.server_holdout = 0.2"
+        require(not (many and isinstance(evaluators, float)), "federation.evaluators", evaluators, rule, hint)
 
     @property
     def rounds(self) -> int:

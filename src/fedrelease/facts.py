@@ -76,8 +76,8 @@ def _refuse(where: str, value: object, rule: str) -> StoreError:
 
 
 def _walk(hint: object, value: object, where: str, way: _Direction) -> object:
-    origin, arguments = get_origin(hint), get_args(hint)
-    if isinstance(hint, type) and is_dataclass(hint):
+    origin, arguments, record = _kind(hint)
+    if record and isinstance(hint, type):
         return way.record(hint, value, where)
     if origin is UnionType:
         return _walk_union(arguments, value, where, way)
@@ -86,6 +86,12 @@ def _walk(hint: object, value: object, where: str, way: _Direction) -> object:
     if origin is Mapping:
         return _walk_mapping(arguments[1], value, where, way)
     return way.scalar(hint, value, where)
+
+
+@cache
+def _kind(hint: object) -> tuple[object, tuple[object, ...], bool]:
+    """What a type is made of, and whether it is a dataclass; asked for every value of every manifest."""
+    return get_origin(hint), get_args(hint), isinstance(hint, type) and is_dataclass(hint)
 
 
 def _walk_sequence(hint: object, value: object, where: str, way: _Direction) -> tuple[object, ...]:

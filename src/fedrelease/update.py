@@ -10,8 +10,9 @@ Example::
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
@@ -49,28 +50,47 @@ class Update:
     size_bytes: int
 
 
-class StateFile(Mapping[str, Tensor]):
-    """A safetensors file as a mapping that reads one tensor at a time and keeps none of them."""
+@lru_cache(maxsize=16)
+def _handle(path: str, identity: tuple[int, int, int]) -> Any:
+    """An open file; kept, since opening one reads the names of all tensors in it."""
+    del identity
+    return safe_open(path, framework="pt")
 
-    def __init__(self, path: Path) -> None:
-        """Read the names and shapes only.
+
+def _opened(path: Path) -> Any:
+    status = path.stat()
+    return _handle(str(path), (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    """Of all tensors in a file, sorted."""
+    return tuple(sorted(_opened(path).keys()))
+
+
+class StateFile(Mapping[str, Tensor]):
+    """A safetensors file as a mapping that reads one tensor at a time and keeps none of them.
+
+    With a ``prefix`` only the tensors whose names begin with it, by the rest of their names: one file may hold many updates.
+    """
+
+    def __init__(self, path: Path, prefix: str = "") -> None:
+        """Read the names only.
 
         Raises:
             UpdateRefused: the file is missing, torn, or not safetensors.
         """
-        self._path = path
+        self._path, self._prefix = path, prefix
         try:
-            with safe_open(str(path), framework="pt") as file:
-                self._names = tuple(sorted(file.keys()))
+            names = _names(path)
         except (SafetensorError, OSError) as error:
             raise UpdateRefused(f"{path.name} cannot be read as safetensors: {error}", value=str(path)) from error
+        self._names = tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
     def __getitem__(self, name: str) -> Tensor:
         """Read one tensor from disk."""
         if name not in self._names:
             raise KeyError(name)
-        with safe_open(str(self._path), framework="pt") as file:
-            tensor: Tensor = file.get_tensor(name)
+        tensor: Tensor = _opened(self._path).get_tensor(self._prefix + name)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -78,7 +98,7 @@ class StateFile(Mapping[str, Tensor]):
         return iter(self._names)
 
     def __len__(self) -> int:
-        """How many tensors the file holds."""
+        """How many tensors there are."""
         return len(self._names)
 
 

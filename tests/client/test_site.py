@@ -10,7 +10,7 @@ from one_site import make_experiment, make_request, random_state
 from torch import Tensor
 
 from fedrelease.client import site as site_module
-from fedrelease.client.site import Site, charge_identity, evaluate_site, train_site
+from fedrelease.client.site import Site, charge_facts, charge_identity, evaluate_site, train_site
 from fedrelease.client.training import Job
 from fedrelease.errors import BudgetExceeded, DataError, ModelError, PrivacyError
 from fedrelease.experiment import Experiment
@@ -161,7 +161,7 @@ def test_the_charge_depends_on_everything_that_the_answer_depends_on(
     site: Site, request_: Request, state: dict[str, Tensor], pool: str, tmp_path: Path, tiny_base: Path
 ) -> None:
     def known(site: Site = site, request: Request = request_, state: dict[str, Tensor] = state) -> str:
-        return charge_identity(site, request, state, pool=pool)
+        return charge_identity(site, charge_facts(request, state), pool=pool)
 
     other = replace(request_.experiment, training=replace(request_.experiment.training, lr=0.5))
     changed = [
@@ -185,9 +185,8 @@ def test_the_charge_depends_on_everything_that_the_answer_depends_on(
 def test_training_and_evaluation_of_one_state_are_two_charges(
     site: Site, request_: Request, state: dict[str, Tensor]
 ) -> None:
-    assert charge_identity(site, request_, state, pool="train") != charge_identity(
-        site, request_, state, pool="holdout"
-    )
+    shared = charge_facts(request_, state)
+    assert charge_identity(site, shared, pool="train") != charge_identity(site, shared, pool="holdout")
 
 
 def test_where_the_store_lies_does_not_change_the_charge(
@@ -197,7 +196,8 @@ def test_where_the_store_lies_does_not_change_the_charge(
         request_.experiment, federation=replace(request_.experiment.federation, store="elsewhere", deadline_s=3600.0)
     )
     other = replace(request_, experiment=moved)
-    assert charge_identity(site, request_, state, pool="train") == charge_identity(site, other, state, pool="train")
+    here, there = charge_facts(request_, state), charge_facts(other, state)
+    assert charge_identity(site, here, pool="train") == charge_identity(site, there, pool="train")
 
 
 def test_a_refused_budget_trains_nothing(

@@ -1,13 +1,15 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from fake_sites import START, receipt
+from safetensors.torch import load_file, save_file
 
-from fedrelease.files import digest_file
 from fedrelease.messages import Answer
-from fedrelease.server.spool import Spool, sweep_spools
+from fedrelease.server.spool import Screened, Spool, sweep_spools
+from fedrelease.update import state_bytes, state_digest
 
 PARENT = "sha256:" + "0" * 64
 
@@ -16,11 +18,15 @@ def answer(site: str) -> Answer:
     return Answer(site=site, examples=7, metrics={"steps": 3.0}, receipt=receipt(site))
 
 
+def screened(site: str, more: float = 0.0) -> Screened:
+    return Screened(site=site, delta={name: value + more for name, value in START.items()}, answer=answer(site))
+
+
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
     spool = Spool(tmp_path / "spool" / "0.1.1", parent=PARENT)
     for site in ("b", "a.b", "a"):
-        spool.accept(site, START, answer(site))
+        spool.accept([screened(site)])
     return spool
 
 
@@ -33,15 +39,36 @@ def test_an_update_comes_back_with_all_that_was_accepted_in_the_order_of_names(s
     assert [update.site for update in spool.updates()] == ["a", "a.b", "b"]
     first = spool.updates()[0]
     assert (first.examples, first.metrics, first.receipt) == (7, {"steps": 3.0}, receipt("a"))
-    assert first.digest == digest_file(folder / "a.safetensors")
-    assert first.size_bytes == (folder / "a.safetensors").stat().st_size
+    assert first.digest == state_digest(START)
+    assert first.size_bytes == len(state_bytes(START))
     assert all(torch.equal(first.tensors[name], START[name]) for name in START)
 
 
 def test_accepting_again_replaces(spool: Spool) -> None:
-    spool.accept("a", {name: value + 1 for name, value in START.items()}, answer("a"))
+    spool.accept([screened("a", more=1.0)])
     assert len(spool.updates()) == 3
     assert torch.equal(spool.updates()[0].tensors["head.bias"], torch.ones(2))
+
+
+def test_updates_that_arrived_together_are_each_what_they_would_be_alone(tmp_path: Path, spool: Spool) -> None:
+    together = Spool(tmp_path / "spool" / "0.1.2", parent=PARENT)
+    together.accept([screened("b"), screened("a.b"), screened("a")])
+    assert sorted(path.name for path in (tmp_path / "spool" / "0.1.2").iterdir()) == ["b.json", "b.safetensors"]
+    assert [update.digest for update in together.updates()] == [update.digest for update in spool.updates()]
+    for one, other in zip(together.updates(), spool.updates(), strict=True):
+        assert replace(one, tensors={}) == replace(other, tensors={})
+        assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in START)
+        assert set(one.tensors) == set(START)
+
+
+def test_one_altered_update_does_not_take_those_beside_it_along(tmp_path: Path) -> None:
+    together = Spool(tmp_path / "spool" / "0.1.2", parent=PARENT)
+    together.accept([screened("a", more=0.5), screened("b", more=0.25)])
+    path = tmp_path / "spool" / "0.1.2" / "a.safetensors"
+    altered = load_file(path)
+    altered["b/head.bias"] += 1
+    save_file(altered, path)
+    assert together.accepted() == {"a"}
 
 
 def test_an_update_counts_only_once_its_facts_are_written(spool: Spool, folder: Path) -> None:
@@ -81,7 +108,8 @@ def test_facts_that_are_something_else_do_not_count(spool: Spool, folder: Path, 
 
 def test_facts_with_more_examples_than_were_accepted_do_not_count(spool: Spool, folder: Path) -> None:
     facts = json.loads((folder / "a.json").read_bytes())
-    facts["answer"] = facts["answer"].replace('"examples": 7', '"examples": 7000')
+    told = facts["updates"]["a"]
+    told["answer"] = told["answer"].replace('"examples": 7', '"examples": 7000')
     (folder / "a.json").write_text(json.dumps(facts))
     assert "7000" in (folder / "a.json").read_text()
     assert "a" not in spool.accepted()
@@ -101,7 +129,7 @@ def test_sweeping_removes_torn_files_and_finished_rounds_and_nothing_that_counts
     torn = folder / ".a.json.12.tmp"
     torn.write_bytes(b"{")
     finished = Spool(folder.parent / "0.0.9", parent=PARENT)
-    finished.accept("a", START, answer("a"))
+    finished.accept([screened("a")])
     sweep_spools(folder.parent, unfinished=frozenset({"0.1.1"}), keep=keep)
     assert not torn.exists()
     assert spool.accepted() == {"a", "a.b", "b"}

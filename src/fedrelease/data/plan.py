@@ -7,7 +7,7 @@ Example::
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,10 @@ from fedrelease.errors import DataError
 from fedrelease.experiment import Data, Experiment
 from fedrelease.files import digest_bytes
 
-__all__ = ["SitePlan", "SitesPlan", "plan_sites"]
+__all__ = ["POOL", "SitePlan", "SitesPlan", "plan_pool", "plan_sites"]
+
+POOL = "pool"
+"""The one site of :func:`plan_pool`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,18 @@ def plan_sites(experiment: Experiment, table: Table) -> SitesPlan:
     sites = {
         name: _split(name, [rest[index] for index in indices], table.texts, data, seed) for name, indices in cut.items()
     }
+    return SitesPlan(sites=sites, server=server, warnings=_warnings(sites, table, experiment.model.labels))
+
+
+def plan_pool(experiment: Experiment, table: Table) -> SitesPlan:
+    """One site of all rows: what virtual sites draw from. A row that one of them trains on is in nobody's hold-out.
+
+    Raises:
+        DataError: there are too few rows, or all training rows have one label.
+    """
+    data, seed = experiment.data, experiment.federation.seed
+    server, rest = _take_server_rows(len(table.texts), data, seed)
+    sites = {POOL: _split(POOL, rest, table.texts, replace(data, holdout_limit=None), seed)}
     return SitesPlan(sites=sites, server=server, warnings=_warnings(sites, table, experiment.model.labels))
 
 

@@ -11,21 +11,27 @@ Example::
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
+
 from fedrelease.cache import workspace
-from fedrelease.data.plan import SitePlan, SitesPlan, plan_sites
+from fedrelease.data.plan import POOL, SitePlan, SitesPlan, plan_pool, plan_sites
+from fedrelease.data.row_files import Rows, open_rows
 from fedrelease.data.sources import Table, load_table, source_digest, table_digest
-from fedrelease.data.tokens import Tokenizer, TokenRows, load_tokenizer, save_rows, tokenise
+from fedrelease.data.tokens import Tokenizer, load_tokenizer, save_rows, tokenise
+from fedrelease.data.virtual import POPULATION, ByLabel, Pool, by_label, draw_rows, open_pool, write_pool
 from fedrelease.errors import DataError
 from fedrelease.experiment import Experiment
 from fedrelease.fetch import FetchProgress
 from fedrelease.files import Json, canonical_bytes, digest_bytes, write_durably
+from fedrelease.population import Population
 
-__all__ = ["PrepareProgress", "Prepared", "SiteData", "open_site", "prepare_sites"]
+__all__ = ["PrepareProgress", "Prepared", "SiteData", "open_site", "prepare_sites", "training_rows"]
 
-_FORMAT = 1
+_FORMAT = 2
 _SUMMARY = "prepared.json"
 _SERVER = "server.safetensors"
 
@@ -47,14 +53,14 @@ class Prepared:
     """Sites on disk.
 
     Attributes:
-        folder: one folder a site, by name.
+        folder: one folder a site, by name; of virtual sites there is only what they draw from.
         sites: all names, sorted.
         server_holdout: token rows that no site has; ``None`` when the experiment keeps none.
         warnings: sentences on what is legal but odd, such as a site with one class only.
     """
 
     folder: Path
-    sites: tuple[str, ...]
+    sites: Sequence[str]
     server_holdout: Path | None
     warnings: tuple[str, ...]
 
@@ -69,15 +75,15 @@ class SiteData:
             with seeds, limits, labels' order or tokenizers, so that a ledger can add up what was spent on them.
         split: sha256 that changes when any row changes sides between training and hold-out.
         train: rows to train on.
-        holdout: rows that are never trained on.
+        holdout: rows that are never trained on; by no site, where sites are virtual.
         label_counts: training rows by label, for every label of the experiment.
     """
 
     name: str
     fingerprint: str
     split: str
-    train: TokenRows
-    holdout: TokenRows
+    train: Rows
+    holdout: Rows
     label_counts: Mapping[str, int]
 
     @property
@@ -117,10 +123,12 @@ def prepare_sites(
     folder = cache / "prepared" / _key(experiment, content, tokenizer_digest)
     if not (folder / _SUMMARY).is_file():
         table = table or _table(experiment, cache, progress)
-        plan = plan_sites(experiment, table)
+        virtual = experiment.data.partition.by == "virtual"
+        plan = plan_pool(experiment, table) if virtual else plan_sites(experiment, table)
         with workspace(folder.parent) as work:
             if not (folder / _SUMMARY).is_file():
-                _write(experiment, table, plan, load_tokenizer(base_folder), work / "new", progress or _silence)
+                tokenizer = None if table.features is not None else load_tokenizer(base_folder)
+                _write(experiment, table, plan, tokenizer, work / "new", progress or _silence)
                 (work / "new").rename(folder)
     return _open(folder)
 
@@ -151,18 +159,22 @@ def _key(experiment: Experiment, content: str, tokenizer_digest: str) -> str:
 def _open(folder: Path) -> Prepared:
     facts = json.loads((folder / _SUMMARY).read_bytes())
     server = folder / _SERVER if facts["server_rows"] else None
-    return Prepared(
-        folder=folder, sites=tuple(facts["sites"]), server_holdout=server, warnings=tuple(facts["warnings"])
-    )
+    sites = Population(facts["population"]) if facts["population"] else tuple(facts["sites"])
+    return Prepared(folder=folder, sites=sites, server_holdout=server, warnings=tuple(facts["warnings"]))
 
 
 def _write(
-    experiment: Experiment, table: Table, plan: SitesPlan, tokenizer: Tokenizer, folder: Path, tell: Listener
+    experiment: Experiment, table: Table, plan: SitesPlan, tokenizer: Tokenizer | None, folder: Path, tell: Listener
 ) -> None:
     def save(path: Path, rows: Sequence[int]) -> None:
-        texts, labels = [table.texts[row] for row in rows], [table.labels[row] for row in rows]
-        save_rows(path, tokenise(texts, labels, tokenizer, experiment.training.max_length))
+        labels = [table.labels[row] for row in rows]
+        if table.features is not None:
+            save_rows(path, {"features": table.features[list(rows)], "labels": torch.tensor(labels)})
+        elif tokenizer is not None:
+            texts = [table.texts[row] for row in rows]
+            save_rows(path, tokenise(texts, labels, tokenizer, experiment.training.max_length))
 
+    partition = experiment.data.partition
     folder.mkdir()
     if plan.server:
         save(folder / _SERVER, plan.server)
@@ -172,9 +184,12 @@ def _write(
         facts = _site_facts(name, site, table, experiment.model.labels)
         (folder / name / "site.json").write_bytes(facts)
         tell(PrepareProgress(site=name, done=done, total=len(plan.sites)))
+    if partition.by == "virtual":
+        write_pool(folder / POPULATION, experiment.data, seed=experiment.federation.seed)
     summary: dict[str, Json] = {
         "format": _FORMAT,
         "sites": list(plan.sites),
+        "population": partition.sites if partition.by == "virtual" else 0,
         "server_rows": len(plan.server),
         "warnings": plan.warnings,
     }
@@ -203,12 +218,48 @@ def _site_facts(name: str, site: SitePlan, table: Table, labels: Sequence[str]) 
     return canonical_bytes(facts)
 
 
+def training_rows(prepared: Prepared, site: str) -> int:
+    """How many rows a site has to train on; only a simulation may ask."""
+    pool = open_pool(prepared.folder)
+    if pool is not None:
+        return pool.rows
+    return int(json.loads((prepared.folder / site / "site.json").read_bytes())["train"])
+
+
 def open_site(folder: Path) -> SiteData:
-    """One site of a prepared folder; its token rows stay on disk.
+    """One site of a prepared folder, or a virtual one, which has no folder; its rows stay on disk.
 
     Raises:
         DataError: the folder is missing or damaged.
     """
+    pool = open_pool(folder.parent)
+    return _stored(folder) if pool is None else _virtual(folder.parent / POOL, pool, folder.name)
+
+
+@lru_cache(maxsize=2)
+def _pool(folder: Path) -> tuple[SiteData, ByLabel, ByLabel]:
+    """What virtual sites draw from, opened once in a process."""
+    whole = _stored(folder)
+    return whole, by_label(whole.train.labels), by_label(whole.holdout.labels)
+
+
+def _virtual(folder: Path, pool: Pool, name: str) -> SiteData:
+    """A site that is drawn anew, and alike, each time: what it has follows from its name."""
+    whole, *drawn_from = _pool(folder)
+    train, holdout = draw_rows(pool, name, *drawn_from)
+    counts = torch.bincount(whole.train.labels[train], minlength=len(whole.labels)).tolist()
+    split = digest_bytes(canonical_bytes([whole.split, pool.seed, pool.rows, pool.alpha, name]))
+    return SiteData(
+        name=name,
+        fingerprint=split,
+        split=split,
+        train=whole.train.chosen(train),
+        holdout=whole.holdout.chosen(holdout),
+        label_counts=dict(zip(whole.labels, counts, strict=True)),
+    )
+
+
+def _stored(folder: Path) -> SiteData:
     try:
         facts = json.loads((folder / "site.json").read_bytes())
         counts = {label: int(facts["label_counts"][label]) for label in facts["labels"]}
@@ -216,5 +267,5 @@ def open_site(folder: Path) -> SiteData:
     except (OSError, ValueError, KeyError, TypeError) as error:
         hint = f"delete {folder.parent} and run again: it will be prepared anew"
         raise DataError(f"{folder} is not a prepared site: {error}", value=str(folder), hint=hint) from error
-    train, holdout = TokenRows(folder / "train.safetensors"), TokenRows(folder / "holdout.safetensors")
+    train, holdout = open_rows(folder / "train.safetensors"), open_rows(folder / "holdout.safetensors")
     return SiteData(name=name, fingerprint=fingerprint, split=split, train=train, holdout=holdout, label_counts=counts)

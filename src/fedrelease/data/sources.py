@@ -9,11 +9,14 @@ Example::
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import Tensor
 
 from fedrelease.catalog import CATALOG
 from fedrelease.data.builtin import BUILT_IN
+from fedrelease.data.images import IMAGES, image_labels, image_sheet
 from fedrelease.data.readers import kind_of, read_source
 from fedrelease.data.rows import RawRow, Sheet
 from fedrelease.errors import DataError
@@ -31,14 +34,16 @@ class Table:
     """Rows that passed every check; private to whoever holds them.
 
     Attributes:
-        texts: not empty, in the source's order.
+        texts: not empty, in the source's order; of an image, the sha256 of its pixels.
         labels: index into the experiment's labels, one a row.
         columns: the partition's column, one text a row; empty when the partition needs none.
+        features: of images, float32 [rows, width]; ``None`` for texts.
     """
 
     texts: tuple[str, ...]
     labels: tuple[int, ...]
     columns: Mapping[str, tuple[str, ...]]
+    features: Tensor | None = None
 
 
 def load_table(
@@ -65,6 +70,8 @@ def load_table(
         DataError: the source, a column or a row cannot be used.
         FetchError: a built-in source cannot be fetched.
     """
+    if data.source in IMAGES:
+        return _images(data, labels)
     built_in = data.source in BUILT_IN
     sheet = (
         _open_built_in(data.source, labels, cache, fetch_missing, progress) if built_in else read_source(data.source)
@@ -72,6 +79,21 @@ def load_table(
     column = data.partition.column if data.partition.by == "column" else None
     _check_columns(sheet, data, column)
     return _checked(sheet, data, labels, column)
+
+
+def _images(data: Data, labels: Sequence[str]) -> Table:
+    _check_labels(data.source, labels, image_labels(data.source))
+    sheet, column = image_sheet(data.source), data.partition.column if data.partition.by == "column" else None
+    _check_columns(sheet, data, column)
+    return replace(_checked(sheet, data, labels, column), features=IMAGES[data.source]()[0])
+
+
+def _check_labels(alias: str, labels: Sequence[str], own: Sequence[str]) -> None:
+    if set(labels) != set(own):
+        rule = f"the labels of {alias} are {', '.join(own)}, in any order"
+        names = ", ".join(f'"{label}"' for label in own)
+        hint = f"set [model] labels = [{names}]"
+        raise DataError(f"[model] labels do not fit the source {alias}", value=list(labels), rule=rule, hint=hint)
 
 
 def _open_built_in(
@@ -82,11 +104,7 @@ def _open_built_in(
     progress: Callable[[FetchProgress], None] | None,
 ) -> Sheet:
     source = BUILT_IN[alias]
-    if set(labels) != set(source.labels):
-        rule = f"the labels of {alias} are {', '.join(source.labels)}, in any order"
-        names = ", ".join(f'"{label}"' for label in source.labels)
-        hint = f"set [model] labels = [{names}]"
-        raise DataError(f"[model] labels do not fit the source {alias}", value=list(labels), rule=rule, hint=hint)
+    _check_labels(alias, labels, source.labels)
     folder = fetch(alias, cache=cache, progress=progress) if fetch_missing else locate(alias, cache)
     if folder is None:
         hint = "run it once with a network, or set FEDRELEASE_CACHE to a cache that has it"
@@ -201,11 +219,13 @@ def _shortened(value: object) -> str:
 
 
 def source_digest(source: str) -> str | None:
-    """The sha256 of a source's content without reading its rows; ``None`` for a hub id, whose content is elsewhere.
+    """The sha256 of a source's content without reading its rows; ``None`` where the content is elsewhere: a hub, a library.
 
     Raises:
         DataError: the source does not exist.
     """
+    if source in IMAGES:
+        return None
     if source in BUILT_IN:
         return CATALOG[source].digest
     kind = kind_of(source)

@@ -67,9 +67,14 @@ class Batch:
     labels: Tensor
     prefix: Tensor | None = None
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What a model is given."""
+        return self.input_ids, self.attention_mask, self.prefix
+
 
 class TokenRows:
-    """The rows of one file; the token ids stay on disk until a batch needs them."""
+    """The rows of one file, or some of them; the token ids stay on disk until a batch needs them."""
 
     def __init__(self, path: Path) -> None:
         """Map the file.
@@ -84,27 +89,40 @@ class TokenRows:
             hint = f"delete {path.parent.parent} and run again: it will be prepared anew"
             raise DataError(f"{path} cannot be read: {error}", value=str(path), hint=hint) from error
         self._ids: Tensor = ids
-        self._offsets: Tensor = offsets
+        self._starts: Tensor = offsets[:-1]
         self._pad_id = int(pad_id)
         self.path = path
         self.labels: Tensor = labels
         self.lengths: Tensor = offsets[1:] - offsets[:-1]
         self._hidden: Tensor | None = None
+        self._whole: TokenRows | None = None
 
     def __len__(self) -> int:
         """How many rows there are."""
         return len(self.labels)
 
     def carrying(self, hidden: Tensor) -> "TokenRows":
-        """The same rows, whose batches carry ``hidden``: ``[all tokens, width]``, in the order of the rows."""
+        """The same rows, whose batches carry ``hidden``: ``[all tokens of the file, width]``, in the order of its rows."""
         rows = copy(self)
         rows._hidden = hidden
         return rows
 
+    def chosen(self, rows: Tensor) -> "TokenRows":
+        """These rows only, int64, in this order; a row may come twice. What is carried, they carry."""
+        few = copy(self)
+        few._starts, few.labels, few.lengths = self._starts[rows], self.labels[rows], self.lengths[rows]
+        few._whole = self.whole
+        return few
+
+    @property
+    def whole(self) -> "TokenRows":
+        """All rows of the file."""
+        return self._whole or self
+
     def places(self, rows: Tensor) -> Tensor:
         """Where the tokens of these rows lie in a tensor of all tokens, int64, row after row."""
         columns = torch.arange(int(self.lengths[rows].max()) if len(rows) else 1)
-        return (self._offsets[rows][:, None] + columns)[columns < self.lengths[rows][:, None]]
+        return (self._starts[rows][:, None] + columns)[columns < self.lengths[rows][:, None]]
 
     def batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """The rows of these indices, in this order; no index at all gives tensors with no row and one column.
@@ -118,7 +136,7 @@ class TokenRows:
         lengths = self.lengths[rows]
         columns = torch.arange(int(lengths.max()) if len(rows) else 1)
         mask = columns < lengths[:, None]
-        places = torch.where(mask, self._offsets[rows][:, None] + columns, 0)
+        places = torch.where(mask, self._starts[rows][:, None] + columns, 0)
         input_ids = torch.where(mask, self._ids[places], self._pad_id).to(torch.int64)
         prefix = None if self._hidden is None else self._hidden[places]
         return Batch(input_ids=input_ids, attention_mask=mask.to(torch.int64), labels=self.labels[rows], prefix=prefix)

@@ -8,6 +8,7 @@ Example::
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +16,11 @@ from pathlib import Path
 
 from fedrelease.errors import ModelError
 from fedrelease.fetch import ALIASES, locate
-from fedrelease.files import canonical_bytes, digest_bytes, digest_file
+from fedrelease.files import canonical_bytes, digest_bytes, digest_file, write_durably
 
 __all__ = ["Base", "Pooling", "open_base", "read_pooling"]
 
+NETWORK = re.compile(r"mlp:([1-9][0-9]{0,5}(?:-[1-9][0-9]{0,5})*)")
 WEIGHTS = "*.safetensors"
 PARTS = (WEIGHTS, "*.json", "*.txt", "*.model", "*_Pooling/config.json")
 READERS = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "preprocessor_config.json")
@@ -47,12 +49,14 @@ class Base:
         folder: where its files lie.
         files: sha256 of each file that decides what it computes, by path within the folder.
         pooling: what its own ``modules.json`` declares; mean pooling when it declares nothing.
+        architecture: widths of the layers of a base that has no weights, such as ``mlp:784-64``; else ``None``.
     """
 
     ref: str
     folder: Path
     files: Mapping[str, str]
     pooling: Pooling
+    architecture: tuple[int, ...] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -66,13 +70,16 @@ class Base:
 
 
 def open_base(ref: str, *, cache: Path) -> Base:
-    """Find a base by alias, folder or hub id and take the digests of its files.
+    """Find a base by alias, folder or hub id and take the digests of its files; ``mlp:784-64`` is made on the spot.
 
     Raises:
         ModelError: nothing by that name, or the folder holds no safetensors model, or no tokenizer: without its files,
             transformers would make an empty one that knows no word.
     """
-    folder = _find(ref, cache)
+    folder = _network(ref, cache) or _find(ref, cache)
+    widths = _widths(folder)
+    if widths is not None:
+        return Base(ref, folder, {"config.json": digest_file(folder / "config.json")}, Pooling(), widths)
     for needed, patterns in (("config.json", ("config.json",)), (WEIGHTS, (WEIGHTS,)), ("tokenizer", READERS)):
         if not any(path for pattern in patterns for path in folder.glob(pattern)):
             raise ModelError(
@@ -84,6 +91,26 @@ def open_base(ref: str, *, cache: Path) -> Base:
     paths = sorted({path for part in PARTS for path in folder.glob(part) if path.is_file()})
     files = {path.relative_to(folder).as_posix(): digest_file(path) for path in paths}
     return Base(ref, folder, files, read_pooling(folder))
+
+
+def _network(ref: str, cache: Path) -> Path | None:
+    """The folder of a base that is only a description."""
+    described = NETWORK.fullmatch(ref)
+    if described is None:
+        return None
+    folder = cache / "bases" / f"mlp-{described[1]}"
+    if not (folder / "config.json").is_file():
+        widths = [int(width) for width in described[1].split("-")]
+        write_durably(folder / "config.json", canonical_bytes({"model_type": "mlp", "widths": widths}))
+    return folder
+
+
+def _widths(folder: Path) -> tuple[int, ...] | None:
+    try:
+        described = json.loads((folder / "config.json").read_bytes())
+        return tuple(int(width) for width in described["widths"]) if described["model_type"] == "mlp" else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _find(ref: str, cache: Path) -> Path:

@@ -123,6 +123,13 @@ def build_classifier(base: Base, model: Model, *, seed: int) -> TextClassifier:
     Raises:
         ModelError: the base does not load, has no token vectors, or lacks the layers or modules that the adapter names.
     """
+    if base.architecture is not None or model.adapter.kind != "lora":
+        raise ModelError(
+            "this base and adapter do not read texts",
+            value=f"{model.base} with {model.adapter.kind}",
+            rule="text-classification trains LoRA factors on a pretrained text encoder",
+            hint='set [model] base = "minilm" and [model.adapter] kind = "lora"',
+        )
     encoder = _load_encoder(base, _dtype(model))
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
@@ -283,16 +290,16 @@ def canonical_name(name: str) -> str:
     return name.removeprefix("encoder.").replace(".default.weight", "").replace("base_layer.", "")
 
 
-def _trainable(classifier: TextClassifier) -> dict[str, nn.Parameter]:
+def _trainable(classifier: nn.Module) -> dict[str, nn.Parameter]:
     return {canonical_name(name): value for name, value in classifier.named_parameters() if value.requires_grad}
 
 
-def trainable_state(classifier: TextClassifier) -> dict[str, Tensor]:
+def trainable_state(classifier: nn.Module) -> dict[str, Tensor]:
     """A copy of what is trained: adapter and head, float32, by canonical name, names sorted."""
     return {name: value.detach().clone() for name, value in sorted(_trainable(classifier).items())}
 
 
-def load_state(classifier: TextClassifier, state: Mapping[str, Tensor]) -> None:
+def load_state(classifier: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Put a state into the model, in place.
 
     Raises:

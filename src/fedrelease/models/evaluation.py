@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedrelease.data.tokens import TokenRows
-from fedrelease.models.classifier import TextClassifier
+from fedrelease.data.row_files import Rows
 from fedrelease.models.metrics import Matrix, confusion
 from fedrelease.models.precision import matmul
+from fedrelease.models.tasks import Classifier
 
 __all__ = ["look", "predict_logits"]
 
@@ -20,18 +20,17 @@ BATCH = 64
 
 
 @torch.no_grad()
-def predict_logits(model: TextClassifier, rows: TokenRows) -> Tensor:
+def predict_logits(model: Classifier, rows: Rows) -> Tensor:
     """Logits, float32 ``[rows, labels]``, in the order of the rows; texts of like length go through together."""
     model.eval()
     logits = torch.empty(len(rows), model.head.out_features)
     for indices in torch.split(torch.argsort(rows.lengths, stable=True), BATCH) if len(rows) else ():
-        batch = rows.batch(indices)
         with matmul("medium"):
-            logits[indices] = model(batch.input_ids, batch.attention_mask, batch.prefix)
+            logits[indices] = model(*rows.batch(indices).inputs)
     return logits
 
 
-def look(model: TextClassifier, rows: TokenRows, *, classes: int) -> tuple[Matrix, float]:
+def look(model: Classifier, rows: Rows, *, classes: int) -> tuple[Matrix, float]:
     """Confusion matrix, float64 ``[true, predicted]``, and mean cross-entropy in nats."""
     logits = predict_logits(model, rows)
     labels = torch.as_tensor(rows.labels)

@@ -47,12 +47,16 @@ class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
 
 
 class Head(nn.Linear):
-    """The task's linear layer on one vector an example, float32."""
+    """A linear layer on one vector an example, float32: the task's, or one of a small network."""
 
     record = False
+    halves: tuple[Tensor, Tensor] | None = None
+    """With stacked weights, after backward: what came in, and the loss' gradient for what went out."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Logits ``[examples, out]`` of ``[examples, in]``."""
+        """``[examples, out]`` of ``[examples, in]``; with stacked weights ``[sites, examples, out]`` of as many of each site."""
+        if self.weight.dim() == 3:
+            return _apply(_StackedAffine, input, self.weight, self.bias, self)
         return _apply(_Affine, input, self.weight, self.bias, self.record)
 
 
@@ -166,3 +170,20 @@ class _Affine(Function):
         for parameter, gradients in zip(ctx.parameters, (out[:, :, None] * x[:, None, :], out), strict=True):
             _note(parameter, gradients)
         return back, None, None, None
+
+
+class _StackedAffine(Function):
+    """A linear layer whose weights every site has a copy of; backward forms no gradient of them, but keeps its two halves."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, bias: nn.Parameter, layer: Head) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.layer = layer
+        return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        (out,) = given
+        x, weight = ctx.saved_tensors
+        ctx.layer.halves = (x, out)
+        return out @ weight if ctx.needs_input_grad[0] else None, None, None, None

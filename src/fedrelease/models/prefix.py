@@ -17,10 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fedrelease.data.row_files import Rows
 from fedrelease.data.tokens import TokenRows
 from fedrelease.files import sync_folder
 from fedrelease.models.classifier import TextClassifier
 from fedrelease.models.precision import matmul
+from fedrelease.models.tasks import Classifier
 
 __all__ = ["LARGEST_BYTES", "with_prefix"]
 
@@ -28,24 +30,32 @@ BATCH = 64
 LARGEST_BYTES = 4 << 30
 
 
-def with_prefix(model: TextClassifier, rows: TokenRows, *, key: str) -> TokenRows:
+def with_prefix(model: Classifier, rows: Rows, *, key: str) -> Rows:
     """``rows`` that carry the hidden states below the adapter; ``rows`` as they are when nothing is frozen below it.
 
     Args:
+        rows: some rows of a file or all of them; what is kept is of the whole file.
         key: names the base.
 
     A file of more than ``LARGEST_BYTES`` is not made: then every step computes the prefix again.
     """
+    if not (isinstance(model, TextClassifier) and isinstance(rows, TokenRows)):
+        return rows
+    hidden = _kept(model, rows.whole, key)
+    return rows if hidden is None else rows.carrying(hidden)
+
+
+def _kept(model: TextClassifier, rows: TokenRows, key: str) -> Tensor | None:
     cut = model.frozen_layers
     if cut == 0 or int(rows.lengths.sum()) * model.width * model.dtype.itemsize > LARGEST_BYTES:
-        return rows
+        return None
     kind = str(model.dtype).removeprefix("torch.")
     path = rows.path.with_name(f"{rows.path.stem}.prefix-{key}-{cut}-{kind}-{torch.__version__}.safetensors")
     hidden = _read(path)
     if hidden is None:
         _write(path, _compute(model, rows, cut))
         hidden = _read(path)
-    return rows if hidden is None else rows.carrying(hidden)
+    return hidden
 
 
 def _read(path: Path) -> Tensor | None:
