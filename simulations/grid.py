@@ -9,6 +9,7 @@ Example::
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -17,20 +18,36 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedrelease.files import Json
-from fedrelease.simulations.engine import Engine
+from fedrelease.simulations.engine import Outcome
 from fedrelease.simulations.wire import pack, unpack
 
-__all__ = ["LocalGrid"]
+__all__ = ["LocalGrid", "Workers"]
 
 WAIT_S = 0.05
 RUN_ID = 1
 SERVER_NODE = 1
 
 
+class Workers(Protocol):
+    """What does a grid's tasks: the engine, or whoever takes its place in a benchmark.
+
+    Attributes:
+        handover: the folder through which tensors travel.
+    """
+
+    handover: Path
+
+    def submit(self, task: str, frame: Mapping[str, Json]) -> None:
+        """Queue a task; its outcome comes out of :meth:`collect` under the same name."""
+
+    def collect(self, *, wait_s: float) -> Iterator[Outcome]:
+        """What has been answered, waiting at most ``wait_s`` for the first."""
+
+
 class LocalGrid(Grid):
     """Messages to sites on this machine. Replies are read one at a time, when they are asked for."""
 
-    def __init__(self, engine: Engine, *, nodes: Mapping[int, Mapping[str, str]]) -> None:
+    def __init__(self, engine: Workers, *, nodes: Mapping[int, Mapping[str, str]]) -> None:
         """``nodes``: each site's node configuration by node id, from 2 upwards (1 is the server)."""
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = RUN_ID, 1, SERVER_NODE
         self._engine = engine

@@ -40,12 +40,14 @@ from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
 from fedrelease.strategies import make_strategy
 
-__all__ = ["Ray", "Summary", "simulate", "sites_folder"]
+__all__ = ["GridOf", "Node", "Ray", "Summary", "federate", "simulate", "sites_folder"]
 
 FIRST_SITE_NODE = 2
 
 Node: TypeAlias = Mapping[str, str]
 """A site's node configuration."""
+GridOf: TypeAlias = Callable[[Sequence[Node]], AbstractContextManager[Grid]]
+"""What runs the sites, as a function from them to their Grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,27 +133,33 @@ def _run(
     home = sites_folder(store)
     with _engine(experiment, base, home, workers, ray) as grid_of:
         prepared = _prepare(experiment, base, cache, say)
-        context = Context(
-            run_id=1,
-            node_id=1,
-            node_config={},
-            state=RecordDict(),
-            run_config={
-                "experiment": json.dumps(to_document(experiment)),
-                "store": str(store),
-                "base": str(base.folder),
-                **({"server-holdout": str(prepared.server_holdout)} if prepared.server_holdout else {}),
-            },
-        )
-        with grid_of([_node(prepared, site, home, base) for site in prepared.sites]) as grid:
-            server_app(watch)(grid, context)
+        federate(experiment, store=store, base=base, prepared=prepared, grid_of=grid_of, watch=watch)
+
+
+def federate(
+    experiment: Experiment, *, store: Path, base: Base, prepared: Prepared, grid_of: GridOf, watch: Watcher
+) -> None:
+    """The rounds that the store lacks, on whatever runs the sites."""
+    home = sites_folder(store)
+    context = Context(
+        run_id=1,
+        node_id=1,
+        node_config={},
+        state=RecordDict(),
+        run_config={
+            "experiment": json.dumps(to_document(experiment)),
+            "store": str(store),
+            "base": str(base.folder),
+            **({"server-holdout": str(prepared.server_holdout)} if prepared.server_holdout else {}),
+        },
+    )
+    with grid_of([_node(prepared, site, home, base) for site in prepared.sites]) as grid:
+        server_app(watch)(grid, context)
 
 
 @contextmanager
-def _engine(
-    experiment: Experiment, base: Base, home: Path, workers: int | None, ray: Ray | None
-) -> Iterator[Callable[[Sequence[Node]], AbstractContextManager[Grid]]]:
-    """What runs the sites, as a function from them to their Grid. Workers load while the caller prepares the data."""
+def _engine(experiment: Experiment, base: Base, home: Path, workers: int | None, ray: Ray | None) -> Iterator[GridOf]:
+    """What runs the sites. Workers load while the caller prepares the data."""
     if ray is not None:
         yield partial(ray_sites, ray, workers=workers, experiment=experiment, home=home)
         return
