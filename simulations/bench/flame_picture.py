@@ -1,0 +1,134 @@
+"""The picture of sampled stacks: a box for each function, as wide as its time, and below it what it called.
+
+Example::
+
+    (folder / "flame.png").write_bytes(flame_png(stacks, title="one worker, 17.2 s"))
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from fedrelease.simulations.bench.owners import OWNERS, by_owner, owner, short
+from fedrelease.simulations.bench.sampler import Stack
+
+__all__ = ["Box", "boxes", "flame_png"]
+
+PASSING = ("._wrapped_call_impl", "._call_impl", ".decorate_context", ".inner", ".wrapper")
+"""Ends of names that only hand a call on; the picture leaves them out between two others."""
+COLOURS = {
+    "fedrelease": "#0072B2",
+    "torch": "#E69F00",
+    "transformers": "#56B4E9",
+    "peft": "#CC79A7",
+    "opacus": "#009E73",
+    "other": "#BBBBBB",
+}
+INK = "#222222"
+WIDTH_PX, ROW_PX, LETTER_PX, MARGIN_PX, DPI = 1600, 24, 6.9, 12, 100
+NARROWEST = 0.0008
+FEWEST_LETTERS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A function below one caller: ``depth`` rows from the top, ``left`` and ``share`` of the width, from 0 to 1."""
+
+    function: str
+    depth: int
+    left: float
+    share: float
+
+
+def boxes(stacks: Mapping[Stack, int]) -> list[Box]:
+    """All boxes, callers before what they call; on one row the widest first, so that what matters is at the left."""
+    total, sums = sum(stacks.values()), dict[Stack, int]()
+    for stack, microseconds in stacks.items():
+        kept = _without_passing(stack)
+        for depth in range(1, len(kept) + 1):
+            sums[kept[:depth]] = sums.get(kept[:depth], 0) + microseconds
+    below: dict[Stack, list[Stack]] = {}
+    for path in sorted(sums, key=lambda path: (-sums[path], path)):
+        below.setdefault(path[:-1], []).append(path)
+    return [
+        Box(function=path[-1], depth=len(path) - 1, left=left / total, share=sums[path] / total)
+        for path, left in _placed((), 0, below, sums)
+    ]
+
+
+def _without_passing(stack: Stack) -> Stack:
+    return (*(function for function in stack[:-1] if not function.endswith(PASSING)), *stack[-1:])
+
+
+def _placed(
+    above: Stack, left: int, below: Mapping[Stack, list[Stack]], sums: Mapping[Stack, int]
+) -> Iterator[tuple[Stack, int]]:
+    for path in below.get(above, []):
+        yield path, left
+        yield from _placed(path, left, below, sums)
+        left += sums[path]
+
+
+def flame_png(stacks: Mapping[Stack, int], *, title: str) -> bytes:
+    """The picture as PNG bytes, 1600 pixels wide."""
+    found = [box for box in boxes(stacks) if box.share >= NARROWEST]
+    rows = 1 + max(box.depth for box in found)
+    height = ROW_PX * (rows + 3) + MARGIN_PX
+    figure = Figure(figsize=(WIDTH_PX / DPI, height / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+    side = MARGIN_PX / WIDTH_PX
+    axes = figure.add_axes((side, MARGIN_PX / height, 1 - 2 * side, ROW_PX * rows / height))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(rows, 0)
+    axes.set_axis_off()
+    for box in found:
+        _draw(axes, box)
+    figure.text(side, 1 - 0.5 * ROW_PX / height, title, va="top", fontsize=12, color=INK)
+    _legend(figure, stacks, (side, 1 - 1.5 * ROW_PX / height))
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()
+
+
+def _draw(axes: Axes, box: Box) -> None:
+    kind = owner(box.function)
+    place = (box.left, box.depth)
+    axes.add_patch(Rectangle(place, box.share, 1, facecolor=COLOURS[kind], edgecolor="white", linewidth=0.8))
+    text = _label(box, letters=int((box.share * (WIDTH_PX - 2 * MARGIN_PX) - 6) / LETTER_PX))
+    ink = "white" if kind == "fedrelease" else INK
+    axes.annotate(
+        text, place, xytext=(3, -ROW_PX * 36 / DPI), textcoords="offset points", va="center", fontsize=8.5, color=ink
+    )
+
+
+def _label(box: Box, *, letters: int) -> str:
+    """As much of name and share as there is room for: the whole name, its last two parts, or their beginning."""
+    name, share = short(box.function), f" {box.share:.0%}" if box.share >= 0.1 else f" {box.share:.1%}"
+    end = ".".join(name.split(".")[-2:])
+    for text in (name + share, end + share, end):
+        if len(text) <= letters:
+            return text
+    return f"{end[: letters - 1]}…" if letters >= FEWEST_LETTERS else ""
+
+
+def _legend(figure: Figure, stacks: Mapping[Stack, int], place: tuple[float, float]) -> None:
+    shares = by_owner(stacks)
+    patches = [Patch(color=COLOURS[name], label=f"{told} {shares[name]:.1%}") for name, told in OWNERS.items()]
+    figure.legend(
+        handles=patches,
+        loc="upper left",
+        bbox_to_anchor=place,
+        ncols=len(patches),
+        frameon=False,
+        fontsize=10,
+        borderpad=0,
+        borderaxespad=0,
+        handlelength=1,
+        title="innermost function of:",
+        alignment="left",
+    )
