@@ -61,7 +61,8 @@ class Flame:
         """What was run, and for how long its worker was busy."""
         private = self.experiment.privacy
         what = "no privacy" if private.unit == "none" else f"epsilon {private.epsilon:g}"
-        return f"one worker of one thread, {len(self.sites)} sites, rounds: {self.experiment.rounds}, {what}: {self.seconds:.1f} s"
+        scale = f"{len(self.sites)} sites, rounds: {self.experiment.rounds}, {what}"
+        return f"one worker of one thread, {scale}: {self.seconds:.1f} s"
 
 
 def sample_worker(experiment: Experiment, *, folder: Path, cache: Path, say: Callable[[str], None]) -> Flame:

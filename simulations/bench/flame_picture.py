@@ -19,18 +19,31 @@ from fedrelease.simulations.bench.sampler import Stack
 
 __all__ = ["Box", "boxes", "flame_png"]
 
-PASSING = ("._wrapped_call_impl", "._call_impl", ".decorate_context", ".inner", ".wrapper")
-"""Ends of names that only hand a call on; the picture leaves them out between two others."""
+PASSING = (
+    "._wrapped_call_impl",
+    "._call_impl",
+    ".decorate_context",
+    ".forward_with_checkpointing",
+    ".apply_chunking_to_forward",
+    ".wrapper",
+    ".Function.apply",
+    ".BackwardCFunction.apply",
+    "._apply",
+    ".<lambda>",
+    ".<listcomp>",
+)
+"""Ends of names that only hand a call on; the picture leaves them out above what they call."""
 COLOURS = {
     "fedrelease": "#0072B2",
     "torch": "#E69F00",
-    "transformers": "#56B4E9",
-    "peft": "#CC79A7",
+    "transformers": "#CC79A7",
+    "peft": "#56B4E9",
     "opacus": "#009E73",
     "other": "#BBBBBB",
 }
 INK = "#222222"
-WIDTH_PX, ROW_PX, LETTER_PX, MARGIN_PX, DPI = 1600, 24, 6.9, 12, 100
+WIDTH_PX, ROW_PX, LETTER_PX, MARGIN_PX, DPI = 1600, 24, 6.4, 12, 100
+EXPLAINED = "A box is a function, as wide as its time; below it is what it called. By owner of the innermost function:"
 NARROWEST = 0.0008
 FEWEST_LETTERS = 5
 
@@ -75,7 +88,7 @@ def _placed(
 
 
 def flame_png(stacks: Mapping[Stack, int], *, title: str) -> bytes:
-    """The picture as PNG bytes, 1600 pixels wide."""
+    """The picture as PNG bytes, 1600 pixels wide; ``title`` is its first line."""
     found = [box for box in boxes(stacks) if box.share >= NARROWEST]
     rows = 1 + max(box.depth for box in found)
     height = ROW_PX * (rows + 3) + MARGIN_PX
@@ -88,8 +101,9 @@ def flame_png(stacks: Mapping[Stack, int], *, title: str) -> bytes:
     axes.set_axis_off()
     for box in found:
         _draw(axes, box)
-    figure.text(side, 1 - 0.5 * ROW_PX / height, title, va="top", fontsize=12, color=INK)
-    _legend(figure, stacks, (side, 1 - 1.5 * ROW_PX / height))
+    figure.text(side, 1 - 0.4 * ROW_PX / height, title, va="top", fontsize=12, color=INK)
+    figure.text(side, 1 - 1.3 * ROW_PX / height, EXPLAINED, va="top", fontsize=10, color=INK)
+    _legend(figure, stacks, (side, 1 - 2.1 * ROW_PX / height))
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
@@ -107,9 +121,10 @@ def _draw(axes: Axes, box: Box) -> None:
 
 
 def _label(box: Box, *, letters: int) -> str:
-    """As much of name and share as there is room for: the whole name, its last two parts, or their beginning."""
+    """As much of name and share as there is room for: the whole name, its end (a method with its class), or that cut off."""
     name, share = short(box.function), f" {box.share:.0%}" if box.share >= 0.1 else f" {box.share:.1%}"
-    end = ".".join(name.split(".")[-2:])
+    *_, room, last = name.split(".")
+    end = f"{room}.{last}" if room[:1].isupper() else last
     for text in (name + share, end + share, end):
         if len(text) <= letters:
             return text
@@ -129,6 +144,5 @@ def _legend(figure: Figure, stacks: Mapping[Stack, int], place: tuple[float, flo
         borderpad=0,
         borderaxespad=0,
         handlelength=1,
-        title="innermost function of:",
-        alignment="left",
+        columnspacing=1.2,
     )

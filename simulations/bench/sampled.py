@@ -5,7 +5,8 @@ Example (the benchmark types this)::
     python -m fedrelease.simulations.bench.sampled task.json        # writes the stacks, prints one JSON document
 
 The messages, their files, the worker's answer and the site's ClientApp are those of a simulation. What is missing is the fork and
-the socket, in which a worker only waits. The server's part runs between the tasks, in the same process, and is not sampled.
+the socket, in which a worker only waits. The server's part runs between the tasks, in the same process, and is not sampled; nor
+is what workers do for the base's own release, before the first round.
 """
 
 import json
@@ -20,7 +21,7 @@ from flwr.serverapp import Grid
 
 from fedrelease.experiment_document import from_document, to_document
 from fedrelease.files import Json
-from fedrelease.server.events import Event
+from fedrelease.server.events import Event, RoundStarted
 from fedrelease.server.store import Store
 from fedrelease.simulations import worker
 from fedrelease.simulations.bench.measure import open_place
@@ -34,12 +35,13 @@ __all__ = ["SampledWorker", "main"]
 
 
 class SampledWorker:
-    """Takes the engine's place: does one task at a time, here, and keeps what was seen of it."""
+    """Takes the engine's place: does one task at a time, here, and from the first round on keeps what was seen of it."""
 
     def __init__(self, handover: Path) -> None:
         """``handover``: a folder that is there."""
         self.handover = handover
         self.samples: list[Sample] = []
+        self._in_rounds = False
         self._queue: deque[tuple[str, Mapping[str, Json]]] = deque()
 
     def submit(self, task: str, frame: Mapping[str, Json]) -> None:
@@ -50,7 +52,12 @@ class SampledWorker:
         """Do the next task; there is nothing to wait for."""
         if self._queue:
             task, frame = self._queue.popleft()
-            yield task, sampled(partial(worker.answer, frame, self.handover), self.samples)
+            work = partial(worker.answer, frame, self.handover)
+            yield task, sampled(work, self.samples) if self._in_rounds else work()
+
+    def hear(self, event: Event) -> None:
+        """Sample from the first round on."""
+        self._in_rounds = self._in_rounds or isinstance(event, RoundStarted)
 
     @contextmanager
     def grid_of(self, nodes: Sequence[Node]) -> Iterator[Grid]:
@@ -72,15 +79,11 @@ def main() -> None:
         base=place.base,
         prepared=place.prepared,
         grid_of=watched.grid_of,
-        watch=_ignore,
+        watch=watched.hear,
     )
     Path(task["stacks"]).write_text(folded_text(fold(watched.samples)), encoding="utf-8")
     head = Store.open(store).head()
     print(json.dumps({"samples": len(watched.samples), "state": state_digest(head.state()) if head else ""}))
-
-
-def _ignore(event: Event) -> None:
-    """Nobody watches."""
 
 
 if __name__ == "__main__":
