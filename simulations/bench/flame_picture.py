@@ -8,11 +8,13 @@ Example::
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.textpath import TextPath
 
 from fedrelease.simulations.bench.owners import OWNERS, by_owner, owner, short
 from fedrelease.simulations.bench.sampler import Stack
@@ -42,10 +44,12 @@ COLOURS = {
     "other": "#BBBBBB",
 }
 INK = "#222222"
-WIDTH_PX, ROW_PX, LETTER_PX, MARGIN_PX, DPI = 1600, 24, 6.4, 12, 100
+WIDTH_PX, ROW_PX, MARGIN_PX, DPI = 1600, 24, 12, 100
+LETTERS = 8.5
 EXPLAINED = "A box is a function, as wide as its time; below it is what it called. By owner of the innermost function:"
 NARROWEST = 0.0008
-FEWEST_LETTERS = 5
+FEWEST_LETTERS = 4
+NARROWEST_LABEL_PX = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,22 +117,25 @@ def _draw(axes: Axes, box: Box) -> None:
     kind = owner(box.function)
     place = (box.left, box.depth)
     axes.add_patch(Rectangle(place, box.share, 1, facecolor=COLOURS[kind], edgecolor="white", linewidth=0.8))
-    text = _label(box, letters=int((box.share * (WIDTH_PX - 2 * MARGIN_PX) - 6) / LETTER_PX))
+    text = _label(box, room_px=box.share * (WIDTH_PX - 2 * MARGIN_PX) - 6)
     ink = "white" if kind == "fedrelease" else INK
-    axes.annotate(
-        text, place, xytext=(3, -ROW_PX * 36 / DPI), textcoords="offset points", va="center", fontsize=8.5, color=ink
-    )
+    middle = (3, -ROW_PX * 36 / DPI)
+    axes.annotate(text, place, xytext=middle, textcoords="offset points", va="center", fontsize=LETTERS, color=ink)
 
 
-def _label(box: Box, *, letters: int) -> str:
+def _label(box: Box, *, room_px: float) -> str:
     """As much of name and share as there is room for: the whole name, its end (a method with its class), or that cut off."""
     name, share = short(box.function), f" {box.share:.0%}" if box.share >= 0.1 else f" {box.share:.1%}"
-    *_, room, last = name.split(".")
-    end = f"{room}.{last}" if room[:1].isupper() else last
-    for text in (name + share, end + share, end):
-        if len(text) <= letters:
-            return text
-    return f"{end[: letters - 1]}…" if letters >= FEWEST_LETTERS else ""
+    *_, owned_by, last = name.split(".")
+    end = f"{owned_by}.{last}" if owned_by.lstrip("_")[:1].isupper() else last
+    cut = (f"{end[:letters]}…" for letters in range(len(end) - 1, FEWEST_LETTERS - 1, -1))
+    whole = () if room_px < NARROWEST_LABEL_PX else (name + share, end + share, end, *cut)
+    return next((text for text in whole if _width_px(text) <= room_px), "")
+
+
+@cache
+def _width_px(text: str) -> float:
+    return float(TextPath((0, 0), text, size=LETTERS).get_extents().width) * DPI / 72
 
 
 def _legend(figure: Figure, stacks: Mapping[Stack, int], place: tuple[float, float]) -> None:
