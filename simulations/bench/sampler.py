@@ -34,33 +34,39 @@ Result = TypeVar("Result")
 def sampled(work: Callable[[], Result], samples: list[Sample], *, every_s: float = EVERY_S) -> Result:
     """What ``work()`` returns; what was seen below it meanwhile is appended to ``samples``."""
     done, switch = threading.Event(), sys.getswitchinterval()
-    watcher = threading.Thread(target=_watch, args=(threading.get_ident(), sys._getframe(), done, samples, every_s))
+    watcher = threading.Thread(target=_watch, args=(threading.get_ident(), done, samples, every_s))
     sys.setswitchinterval(SWITCH_S)
     watcher.start()
     try:
-        return work()
+        return _below(work)
     finally:
         done.set()
         watcher.join()
         sys.setswitchinterval(switch)
 
 
-def _watch(thread: int, above: FrameType, done: threading.Event, samples: list[Sample], every_s: float) -> None:
+def _below(work: Callable[[], Result]) -> Result:
+    """Marks the stack: what is not below it is no work."""
+    return work()
+
+
+def _watch(thread: int, done: threading.Event, samples: list[Sample], every_s: float) -> None:
     before = time.perf_counter_ns()
     while not done.wait(every_s):
-        stack = _stack(sys._current_frames()[thread], above)
+        stack = _stack(sys._current_frames()[thread])
         now = time.perf_counter_ns()
         if stack:
             samples.append((stack, (now - before) // 1000))
         before = now
 
 
-def _stack(frame: FrameType | None, above: FrameType) -> Stack:
+def _stack(frame: FrameType | None) -> Stack:
+    """The functions below the mark; none when the thread is elsewhere, about to start or to end."""
     names: list[str] = []
-    while frame is not None and frame is not above:
+    while frame is not None and frame.f_code is not _below.__code__:
         names.append(f"{frame.f_globals.get('__name__', '?')}.{frame.f_code.co_qualname}")
         frame = frame.f_back
-    return tuple(reversed(names))
+    return () if frame is None else tuple(reversed(names))
 
 
 def fold(samples: Sequence[Sample]) -> dict[Stack, int]:
