@@ -51,8 +51,8 @@ def train_together(model: Network, jobs: Sequence[Job]) -> list[dict[str, Tensor
     """
     found: list[dict[str, Tensor]] = []
     for start in range(0, len(jobs), ABREAST):
-        some = jobs[start : start + ABREAST]
-        found += _train(model, [*some, *some[:1] * (ABREAST - len(some))])[: len(some)]
+        some = list(jobs[start : start + ABREAST])
+        found += _train(model, some + some[:1] * (ABREAST - len(some)))[: len(some)]
     return found
 
 

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
@@ -19,12 +20,12 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedrelease.files import Json
 from fedrelease.messages import parse_request
-from fedrelease.simulations.engine import Engine
+from fedrelease.simulations.engine import Outcome
 from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.wire import pack, unpack
 from fedrelease.simulations.wire_group import unpack_group
 
-__all__ = ["LocalGrid"]
+__all__ = ["LocalGrid", "Workers"]
 
 WAIT_S = 0.05
 GROUPED = (MessageType.TRAIN, MessageType.EVALUATE)
@@ -32,11 +33,28 @@ RUN_ID = 1
 SERVER_NODE = 1
 
 
+class Workers(Protocol):
+    """What does a grid's tasks: the engine, or whoever takes its place in a benchmark.
+
+    Attributes:
+        handover: the folder through which tensors travel. workers: how many work at a time.
+    """
+
+    handover: Path
+    workers: int
+
+    def submit(self, task: str, frame: Mapping[str, Json]) -> None:
+        """Queue a task; its outcome comes out of :meth:`collect` under the same name."""
+
+    def collect(self, *, wait_s: float) -> Iterator[Outcome]:
+        """What has been answered, waiting at most ``wait_s`` for the first."""
+
+
 class LocalGrid(Grid):
     """Messages to sites on this machine. Replies are read one at a time, when they are asked for."""
 
     def __init__(
-        self, engine: Engine, *, nodes: Mapping[int, Mapping[str, str]], abreast: int = 1, clock: Clock | None = None
+        self, engine: Workers, *, nodes: Mapping[int, Mapping[str, str]], abreast: int = 1, clock: Clock | None = None
     ) -> None:
         """``nodes``: each site's configuration by node id, from 2 upwards (1 is the server).
 

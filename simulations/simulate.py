@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from flwr.app import Context, RecordDict
@@ -45,7 +46,10 @@ from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
 from fedrelease.strategies import make_strategy
 
-__all__ = ["Ray", "Summary", "simulate", "sites_folder"]
+__all__ = ["GridOf", "Ray", "Summary", "federate", "simulate", "sites_folder"]
+
+GridOf: TypeAlias = Callable[[Nodes], AbstractContextManager[Grid]]
+"""What runs the sites, as a function from them to their Grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,29 +162,35 @@ def _run(
     home = sites_folder(store)
     with _engine(experiment, base, home, workers, ray) as grid_of:
         prepared = _prepare(experiment, base, cache, say)
-        context = Context(
-            run_id=1,
-            node_id=1,
-            node_config={},
-            state=RecordDict(),
-            run_config={
-                "experiment": json.dumps(to_document(experiment)),
-                "store": str(store),
-                "base": str(base.folder),
-                **({"server-holdout": str(prepared.server_holdout)} if prepared.server_holdout else {}),
-                **({"population": len(prepared.sites)} if isinstance(prepared.sites, Population) else {}),
-            },
-        )
-        nodes = Nodes(prepared.sites, partial(_node, prepared, home=home, base=base), partial(training_rows, prepared))
-        with grid_of(nodes) as grid:
-            server_app(watch)(grid, context)
+        federate(experiment, store=store, base=base, prepared=prepared, grid_of=grid_of, watch=watch)
+
+
+def federate(
+    experiment: Experiment, *, store: Path, base: Base, prepared: Prepared, grid_of: GridOf, watch: Watcher
+) -> None:
+    """The rounds that the store lacks, on whatever runs the sites."""
+    home = sites_folder(store)
+    context = Context(
+        run_id=1,
+        node_id=1,
+        node_config={},
+        state=RecordDict(),
+        run_config={
+            "experiment": json.dumps(to_document(experiment)),
+            "store": str(store),
+            "base": str(base.folder),
+            **({"server-holdout": str(prepared.server_holdout)} if prepared.server_holdout else {}),
+            **({"population": len(prepared.sites)} if isinstance(prepared.sites, Population) else {}),
+        },
+    )
+    nodes = Nodes(prepared.sites, partial(_node, prepared, home=home, base=base), partial(training_rows, prepared))
+    with grid_of(nodes) as grid:
+        server_app(watch)(grid, context)
 
 
 @contextmanager
-def _engine(
-    experiment: Experiment, base: Base, home: Path, workers: int | None, ray: Ray | None
-) -> Iterator[Callable[[Nodes], AbstractContextManager[Grid]]]:
-    """What runs the sites, as a function from them to their Grid. Workers load while the caller prepares the data."""
+def _engine(experiment: Experiment, base: Base, home: Path, workers: int | None, ray: Ray | None) -> Iterator[GridOf]:
+    """What runs the sites. Workers load while the caller prepares the data."""
     if ray is not None:
         yield partial(_ray_sites, ray, workers, experiment, home)
         return

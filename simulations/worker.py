@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from fedrelease.files import Json
 
-__all__ = ["main"]
+__all__ = ["answer", "load", "main"]
 
 WATCH_S = 0.2
 LOGGER = logging.getLogger("fedrelease.engine")
@@ -63,7 +63,7 @@ def _loaded(settings: Mapping[str, Json], control: socket.socket) -> bool:
     from fedrelease.errors import FedreleaseError
 
     try:
-        _load(settings)
+        load(settings)
     except FedreleaseError as error:
         LOGGER.error("the workers cannot load\n%s", traceback.format_exc())
         control.sendall(_line({"refused": dict(error.to_json())}))
@@ -71,7 +71,7 @@ def _loaded(settings: Mapping[str, Json], control: socket.socket) -> bool:
     return True
 
 
-def _load(settings: Mapping[str, Json]) -> None:
+def load(settings: Mapping[str, Json]) -> None:
     """Import and build what all workers use, before there are any: they share these pages."""
     import torch
     from flwr.supercore.task_identity import TaskIdentity
@@ -121,12 +121,16 @@ def _serve(connection: socket.socket, handover: Path) -> None:
     from fedrelease.simulations.wire import receive, send
 
     while (frame := receive(connection)) is not None:
-        answer = _answers if "nodes" in frame else _answer
         send(connection, {"id": frame["id"], **answer(frame, handover)})
 
 
-def _answer(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
-    """What the site's ClientApp replies, or, for the operator, what it died of: the text for all, the traceback in the log."""
+def answer(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
+    """What the site's ClientApp replies, or, for the operator, what it died of: the text for all, the traceback in the log.
+
+    A frame with ``nodes`` asks several sites at once.
+    """
+    if "nodes" in frame:
+        return _answers(frame, handover)
     try:
         return {"content": _reply(frame, handover)}
     except Exception as error:  # a site may fail in any way; the others go on

@@ -54,7 +54,7 @@ def stacked(model: Network, sites: int) -> Iterator[None]:
             layer.weight, layer.bias, layer.halves = weight, bias, None
 
 
-def _copies(value: nn.Parameter, sites: int) -> nn.Parameter:
+def _copies(value: Tensor, sites: int) -> nn.Parameter:
     return nn.Parameter(value.detach().expand(sites, *value.shape).clone())
 
 
