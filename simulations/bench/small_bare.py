@@ -73,13 +73,16 @@ def _round(model: nn.Module, task: Task, table: Table, cohort_rows: Sequence[Ten
 
 def _train(model: nn.Module, weights: Sequence[nn.Parameter], task: Task, features: Tensor, labels: Tensor) -> None:
     """One pass of SGD with momentum, in place."""
-    speed: Sequence[Tensor] = ()
-    for some, wanted in zip(features.split(task.batch), labels.split(task.batch), strict=True):
+    speed: Sequence[Tensor] | None = None
+    batches = zip(torch.split(features, task.batch), torch.split(labels, task.batch), strict=True)
+    for some, wanted in batches:
         with torch.enable_grad():
             slope = torch.autograd.grad(cross_entropy(model(some), wanted), weights)
-        for fast, steep in zip(speed, slope, strict=bool(speed)):
-            fast.mul_(MOMENTUM).add_(steep)
-        speed = speed or slope
+        if speed is None:
+            speed = slope
+        else:
+            for fast, steep in zip(speed, slope, strict=True):
+                fast.mul_(MOMENTUM).add_(steep)
         for weight, fast in zip(weights, speed, strict=True):
             weight.sub_(fast, alpha=task.lr)
 

@@ -42,6 +42,7 @@ from torch.nn.functional import cross_entropy
 __all__ = ["Clock", "Mlp", "main"]
 
 MOMENTUM = 0.9
+FEATURES = 784
 CLASSES = 10
 COHORT_STREAM = 1_000_003
 
@@ -52,7 +53,7 @@ class Mlp(nn.Module):
     def __init__(self, hidden: int) -> None:
         """Take torch's first weights."""
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(784, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES))
+        self.layers = nn.Sequential(nn.Linear(FEATURES, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES))
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """The mean over a batch."""

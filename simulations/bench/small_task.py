@@ -39,6 +39,7 @@ __all__ = [
 
 MOMENTUM = 0.9
 """Of the local SGD; it begins anew with each client in each round."""
+FEATURES = 784
 CLASSES = 10
 COHORT_STREAM = 1_000_003
 
@@ -72,7 +73,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """All rows; features are float32, one row each, labels int64."""
+    """All rows; features are float32 of shape ``[rows, 784]``, labels int64 of shape ``[rows]``."""
 
     features: Tensor
     labels: Tensor
@@ -96,10 +97,10 @@ def read_table(task: Task) -> Table:
     return Table(**load_file(task.data))
 
 
-def new_model(task: Task, features: int = 784) -> nn.Sequential:
+def new_model(task: Task) -> nn.Sequential:
     """The MLP with the first weights: torch's own, under the task's seed."""
     torch.manual_seed(task.seed)
-    return nn.Sequential(nn.Linear(features, task.hidden), nn.ReLU(), nn.Linear(task.hidden, CLASSES))
+    return nn.Sequential(nn.Linear(FEATURES, task.hidden), nn.ReLU(), nn.Linear(task.hidden, CLASSES))
 
 
 def rows_of(task: Task, client: int, count: int) -> Tensor:
