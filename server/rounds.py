@@ -25,7 +25,7 @@ from fedrelease.server.publishing import Cost, Outcome, publish
 from fedrelease.server.release import Release
 from fedrelease.server.spool import Spool, sweep_spools
 from fedrelease.strategies import make_strategy
-from fedrelease.update import State, Update, state_bytes
+from fedrelease.update import State, Update, forget_open_files, state_bytes
 
 __all__ = ["run_rounds"]
 
@@ -63,6 +63,8 @@ def run_rounds(setting: Setting) -> None:
         except RoundFailed as error:
             _record(setting, planned, error)
             raise
+        finally:
+            forget_open_files()
 
 
 def _publish_base(setting: Setting) -> Release:

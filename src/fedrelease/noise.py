@@ -9,6 +9,7 @@ points to and goes on along secants, since the logarithm of cost over the logari
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from fedrelease.accounting import Segment, gaussian_delta, spent
@@ -36,6 +37,7 @@ class _Tried(NamedTuple):
     cost: float
 
 
+@lru_cache(maxsize=256)
 def calibrate(*, epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str = "prv") -> float:
     """A noise multiplier with which ``steps`` steps cost at most ``epsilon`` at ``delta``.
 

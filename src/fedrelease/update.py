@@ -8,7 +8,7 @@ Example::
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,16 @@ from fedrelease.errors import UpdateRefused
 from fedrelease.files import digest_bytes, write_durably
 from fedrelease.privacy import Receipt
 
-__all__ = ["State", "StateFile", "Update", "read_state", "state_bytes", "state_digest", "write_state"]
+__all__ = [
+    "State",
+    "StateFile",
+    "Update",
+    "forget_open_files",
+    "read_state",
+    "state_bytes",
+    "state_digest",
+    "write_state",
+]
 
 State: TypeAlias = Mapping[str, Tensor]
 
@@ -51,20 +60,14 @@ class Update:
 
 
 @lru_cache(maxsize=16)
-def _handle(path: str, identity: tuple[int, int, int]) -> Any:
-    """An open file; kept, since opening one reads the names of all tensors in it."""
+def _kept_open(path: str, identity: tuple[int, int, int]) -> Any:
     del identity
     return safe_open(path, framework="pt")
 
 
-def _opened(path: Path) -> Any:
-    status = path.stat()
-    return _handle(str(path), (status.st_ino, status.st_size, status.st_mtime_ns))
-
-
-def _names(path: Path) -> tuple[str, ...]:
-    """Of all tensors in a file, sorted."""
-    return tuple(sorted(_opened(path).keys()))
+def forget_open_files() -> None:
+    """Close the files that many updates share and that are kept open between reads: before a folder goes away."""
+    _kept_open.cache_clear()
 
 
 class StateFile(Mapping[str, Tensor]):
@@ -73,25 +76,36 @@ class StateFile(Mapping[str, Tensor]):
     With a ``prefix`` only the tensors whose names begin with it, by the rest of their names: one file may hold many updates.
     """
 
-    def __init__(self, path: Path, prefix: str = "") -> None:
-        """Read the names only.
+    def __init__(self, path: Path, prefix: str = "", names: Sequence[str] | None = None) -> None:
+        """Read the names only; not even those when the caller, who has written the file, says ``names``.
 
         Raises:
             UpdateRefused: the file is missing, torn, or not safetensors.
         """
         self._path, self._prefix = path, prefix
+        self._names = tuple(names) if names is not None else self._read_names()
+
+    def _read_names(self) -> tuple[str, ...]:
         try:
-            names = _names(path)
+            names = sorted(self._open().keys())
         except (SafetensorError, OSError) as error:
-            raise UpdateRefused(f"{path.name} cannot be read as safetensors: {error}", value=str(path)) from error
-        self._names = tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+            what = f"{self._path.name} cannot be read as safetensors: {error}"
+            raise UpdateRefused(what, value=str(self._path)) from error
+        return tuple(name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix))
 
     def __getitem__(self, name: str) -> Tensor:
         """Read one tensor from disk."""
         if name not in self._names:
             raise KeyError(name)
-        tensor: Tensor = _opened(self._path).get_tensor(self._prefix + name)
+        tensor: Tensor = self._open().get_tensor(self._prefix + name)
         return tensor
+
+    def _open(self) -> Any:
+        """A file of many updates is kept open: opening it reads the names of all of them."""
+        if not self._prefix:
+            return safe_open(str(self._path), framework="pt")
+        status = self._path.stat()
+        return _kept_open(str(self._path), (status.st_ino, status.st_size, status.st_mtime_ns))
 
     def __iter__(self) -> Iterator[str]:
         """The names, sorted."""

@@ -183,3 +183,19 @@ def test_a_machine_whose_sums_are_right_is_asked_once(
     assert all(torch.equal(value, trainable_state(model)[name]) for name, value in state.items())
     monkeypatch.setattr(selftest_sums, "noted", None)
     check_sums(model, job)
+
+
+def test_gradients_that_are_summed_hang_on_no_graph(
+    cache: Path, model: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would hold it and be held by it, and nobody frees that circle."""
+    seen: list[bool] = []
+
+    def watched(parts: list[Part], scales: Tensor) -> None:
+        stacked.form_sums(parts, scales)
+        seen.extend(part.layer.weight.grad.requires_grad for part in parts if part.layer.weight.grad is not None)
+        seen.append(scales.requires_grad)
+
+    monkeypatch.setattr(together, "form_sums", watched)
+    train_together(model, jobs(cache, TRAININGS["sgd"], PRIVATE, count=2))
+    assert seen and not any(seen)

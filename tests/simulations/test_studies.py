@@ -7,6 +7,7 @@ import pytest
 
 from fedrelease.catalog import CATALOG
 from fedrelease.data.builtin import BUILT_IN
+from fedrelease.data.images import IMAGES, image_labels
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import load_experiment
 from fedrelease.server.plan import cohort, planned_rounds
@@ -21,13 +22,16 @@ def study(name: str) -> Experiment:
 
 
 def test_there_is_one_built_in_experiment_for_each_built_in_source_and_one_is_the_default() -> None:
-    assert {study(name).data.source for name in NAMES} == set(BUILT_IN)
+    assert {study(name).data.source for name in NAMES} == set(BUILT_IN) | set(IMAGES)
     assert "default" in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_built_in_experiment_loads_and_fits_its_source(name: str) -> None:
     found = study(name)
+    if found.data.source in IMAGES:
+        assert found.model.labels == tuple(image_labels(found.data.source))
+        return
     source = BUILT_IN[found.data.source]
     assert found.model.labels == source.labels
     assert {found.data.text, found.data.label} <= set(source.columns)

@@ -185,5 +185,5 @@ class _StackedAffine(Function):
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         (out,) = given
         x, weight = ctx.saved_tensors
-        ctx.layer.halves = (x, out)
+        ctx.layer.halves = (x.detach(), out.detach())  # kept longer than the graph, which holds this layer
         return out @ weight if ctx.needs_input_grad[0] else None, None, None, None
