@@ -6,13 +6,14 @@ Example::
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from fedrelease.cli.output import Column, fitting, put, section
 from fedrelease.cli.views import moment
+from fedrelease.experiment_file import load_experiment
 from fedrelease.manifest import Accepted, Manifest, PrivacyFacts
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.release import Release
@@ -26,6 +27,9 @@ SEEDED = (
     " but whoever knows the seed can take the noise away again."
 )
 
+NAMED = 20
+"""Sites of one release that are named; a round may have a thousand."""
+
 
 def print_release(store: Store, release: Release, console: Console) -> None:
     """Print all facts of a release, section by section."""
@@ -35,7 +39,7 @@ def print_release(store: Store, release: Release, console: Console) -> None:
     console.print(Text(plain(f"{manifest.federation.name} {release.version}"), style="bold"), end="")
     console.print(f"  {manifest.verdict}" + (f"  {channels}" if channels else ""))
     _print_identity(console, release, entry)
-    _print_model(console, manifest)
+    _print_model(console, manifest, precision=_precision(release))
     _print_round(console, manifest, entry)
     _print_privacy(console, manifest.privacy)
     _print_metrics(console, manifest)
@@ -55,16 +59,21 @@ def _print_identity(console: Console, release: Release, entry: LogEntry | None) 
     section(console, "identity", pairs)
 
 
-def _print_model(console: Console, manifest: Manifest) -> None:
+def _precision(release: Release) -> str:
+    """Of the base, which is part of what the release computes; nothing when the release does not say."""
+    if not any(file.path == "experiment.toml" for file in release.manifest.files):
+        return ""
+    return " in " + load_experiment(None, text=release.read("experiment.toml").decode()).model.precision
+
+
+def _print_model(console: Console, manifest: Manifest, *, precision: str) -> None:
     adapter, task = manifest.adapter, manifest.task
+    factors = f"{adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.targets} of {adapter.layers}"
     pairs = [
-        ("base", manifest.base.ref),
-        (
-            "adapter",
-            f"{adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.targets} of {adapter.layers}",
-        ),
+        ("base", f"{manifest.base.ref}{precision}"),
+        ("adapter", "every weight" if adapter.kind == "full" else factors),
         ("task", f"{task.name}: {', '.join(task.labels)}"),
-        ("text", f"at most {task.max_length} tokens"),
+        ("text", f"at most {task.max_length} tokens" if task.name == "text-classification" else ""),
     ]
     section(console, "model", pairs)
 
@@ -76,13 +85,20 @@ def _print_round(console: Console, manifest: Manifest, entry: LogEntry | None) -
     up, down = (entry.bytes_up, entry.bytes_down) if entry else (None, None)
     pairs = [
         ("strategy", federation.strategy + (f" ({knobs})" if knobs else "")),
-        ("asked", f"{len(federation.cohort)}: {', '.join(federation.cohort)}" if federation.cohort else "nobody"),
-        ("accepted", f"{len(accepted)}: {', '.join(accepted)}" if accepted else ""),
-        *((f"refused {one.site}", one.reason) for one in federation.refused),
+        ("asked", f"{len(federation.cohort)}: {_some(federation.cohort)}" if federation.cohort else "nobody"),
+        ("accepted", f"{len(accepted)}: {_some(accepted)}" if accepted else ""),
+        *((f"refused {one.site}", one.reason) for one in federation.refused[:NAMED]),
+        ("refused", f"and {len(federation.refused) - NAMED} more: --json" if len(federation.refused) > NAMED else ""),
         ("traffic", f"{amount(up)} up, {amount(down)} down" if up is not None else ""),
         ("took", duration(entry.seconds) if entry and entry.seconds is not None else ""),
     ]
     section(console, "round", pairs)
+
+
+def _some(names: Sequence[str]) -> str:
+    """All of them, or as many as one can read."""
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more: --json" if more > 0 else "")
 
 
 def _accepted(one: Accepted) -> str:
@@ -118,7 +134,7 @@ def _print_privacy(console: Console, privacy: PrivacyFacts | None) -> None:
             f"{privacy.mechanism}, clip {privacy.clip:g}, {privacy.accountant} accountant, delta {privacy.delta:g}",
         ),
         ("protects", f"one {privacy.unit}"),
-        ("by site", ", ".join(sites)),
+        ("by site", _some(sites)),
     ]
     section(console, "privacy", pairs)
 
@@ -126,7 +142,7 @@ def _print_privacy(console: Console, privacy: PrivacyFacts | None) -> None:
 def _print_metrics(console: Console, manifest: Manifest) -> None:
     metrics = manifest.metrics
     rows: dict[str, Mapping[str, float]] = {
-        **dict(sorted(metrics.sites.items())),
+        **dict(sorted(metrics.sites.items())[:NAMED]),
         "mean of sites": metrics.mean,
         "worst of sites": metrics.worst,
         "server hold-out": metrics.server,

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from fedrelease.cli.output import Column, emit_json, fitting, put, section, table, to_stderr, to_stdout
 from fedrelease.errors import ExperimentError
-from fedrelease.experiment import Experiment, Phase, Privacy
+from fedrelease.experiment import Experiment, Model, Phase, Privacy
 from fedrelease.wording import amount, duration, number, plain
 
 if TYPE_CHECKING:
@@ -160,9 +160,8 @@ def _list(*, as_json: bool) -> None:
 def plan(experiment: Experiment, console: Console) -> None:
     """Print in short what will run, with every default filled in."""
     model, training, privacy = experiment.model, experiment.training, experiment.privacy
-    adapter = model.adapter
     pairs = [
-        ("base", f"{model.base}: {adapter.kind} of rank {adapter.rank} on {adapter.targets}, layers {adapter.layers}"),
+        ("base", _base(model)),
         ("task", f"{model.task}: {', '.join(model.labels)}"),
         ("data", _data(experiment)),
         (
@@ -178,8 +177,18 @@ def plan(experiment: Experiment, console: Console) -> None:
     console.print()
 
 
+def _base(model: Model) -> str:
+    adapter = model.adapter
+    if adapter.kind == "full":
+        return f"{model.base}: every weight is trained"
+    precision = "this machine's quicker precision" if model.precision == "auto" else model.precision
+    return f"{model.base} in {precision}: {adapter.kind} of rank {adapter.rank} on {adapter.targets}, layers {adapter.layers}"
+
+
 def _data(experiment: Experiment) -> str:
     data, partition = experiment.data, experiment.data.partition
+    if partition.by == "virtual":
+        return f"{data.source}: {partition.sites} virtual sites that draw {partition.rows} rows each"
     sites = (
         f"one site for each value of {partition.column!r}"
         if partition.by == "column"
@@ -282,11 +291,13 @@ def _next(store: "Store", experiment: Experiment, summary: "Summary") -> list[st
     folder = str(summary.store)
     where = "" if folder == "releases" else f" --store {shlex.quote(folder)}"
     release = "stable" if "stable" in store.channels().channels else summary.head
+    texts = experiment.model.task == "text-classification"
+    predict = f'fedrelease predict --release {release}{where} "{_sample(experiment)}"'
     return [
         f"fedrelease log{where}",
         f"fedrelease show {summary.head}{where}",
         f"fedrelease verify{where}",
-        f'fedrelease predict --release {release}{where} "{_sample(experiment)}"',
+        *([predict] if texts else []),
     ]
 
 
