@@ -30,6 +30,7 @@ from fedrelease.privacy import PrivacyPlan
 
 __all__ = [
     "Job",
+    "PrivateOptimizer",
     "Seeds",
     "batches",
     "optimizer_of",
@@ -169,12 +170,12 @@ def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> It
     if job.plan is None:
         yield lambda indices: _plain_step(model, optimizer, job, indices)
         return
-    private = _PrivateOptimizer(optimizer, job.plan, randomness(job.seeds.noise, "noise", job.seeds.key))
+    private = PrivateOptimizer(optimizer, job.plan, randomness(job.seeds.noise, "noise", job.seeds.key))
     with per_example(model):
         yield lambda indices: _private_step(model, private, job, indices)
 
 
-class _PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
+class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
     """Opacus' optimizer with noise from our source; its own wants a torch generator, whose seed anybody can try out."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, plan: PrivacyPlan, source: Randomness) -> None:

@@ -62,6 +62,7 @@ VARIANTS = (
         products="highest",
         gradients="hooks",
     ),
+    replace(OURS, name="all levers, noise from the operating system", noise="secure"),
     replace(OURS, name="all levers, no privacy", gradients="plain"),
 )
 

@@ -17,6 +17,8 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedrelease.client.sampling import randomness
+from fedrelease.client.training import PrivateOptimizer
 from fedrelease.data.tokens import Batch, TokenRows
 from fedrelease.experiment import Training
 from fedrelease.models.classifier import ATTENTION, TextClassifier
@@ -37,6 +39,7 @@ class Variant:
         pad: every row is as long as ``training.max_length``, not as the longest of its micro-batch.
         attention: transformers' name of it. products: torch's precision of float32 products.
         gradients: by example in one backward pass (``ours``), by Opacus' ``hooks``, or none (``plain``: no privacy).
+        noise: ``seeded``, or ``secure``: from the operating system, as a deployed site draws it.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Variant:
     attention: str = ATTENTION
     products: str = "medium"
     gradients: str = "ours"
+    noise: str = "seeded"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,7 @@ def stepper(variant: Variant, material: Material) -> Iterator[Callable[[Tensor],
     optimizer = torch.optim.AdamW(trained, lr=material.training.lr)
     model.encoder.set_attn_implementation(variant.attention)  # type: ignore[operator]  # transformers ships no types
     step = _plain_step if variant.gradients == "plain" else _private_step
-    chosen = optimizer if variant.gradients == "plain" else _private(optimizer, material.plan)
+    chosen = optimizer if variant.gradients == "plain" else _private(optimizer, material.plan, variant.noise)
     try:
         with matmul(variant.products), _gradients(variant, model.train()):
             yield lambda indices: step(variant, material, model, rows, chosen, indices)
@@ -96,14 +100,8 @@ def _gradients(variant: Variant, model: nn.Module) -> Iterator[None]:
             hooks.cleanup()
 
 
-def _private(optimizer: torch.optim.Optimizer, plan: PrivacyPlan) -> DPOptimizer:
-    return DPOptimizer(
-        optimizer,
-        noise_multiplier=plan.noise_multiplier,
-        max_grad_norm=plan.clip,
-        expected_batch_size=plan.batch_size,
-        generator=torch.Generator().manual_seed(0),
-    )
+def _private(optimizer: torch.optim.Optimizer, plan: PrivacyPlan, noise: str) -> DPOptimizer:
+    return PrivateOptimizer(optimizer, plan, randomness(noise, "levers"))
 
 
 def _private_step(

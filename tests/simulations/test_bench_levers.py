@@ -40,7 +40,7 @@ def stepped(material: Material, name: str) -> State:
     return {n: value - before[n] for n, value in trainable_state(model).items()}
 
 
-@pytest.mark.parametrize("name", [variant.name for variant in VARIANTS if variant.gradients != "plain"])
+@pytest.mark.parametrize("name", [v.name for v in VARIANTS if v.gradients != "plain" and v.noise == "seeded"])
 def test_a_step_without_a_lever_goes_where_ours_goes(material: Material, name: str) -> None:
     ours, other = stepped(material, OURS.name), stepped(material, name)
     moved = sum(float(value.square().sum()) for value in ours.values())
