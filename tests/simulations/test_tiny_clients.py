@@ -3,6 +3,10 @@
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -135,6 +139,33 @@ def test_a_killed_worker_fails_its_group_only(tiny: Federation, tmp_path: Path) 
     tiny.simulate("killed", workers=2)
     assert tiny.versions("killed") == ["0.0.0", "0.1.1", "0.1.2"]
     assert workers_of(sites_folder(tiny.folder / "killed")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_interrupted_leaves_no_process_and_no_shared_memory(
+    tiny: Federation, whole: Summary, number: signal.Signals
+) -> None:
+    store = f"interrupted-{number.name}"
+    before, home = shared_memory(), sites_folder(tiny.folder / store)
+    for after_s in (0.0, 0.3, 0.6):
+        process = tiny.start("simulate", "tiny.toml", "--store", store, "--workers", "2")
+        eventually(partial(_started_or_ended, home, process), why="workers start")
+        time.sleep(after_s)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        eventually(lambda: not workers_of(home), why="a worker is left")
+        assert shared_memory() <= before
+    assert tiny.command("simulate", "tiny.toml", "--store", store, "--workers", "2").returncode == 0
+    assert_as_whole(tiny, store)
+
+
+def _started_or_ended(home: Path, process: subprocess.Popen[str]) -> bool:
+    return bool(workers_of(home)) or process.poll() is not None
+
+
+def shared_memory() -> set[str]:
+    """What torch or Python have made; other programs use that folder too."""
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(("torch_", "psm_", "sem.mp-"))}
 
 
 def test_one_site_that_fails_is_named_with_its_traceback_and_the_others_go_on(tiny: Federation) -> None:
