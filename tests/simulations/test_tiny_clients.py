@@ -147,7 +147,7 @@ def test_a_run_that_is_interrupted_leaves_no_process_and_no_shared_memory(
 ) -> None:
     store = f"interrupted-{number.name}"
     before, home = shared_memory(), sites_folder(tiny.folder / store)
-    for after_s in (0.0, 0.3, 0.6):
+    for after_s in (0.1, 0.5):
         process = tiny.start("simulate", "tiny.toml", "--store", store, "--workers", "2")
         eventually(partial(_started_or_ended, home, process), why="workers start")
         time.sleep(after_s)
