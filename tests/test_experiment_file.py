@@ -446,3 +446,11 @@ def test_a_typo_in_a_key_gets_the_right_suggestion(leaf: str, data: st.DataObjec
 def test_every_default_comes_from_the_dataclasses() -> None:
     sections = [field for field in fields(Experiment) if field.default_factory is not MISSING]
     assert len(sections) == len(fields(Experiment))
+
+
+def test_a_key_that_came_later_counts_only_where_it_is_set() -> None:
+    """The digests are those of the version before these keys: what its ledgers know is still the same experiment."""
+    assert experiment_digest(Experiment()) == "4731ed763c06f116d4faae4ef71ff95eabfe3964d416acb140434f761626c367"
+    for later in ("federation.evaluators=5", "data.partition.rows=21", "virtual_time.examples_per_s=1.0"):
+        assert experiment_digest(load("", later)) != experiment_digest(Experiment())
+        assert experiment_digest(load("", later, "federation.seed=8")) != experiment_digest(load("", later))

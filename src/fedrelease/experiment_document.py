@@ -37,6 +37,12 @@ KeyPath: TypeAlias = tuple[str, ...]  # ("phase", "0", "rounds")
 T = TypeVar("T")
 
 _TOML_NAMES = {"phases": "phase"}  # field -> key in the file, where the two differ
+_NOT_COUNTED: tuple[KeyPath, ...] = (("federation", "store"),)
+_COUNTED_WHERE_SET: tuple[KeyPath, ...] = (
+    ("federation", "evaluators"),
+    ("data", "partition", "rows"),
+    ("virtual_time",),
+)
 _TYPE_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 _KNOB = float | int | bool | str
 
@@ -93,11 +99,25 @@ def from_document(document: Mapping[str, object]) -> Experiment:
 
 
 def experiment_digest(experiment: Experiment) -> str:
-    """The sha256, 64 hexadecimal digits, of all that decides the result: everything but where the store lies."""
-    document = to_document(experiment)
-    federation = cast(Mapping[str, Json], document["federation"])
-    document["federation"] = {key: value for key, value in federation.items() if key != "store"}
+    """The sha256, 64 hexadecimal digits, of all that decides the result: everything but where the store lies.
+
+    A key that came after the first stores and ledgers counts only where it is set to something: with its default it changes
+    nothing, and no ledger shall meet an experiment that it knows as another one.
+    """
+    document, defaults = to_document(experiment), to_document(Experiment())
+    for path in _NOT_COUNTED:
+        _section(document, path).pop(path[-1])
+    for path in _COUNTED_WHERE_SET:
+        if _section(document, path)[path[-1]] == _section(defaults, path)[path[-1]]:
+            _section(document, path).pop(path[-1])
     return digest_bytes(canonical_bytes(document))
+
+
+def _section(document: dict[str, Json], path: KeyPath) -> dict[str, Json]:
+    """The section that holds the key at ``path``."""
+    for part in path[:-1]:
+        document = cast(dict[str, Json], document[part])
+    return document
 
 
 def flat(value: Json, path: KeyPath = ()) -> dict[str, Json]:
