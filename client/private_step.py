@@ -3,7 +3,7 @@
 Example::
 
     with private_stepper(model, optimizer, plan, source) as step:
-        step([lambda: summed_loss(model, rows, piece) for piece in pieces])      # a loss for each micro-batch; none: nobody was drawn
+        step([lambda: summed_loss(model, rows, piece) for piece in pieces])      # no micro-batch: nobody was drawn
 
 Where gradients by example are small (LoRA factors, heads) they are formed, and Opacus' own optimizer clips them. Where every
 weight is trained they are not formed: :mod:`fedrelease.models.bookkeeping` tells their lengths and their clipped sum.
