@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedrelease.client.sampling import Randomness
 from fedrelease.models.bookkeeping import Books, book_keeping, form_sums, gradient_lengths, keeps_books
 from fedrelease.models.per_example import per_example
-from fedrelease.models.precision import matmul
+from fedrelease.models.precision import exact_matmul, matmul
 from fedrelease.privacy import PrivacyPlan
 
 __all__ = ["clip_factors", "private_stepper"]
@@ -114,7 +114,7 @@ def _clipped(optimizer: _PrivateOptimizer, *, last: bool) -> None:
 def _booked_step(books: Books, optimizer: _PrivateOptimizer, plan: PrivacyPlan, losses: Losses) -> None:
     for loss in losses:
         torch.autograd.backward(loss())
-        with matmul("highest"):
+        with exact_matmul():
             form_sums(books, clip_factors(gradient_lengths(books), plan.clip))
     with matmul("highest"):
         optimizer.step_with_sums()
