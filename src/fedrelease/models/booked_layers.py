@@ -29,7 +29,8 @@ CANCELLED = 1e-3
 """Share of what a squared length could be. Below it tokens cancel so far that rounding would show: the gradient is formed."""
 
 Note: TypeAlias = Callable[[Tensor, Tensor], None]
-Found: TypeAlias = Mapping[nn.Parameter, Tensor]
+Found: TypeAlias = dict[Tensor, Tensor]
+"""By parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,7 @@ def _lookup(layer: nn.Embedding, note: Note, ids: Tensor) -> Tensor:
 
 
 def _product_squares(layer: nn.Linear, pair: Pair, gram_of: Callable[[Tensor], Tensor]) -> Found:
-    found = {layer.weight: _inner(pair, gram_of)}
+    found: Found = {layer.weight: _inner(pair, gram_of)}
     if layer.bias is not None:
         found[layer.bias] = pair.back.sum(1).square().sum(-1)
     return found
@@ -164,21 +165,21 @@ def _inner(pair: Pair, gram_of: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _product_sums(layer: nn.Linear, pair: Pair, scaled: Callable[[Tensor], Tensor]) -> Found:
     back, given = scaled(pair.back).flatten(0, 1), pair.given.flatten(0, 1)
-    found = {layer.weight: given.T @ back if type(layer) is Conv1D else back.T @ given}
+    found: Found = {layer.weight: given.T @ back if type(layer) is Conv1D else back.T @ given}
     if layer.bias is not None:
         found[layer.bias] = back.sum(0)
     return found
 
 
 def _normal_squares(layer: nn.LayerNorm, pair: Pair, _: Callable[[Tensor], Tensor]) -> Found:
-    found = {layer.weight: pair.given.sum(1).square().sum(-1)}
+    found: Found = {layer.weight: pair.given.sum(1).square().sum(-1)}
     if layer.bias is not None:
         found[layer.bias] = pair.back.sum(1).square().sum(-1)
     return found
 
 
 def _normal_sums(layer: nn.LayerNorm, pair: Pair, scaled: Callable[[Tensor], Tensor]) -> Found:
-    found = {layer.weight: scaled(pair.given).sum((0, 1))}
+    found: Found = {layer.weight: scaled(pair.given).sum((0, 1))}
     if layer.bias is not None:
         found[layer.bias] = scaled(pair.back).sum((0, 1))
     return found

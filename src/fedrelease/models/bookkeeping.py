@@ -124,7 +124,7 @@ def _refuse(name: str, layer: nn.Module, *, tied: bool) -> None:
     )
 
 
-def squared_lengths(books: Books) -> dict[nn.Parameter, Tensor]:
+def squared_lengths(books: Books) -> dict[Tensor, Tensor]:
     """By trained parameter the squared L2 length of each example's gradient, float32 ``[examples]``; may be infinite or NaN.
 
     Raises:
@@ -133,7 +133,7 @@ def squared_lengths(books: Books) -> dict[nn.Parameter, Tensor]:
     for name, parameter in books.model.named_parameters():
         if parameter.requires_grad and parameter.grad is not None:
             raise ModelError("a trained parameter is used outside of its layer", value=name, hint=WAY_OUT)
-    found: dict[nn.Parameter, Tensor] = {}
+    found: dict[Tensor, Tensor] = {}
     grams = _LastGram()
     for layer, pairs in books.pairs.items():
         found.update(KINDS[type(layer)].squares(layer, _whole(pairs), grams))
@@ -191,6 +191,6 @@ def form_sums(books: Books, scales: Tensor) -> None:
                 _add(parameter, sums)
 
 
-def _add(parameter: nn.Parameter, sums: Tensor) -> None:
+def _add(parameter: Tensor, sums: Tensor) -> None:
     before: Tensor | None = getattr(parameter, "summed_grad", None)
     parameter.summed_grad = sums if before is None else before.add_(sums)  # type: ignore[attr-defined]  # Opacus' name
