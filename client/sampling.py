@@ -27,6 +27,9 @@ __all__ = [
     "shuffled_batches",
 ]
 
+PIECE = 1 << 18
+"""Numbers that are made at once: of a whole embedding, what they are made of would take more memory than the model."""
+
 
 class Randomness(Protocol):
     """Where the numbers come from that privacy rests on."""
@@ -68,9 +71,14 @@ class Secure:
 
         Source: Box and Muller (1958), https://doi.org/10.1214/aoms/1177706645.
         """
-        count = math.prod(shape)
-        first, second = (1.0 - self.uniform(count)), self.uniform(count)  # 1 - u is above 0: its logarithm is finite
-        return (deviation * torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * math.pi * second)).reshape(tuple(shape))
+        found = torch.empty(math.prod(shape), dtype=torch.float64)
+        for piece in torch.split(found, PIECE):
+            first, second = (
+                (1.0 - self.uniform(len(piece))),
+                self.uniform(len(piece)),
+            )  # 1 - u is above 0: its logarithm is finite
+            piece.copy_(deviation * torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * math.pi * second))
+        return found.reshape(tuple(shape))
 
     def uniform(self, count: int) -> Tensor:
         """Multiples of 2**-53."""

@@ -8,16 +8,14 @@ The counterpart of :mod:`fedrelease.client.selftest` for :mod:`fedrelease.client
 ever formed.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from weakref import WeakSet
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
+from fedrelease.client.selftest_truth import EXAMPLES, Truth, compare, one_at_a_time
 from fedrelease.client.training import Job, summed_loss, training_mode
-from fedrelease.errors import ModelError
 from fedrelease.models.classifier import canonical_name
 from fedrelease.models.network import Network
 from fedrelease.models.per_example import plain_layers
@@ -25,18 +23,8 @@ from fedrelease.models.stacked import form_sums, gradient_lengths, noted, stacke
 
 __all__ = ["check_sums"]
 
-EXAMPLES = 4
 TOLERANCE = 1e-3
-LEAST = 1e-6
 _CHECKED: WeakSet[nn.Module] = WeakSet()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Truth:
-    """One example at a time, through torch's own layers: the length of each gradient, and their sum by parameter."""
-
-    lengths: Tensor
-    sums: Sequence[Tensor]
 
 
 def check_sums(model: Network, job: Job) -> None:
@@ -48,7 +36,7 @@ def check_sums(model: Network, job: Job) -> None:
     if model in _CHECKED:
         return
     rows = torch.arange(min(EXAMPLES, len(job.rows)))
-    truth = _singly(model, job, rows)
+    truth = _truth(model, job, len(rows))
     with stacked(model, 1), training_mode(model):
         batch = job.rows.batch(rows)
         logits = model(batch.inputs[0][None])[0]
@@ -56,25 +44,14 @@ def check_sums(model: Network, job: Job) -> None:
         lengths = gradient_lengths(parts)
         form_sums(parts, torch.ones(1, len(rows)))
         found = {name: value.grad[0].detach() for name, value in model.named_parameters() if value.grad is not None}
-    _compare("the length of gradients by example", lengths[0], truth.lengths)
-    for (name, _), expected in zip(model.named_parameters(), truth.sums, strict=True):
-        _compare(f"the gradient of {canonical_name(name)}", found[name], expected)
+    expected = torch.stack(list(truth.lengths.values())).square().sum(0).sqrt()
+    compare("the length of gradients by example is", lengths[0], expected, allowed=TOLERANCE)
+    for name, sums in truth.sums.items():
+        compare(f"the gradient of {canonical_name(name)} is", found[name], sums, allowed=TOLERANCE)
     _CHECKED.add(model)
 
 
-def _singly(model: Network, job: Job, rows: Tensor) -> _Truth:
+def _truth(model: Network, job: Job, examples: int) -> Truth:
+    trained = dict(model.named_parameters())
     with plain_layers(model):
-        each = [torch.autograd.grad(summed_loss(model, job.rows, row[None]), list(model.parameters())) for row in rows]
-    lengths = torch.stack([torch.cat([part.flatten() for part in one]).norm() for one in each])
-    return _Truth(lengths=lengths, sums=[torch.stack(parts).sum(0) for parts in zip(*each, strict=True)])
-
-
-def _compare(what: str, found: Tensor, expected: Tensor) -> None:
-    off = float((found - expected).detach().norm() / (expected.norm() + LEAST))
-    if not off <= TOLERANCE:
-        raise ModelError(
-            f"{what} is wrong",
-            value=f"off by {off:.3g} of its length",
-            rule=f"it is that of one row at a time, within {TOLERANCE:g}",
-            hint="nothing was trained or charged; compare torch with constraints.txt",
-        )
+        return one_at_a_time(trained, lambda row: summed_loss(model, job.rows, torch.tensor([row])), examples=examples)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedrelease.client.private_step import clip_factors
 from fedrelease.client.sampling import Randomness, randomness
 from fedrelease.client.training import Job, batches, optimizer_of, rate_factor, training_mode
 from fedrelease.models.classifier import canonical_name
@@ -33,7 +34,7 @@ Always as many, if need be with one of them over and over: how a kernel rounds d
 site's result must not depend on who else was there.
 """
 LEAST = 1e-6
-"""What torch and Opacus add to a length before they divide by it."""
+"""What torch adds to a length before it divides by it."""
 
 
 def alike(job: Job) -> tuple[int, int]:
@@ -123,8 +124,7 @@ def _scales(jobs: Sequence[Job], drawn: Sequence[Tensor], lengths: Tensor, there
     if plan is None:
         counts = torch.tensor([len(indices) for indices in drawn], dtype=torch.float32)
         return there / counts[:, None]
-    scales = (plan.clip / (lengths + LEAST)).clamp(max=1.0)
-    return torch.where(there & torch.isfinite(lengths), scales, 0.0)  # no noise hides a NaN
+    return torch.where(there, clip_factors(lengths, plan.clip), 0.0)
 
 
 def _finish(optimizer: torch.optim.Optimizer, jobs: Sequence[Job], noise: Sequence[Randomness]) -> None:

@@ -5,32 +5,30 @@ Example::
     job = Job(rows=site.train, training=experiment.training, plan=plan, start=0, steps=10, total=50, seeds=seeds)
     train(model, job)        # 10: the number of optimizer steps
 
-Private steps are Opacus' own: its ``DPOptimizer`` clips, adds noise and divides by the *expected* batch size. Ours is the
-gradient of each example (:mod:`fedrelease.models.per_example`) and what must not be left to defaults: Poisson sampling at the
-plan's rate, steps that happen even when the batch is empty, noise from a source that nobody can guess, examples whose gradient is
-not finite, and micro-batches.
+Private steps (:mod:`fedrelease.client.private_step`) are noisy sums of clipped gradients. Here is what must not be left to
+defaults around them: Poisson sampling at the plan's rate, steps that happen even when the batch is empty, noise from a source
+that nobody can guess, and micro-batches.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedrelease.client.sampling import Randomness, poisson_batch, randomness, seeded_generator, shuffled_batches
+from fedrelease.client.private_step import private_stepper
+from fedrelease.client.sampling import poisson_batch, randomness, seeded_generator, shuffled_batches
 from fedrelease.data.row_files import Rows
 from fedrelease.experiment import Training
-from fedrelease.models.per_example import per_example
 from fedrelease.models.precision import matmul
 from fedrelease.privacy import PrivacyPlan
 
 __all__ = [
     "Job",
-    "PrivateOptimizer",
     "Seeds",
     "batches",
     "optimizer_of",
@@ -170,30 +168,11 @@ def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> It
     if job.plan is None:
         yield lambda indices: _plain_step(model, optimizer, job, indices)
         return
-    private = PrivateOptimizer(optimizer, job.plan, randomness(job.seeds.noise, "noise", job.seeds.key))
-    with per_example(model):
-        yield lambda indices: _private_step(model, private, job, indices)
-
-
-class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
-    """Opacus' optimizer with noise from our source; its own wants a torch generator, whose seed anybody can try out."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, plan: PrivacyPlan, source: Randomness) -> None:
-        """Take clipping norm, noise and divisor from the plan and from nowhere else."""
-        super().__init__(
-            optimizer,
-            noise_multiplier=plan.noise_multiplier,
-            max_grad_norm=plan.clip,
-            expected_batch_size=plan.batch_size,
+    source = randomness(job.seeds.noise, "noise", job.seeds.key)
+    with private_stepper(model, optimizer, job.plan, source) as step:
+        yield lambda indices: step(
+            [partial(summed_loss, model, job.rows, piece) for piece in _micro_batches(indices, job)]
         )
-        self._deviation = plan.noise_multiplier * plan.clip
-        self._source = source
-
-    def add_noise(self) -> None:
-        """Add noise to the sum of clipped gradients, parameter by parameter."""
-        for parameter in self.params:
-            noise = self._source.normal(self._deviation, parameter.shape, dtype=parameter.dtype)
-            parameter.grad = (parameter.summed_grad + noise).to(parameter.dtype).view_as(parameter)
 
 
 def _plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, indices: Tensor) -> None:
@@ -203,28 +182,6 @@ def _plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, in
     if job.training.grad_clip is not None:
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], job.training.grad_clip)
     optimizer.step()
-
-
-def _private_step(model: nn.Module, optimizer: DPOptimizer, job: Job, indices: Tensor) -> None:
-    pieces = _micro_batches(indices, job)
-    if not pieces:  # nobody was drawn: the sum is zero, and noise, step and accounting happen all the same
-        for parameter in optimizer.params:
-            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
-        _noisy_step(optimizer, last=True)
-    for number, piece in enumerate(pieces, start=1):
-        torch.autograd.backward(summed_loss(model, job.rows, piece))
-        _noisy_step(optimizer, last=number == len(pieces))
-
-
-def _noisy_step(optimizer: DPOptimizer, *, last: bool) -> None:
-    """Clip and add up; after the last micro-batch also add noise and step. Norms and sums stay in full float32."""
-    for parameter in optimizer.params:
-        if parameter.grad_sample is not None:  # else Opacus says so
-            parameter.grad_sample = torch.nan_to_num(parameter.grad_sample, nan=0.0, posinf=0.0, neginf=0.0)
-    with matmul("highest"):
-        optimizer.signal_skip_step(do_skip=not last)
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 def _micro_batches(indices: Tensor, job: Job) -> list[Tensor]:

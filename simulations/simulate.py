@@ -205,7 +205,9 @@ def _local_sites(engine: Engine, experiment: Experiment, home: Path, nodes: Node
     engine.wait_until_ready()
     timed = experiment.virtual_time.examples_per_s is not None
     clock = Clock(experiment, rows_of=nodes.rows_of, book=home / "virtual-time.csv") if timed else None
-    yield LocalGrid(engine, nodes=nodes, abreast=ABREAST if experiment.model.adapter.kind == "full" else 1, clock=clock)
+    yield LocalGrid(
+        engine, nodes=nodes, abreast=ABREAST if experiment.model.task == "image-classification" else 1, clock=clock
+    )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel
+from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, RobertaConfig, RobertaModel
 
 
 def other_base(tiny_base: Path, tmp_path: Path, model: torch.nn.Module) -> Path:
@@ -29,3 +29,18 @@ def small_llama() -> LlamaModel:
 
 def small_gpt2() -> GPT2Model:
     return GPT2Model(GPT2Config(vocab_size=24, n_embd=32, n_layer=2, n_head=2, n_positions=64))
+
+
+def small_roberta() -> RobertaModel:
+    """Its positions are counted row by row, and its rows of padding have no gradient."""
+    return RobertaModel(
+        RobertaConfig(
+            vocab_size=24,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=66,
+            pad_token_id=0,
+        )
+    )

@@ -17,8 +17,8 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedrelease.client.private_step import PrivateOptimizer
 from fedrelease.client.sampling import randomness
-from fedrelease.client.training import PrivateOptimizer
 from fedrelease.data.tokens import Batch, TokenRows
 from fedrelease.experiment import Training
 from fedrelease.models.classifier import ATTENTION, TextClassifier

@@ -86,9 +86,10 @@ class Federation:
 class Adapter:
     """What is trained: LoRA factors on chosen layers, and always the task head; or, with ``kind = "full"``, every weight.
 
-    ``full`` is for a base such as ``mlp:784-64``, which has no weights to keep; then the other keys say nothing. ``layers``
-    is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value), ``"all-linear"``, or a comma separated list
-    of the base's own module names. Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685.
+    ``full`` is for a base such as ``mlp:784-64``, which has no weights to keep, or for all of a pretrained encoder; then the
+    other keys say nothing. ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value),
+    ``"all-linear"``, or a comma separated list of the base's own module names. Source: Hu et al. (2021),
+    https://arxiv.org/abs/2106.09685.
     """
 
     kind: str = "lora"

@@ -122,3 +122,17 @@ def test_the_measurement_is_a_ratio_and_leaves_the_threads_alone() -> None:
 def test_a_model_is_not_built_before_a_precision_was_chosen(tiny_base: Path) -> None:
     with pytest.raises(ModelError, match=r"no precision was chosen.*auto.*float32 or bfloat16"):
         build_classifier(open_base(str(tiny_base), cache=tiny_base), AUTO, seed=0)
+
+
+def test_exact_products_are_float32_whatever_medium_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for medium, chosen in ((True, "medium"), (False, "highest")):
+        monkeypatch.setattr(precision, "_medium_is_exact", lambda medium=medium: medium)
+        with precision.exact_matmul():
+            assert torch.get_float32_matmul_precision() == chosen
+
+
+def test_medium_is_not_taken_for_exact_where_it_multiplies_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    precision._medium_is_exact.cache_clear()
+    monkeypatch.setattr(precision, "_off", lambda found, exact: 2**-9)  # how far bfloat16 is off
+    assert not precision._medium_is_exact()
+    precision._medium_is_exact.cache_clear()

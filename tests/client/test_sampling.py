@@ -96,3 +96,11 @@ def test_shuffled_batches_deal_out_every_row_once_an_epoch() -> None:
     assert [[len(batch) for batch in epoch] for epoch in epochs] == [[4, 4, 2]] * 2
     assert [sorted(row for batch in epoch for row in batch) for epoch in epochs] == [list(range(10))] * 2
     assert epochs[0] != epochs[1]
+
+
+def test_secure_numbers_of_many_pieces_have_the_deviation_that_was_asked_for() -> None:
+    """700,000 numbers, made in three pieces: the deviation of their deviation is 2 / sqrt(2 * 700,000) = 0.0017."""
+    found = Secure().normal(2.0, (700, 1000))
+    assert found.shape == (700, 1000)
+    assert float(found.std()) == pytest.approx(2.0, abs=0.01)
+    assert float(found[-1].std()) == pytest.approx(2.0, abs=0.25)

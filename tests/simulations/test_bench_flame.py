@@ -19,7 +19,7 @@ from fedrelease.simulations.bench.flame_picture import Box, boxes, flame_png
 from fedrelease.simulations.bench.owners import by_owner, largest, owner, short
 from fedrelease.simulations.bench.sampler import Sample, fold, folded_text, sampled, stacks_from
 
-TRAIN, STEP = "fedrelease.client.training.train", "fedrelease.client.training._private_step"
+TRAIN, STEP = "fedrelease.client.training.train", "fedrelease.client.private_step._formed_step"
 CALL, LINEAR = "torch.nn.modules.module.Module._call_impl", "torch.nn.modules.linear.Linear.forward"
 STACKS = {
     (TRAIN,): 10,

@@ -1,4 +1,4 @@
-"""A text classifier: frozen base, LoRA adapter, pooled text vector, linear head. Only adapter and head are trained.
+"""A text classifier: base, LoRA adapter, pooled text vector, linear head. Trained are adapter and head, or every weight.
 
 Example::
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Adapter, Model
 from fedrelease.models.bases import Base, Pooling
+from fedrelease.models.every_weight import train_every_weight
 from fedrelease.models.per_example import Head, LoraLinear
 from fedrelease.models.precision import DTYPES
 
@@ -115,33 +116,44 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
 
 
 def build_classifier(base: Base, model: Model, *, seed: int) -> TextClassifier:
-    """Load the base, freeze it, switch its dropout off, and put adapter and head on it.
+    """Load the base, switch its dropout off, and put a head on it; freeze it and put an adapter on it, or train all of it.
 
     LoRA starts as the paper says (A random, B zero), A drawn from ``seed`` alone, so that every site and every run of an
     experiment starts from the same state. Dropout is off because private and repeatable training want none.
 
     Raises:
-        ModelError: the base does not load, has no token vectors, or lacks the layers or modules that the adapter names.
+        ModelError: the base does not load, has no token vectors, or lacks the layers or modules that the adapter names; or every
+            weight is to be trained in bfloat16.
     """
-    if base.architecture is not None or model.adapter.kind != "lora":
+    if base.architecture is not None:
         raise ModelError(
-            "this base and adapter do not read texts",
-            value=f"{model.base} with {model.adapter.kind}",
-            rule="text-classification trains LoRA factors on a pretrained text encoder",
-            hint='set [model] base = "minilm" and [model.adapter] kind = "lora"',
+            "this base does not read texts",
+            value=model.base,
+            rule="text-classification trains a pretrained text encoder, or factors on one",
+            hint='set [model] base = "minilm"',
         )
     encoder = _load_encoder(base, _dtype(model))
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     _switch_off_dropout(encoder)
-    _inject(encoder, model.adapter)
+    if model.adapter.kind == "lora":
+        _inject(encoder, model.adapter)
     width = _setting(encoder, "hidden_size")
     classifier = TextClassifier(encoder, base.pooling, width, len(model.labels), scale=model.head_scale)
+    if model.adapter.kind == "full":
+        train_every_weight(classifier)
     _draw_factors(classifier, torch.Generator().manual_seed(seed))
     return classifier
 
 
 def _dtype(model: Model) -> torch.dtype:
+    if model.adapter.kind == "full" and model.precision == "bfloat16":
+        raise ModelError(
+            "every weight is trained, in bfloat16",
+            value=model.precision,
+            rule="what is trained is float32: a step is smaller than what bfloat16 can add to a weight",
+            hint='set [model] precision = "float32" or "auto"',
+        )
     if model.precision not in DTYPES:
         raise ModelError(
             "no precision was chosen",

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from fedrelease.errors import ModelError
 
-__all__ = ["Head", "LoraLinear", "per_example", "plain_layers"]
+__all__ = ["Head", "LoraLinear", "forget_gradients", "per_example", "plain_layers"]
 
 ADAPTER = "default"
 """PEFT's name of the only adapter there is."""
@@ -81,12 +81,15 @@ def per_example(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.record = False
-        for (
-            parameter
-        ) in model.parameters():  # also when a step broke off half-way: the model is resident, and trains again
-            parameter.grad = None
-            for name in {"grad_sample", "summed_grad"} & vars(parameter).keys():
-                delattr(parameter, name)
+        forget_gradients(model)
+
+
+def forget_gradients(model: nn.Module) -> None:
+    """Leave nothing of a step, also when it broke off half-way: the model is resident, and trains again."""
+    for parameter in model.parameters():
+        parameter.grad = None
+        for name in {"grad_sample", "summed_grad"} & vars(parameter).keys():
+            delattr(parameter, name)
 
 
 @contextmanager
