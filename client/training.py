@@ -11,7 +11,6 @@ plan's rate, steps that happen even when the batch is empty, noise from a source
 not finite, and micro-batches.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedrelease.client.sampling import Randomness, poisson_batch, randomness, seeded_generator, shuffled_batches
+from fedrelease.client.schedule import rate_factor
 from fedrelease.data.row_files import Rows
 from fedrelease.experiment import Training
 from fedrelease.models.per_example import per_example
@@ -33,8 +33,6 @@ __all__ = [
     "Seeds",
     "batches",
     "optimizer_of",
-    "rate_factor",
-    "steps_per_round",
     "summed_loss",
     "train",
     "training_mode",
@@ -68,25 +66,6 @@ class Job:
     total: int
     seeds: Seeds
     validate: Callable[[], float] | None = None
-
-
-def steps_per_round(rows: int, training: Training, *, private: bool) -> int:
-    """Steps of one round: ``epochs`` passes of ``rows`` in batches of ``batch_size``, at least one, at most ``max_steps``.
-
-    A plain epoch ends with a smaller batch, so that it sees every row; the batches of private sampling are ``batch_size`` rows
-    on average, so that a pass is a number of rows, rounded.
-    """
-    batches = rows / min(training.batch_size, rows)
-    steps = max(1, round(training.epochs * (batches if private else math.ceil(batches))))
-    return steps if training.max_steps is None else min(steps, training.max_steps)
-
-
-def rate_factor(step: int, total: int, training: Training) -> float:
-    """The share of the learning rate that step ``step`` of ``total`` uses: warm-up from 0, then constant or down to 0."""
-    warm = training.warmup * total
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 1.0 if training.schedule == "constant" else (total - step) / max(1.0, total - warm)
 
 
 def train(model: nn.Module, job: Job) -> int:

@@ -23,7 +23,7 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 from fedrelease.catalog import CATALOG
-from fedrelease.client.together import ABREAST
+from fedrelease.client.schedule import ABREAST
 from fedrelease.data.sites import Prepared, prepare_sites, training_rows
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment
@@ -185,7 +185,7 @@ def federate(
     )
     nodes = Nodes(prepared.sites, partial(_node, prepared, home=home, base=base), partial(training_rows, prepared))
     with grid_of(nodes) as grid:
-        server_app(watch)(grid, context)
+        server_app(watch, initial=grid.initial_state if isinstance(grid, LocalGrid) else None)(grid, context)
 
 
 @contextmanager
