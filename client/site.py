@@ -19,8 +19,9 @@ from fedrelease.client.calibration import Calibrations
 from fedrelease.client.directives import frozen, parse_directives
 from fedrelease.client.ledger import Entry, Ledger, Standing
 from fedrelease.client.sampling import randomness
+from fedrelease.client.schedule import steps_per_round
 from fedrelease.client.selftest import check_gradients
-from fedrelease.client.training import Job, Seeds, steps_per_round, train
+from fedrelease.client.training import Job, Seeds, train
 from fedrelease.data.row_files import Rows
 from fedrelease.data.sites import SiteData
 from fedrelease.errors import DataError, PrivacyError

@@ -18,21 +18,16 @@ from torch.nn import functional
 
 from fedrelease.client.private_step import clip_factors
 from fedrelease.client.sampling import Randomness, randomness
-from fedrelease.client.training import Job, batches, optimizer_of, rate_factor, training_mode
+from fedrelease.client.schedule import ABREAST, rate_factor
+from fedrelease.client.training import Job, batches, optimizer_of, training_mode
 from fedrelease.models.classifier import canonical_name
 from fedrelease.models.network import Network
 from fedrelease.models.precision import matmul
 from fedrelease.models.stacked import form_sums, gradient_lengths, noted, stacked
 from fedrelease.privacy import PrivacyPlan
 
-__all__ = ["ABREAST", "alike", "train_together"]
+__all__ = ["alike", "train_together"]
 
-ABREAST = 32
-"""Sites in one computation: enough to fill it, few enough that their weights stay in the processor's cache.
-
-Always as many, if need be with one of them over and over: how a kernel rounds depends on the shape of all that it is given, and a
-site's result must not depend on who else was there.
-"""
 LEAST = 1e-6
 """What torch adds to a length before it divides by it."""
 

@@ -10,7 +10,6 @@ defaults around them: Poisson sampling at the plan's rate, steps that happen eve
 that nobody can guess, and micro-batches.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.nn import functional
 
 from fedrelease.client.private_step import private_stepper
 from fedrelease.client.sampling import poisson_batch, randomness, seeded_generator, shuffled_batches
+from fedrelease.client.schedule import rate_factor
 from fedrelease.data.row_files import Rows
 from fedrelease.experiment import Training
 from fedrelease.models.precision import matmul
@@ -32,8 +32,6 @@ __all__ = [
     "Seeds",
     "batches",
     "optimizer_of",
-    "rate_factor",
-    "steps_per_round",
     "summed_loss",
     "train",
     "training_mode",
@@ -67,25 +65,6 @@ class Job:
     total: int
     seeds: Seeds
     validate: Callable[[], float] | None = None
-
-
-def steps_per_round(rows: int, training: Training, *, private: bool) -> int:
-    """Steps of one round: ``epochs`` passes of ``rows`` in batches of ``batch_size``, at least one, at most ``max_steps``.
-
-    A plain epoch ends with a smaller batch, so that it sees every row; the batches of private sampling are ``batch_size`` rows
-    on average, so that a pass is a number of rows, rounded.
-    """
-    batches = rows / min(training.batch_size, rows)
-    steps = max(1, round(training.epochs * (batches if private else math.ceil(batches))))
-    return steps if training.max_steps is None else min(steps, training.max_steps)
-
-
-def rate_factor(step: int, total: int, training: Training) -> float:
-    """The share of the learning rate that step ``step`` of ``total`` uses: warm-up from 0, then constant or down to 0."""
-    warm = training.warmup * total
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    return 1.0 if training.schedule == "constant" else (total - step) / max(1.0, total - warm)
 
 
 def train(model: nn.Module, job: Job) -> int:

@@ -10,24 +10,19 @@ Example::
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedrelease.data.row_files import open_rows
-from fedrelease.data.tokens import load_tokenizer
 from fedrelease.errors import StoreError
 from fedrelease.experiment import Experiment, Federation
 from fedrelease.experiment_document import experiment_digest, from_document
 from fedrelease.experiment_file import differences, load_experiment, to_toml
 from fedrelease.files import write_durably
 from fedrelease.models.bases import Base, open_base
-from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
-from fedrelease.models.evaluation import look
-from fedrelease.models.metrics import scores
-from fedrelease.models.tasks import Classifier, build_model
-from fedrelease.models.zero_shot import label_vectors
 from fedrelease.server.events import Event, Watcher
 from fedrelease.server.flower import FlowerSites
 from fedrelease.server.gather import Setting
@@ -35,11 +30,17 @@ from fedrelease.server.rounds import run_rounds
 from fedrelease.server.store import Store
 from fedrelease.update import State
 
-__all__ = ["app", "check_same_experiment", "initial_state", "server_app"]
+__all__ = ["Initial", "app", "check_same_experiment", "server_app"]
+
+Initial: TypeAlias = Callable[[Base, Experiment], State]
+"""What makes the state of version 0.0.0."""
 
 
-def server_app(watch: Watcher) -> ServerApp:
-    """A ServerApp that runs the plan of rounds in its run configuration and tells ``watch`` about it."""
+def server_app(watch: Watcher, *, initial: Initial | None = None) -> ServerApp:
+    """A ServerApp that runs the plan of rounds in its run configuration and tells ``watch`` about it.
+
+    ``initial`` makes the first state elsewhere; ``None`` makes it here, and loads the base for it.
+    """
     application = ServerApp()
 
     @application.main()
@@ -62,7 +63,7 @@ def server_app(watch: Watcher) -> ServerApp:
                         population=int(str(settings["population"])) if "population" in settings else None,
                     ),
                     base=base,
-                    initial=lambda: initial_state(base, experiment),
+                    initial=partial(initial or _initial_state, base, experiment),
                     look=_server_look(base, experiment, Path(str(holdout)) if holdout else None),
                     watch=watch,
                 )
@@ -78,32 +79,18 @@ def _ignore(event: Event) -> None:
 app = server_app(_ignore)
 
 
-def _classifier(base: Base, experiment: Experiment) -> Classifier:
-    return build_model(base, experiment.model, seed=experiment.federation.seed)
+def _initial_state(base: Base, experiment: Experiment) -> State:
+    from fedrelease.server.local_model import initial_state
 
-
-def initial_state(base: Base, experiment: Experiment) -> State:
-    """The state of version 0.0.0: factors as they are drawn, and a head that is zero or starts from the labels' texts."""
-    classifier, texts = _classifier(base, experiment), experiment.model.label_texts
-    state = trainable_state(classifier)
-    if not texts or not isinstance(classifier, TextClassifier):
-        return state
-    tokenizer = load_tokenizer(base.folder)
-    head = label_vectors(classifier, tokenizer, texts, max_length=experiment.training.max_length)
-    return {**state, "head.weight": head}
+    return initial_state(base, experiment)
 
 
 def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State], Mapping[str, float]]:
     if holdout is None:
         return lambda state: {}
-    model, rows = _classifier(base, experiment), open_rows(holdout)
+    from fedrelease.server.local_model import server_look
 
-    def on_server(state: State) -> Mapping[str, float]:
-        load_state(model, state)
-        matrix, loss = look(model, rows, classes=len(experiment.model.labels))
-        return {**scores(matrix), "loss": loss}
-
-    return on_server
+    return server_look(base, experiment, holdout)
 
 
 def check_same_experiment(store: Store, experiment: Experiment) -> None:

@@ -18,16 +18,23 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedrelease.errors import EngineError
+from fedrelease.experiment import Experiment
+from fedrelease.experiment_document import to_document
 from fedrelease.files import Json
 from fedrelease.messages import parse_request
+from fedrelease.models.bases import Base
 from fedrelease.simulations.engine import Outcome
 from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.wire import pack, unpack
 from fedrelease.simulations.wire_group import unpack_group
+from fedrelease.simulations.worker import INITIAL
+from fedrelease.update import State
 
 __all__ = ["LocalGrid", "Workers"]
 
 WAIT_S = 0.05
+ATTEMPTS = 3
 GROUPED = (MessageType.TRAIN, MessageType.EVALUATE)
 RUN_ID = 1
 SERVER_NODE = 1
@@ -149,6 +156,29 @@ class LocalGrid(Grid):
             for asked, content in zip(group, _contents(outcome, len(group)), strict=True):
                 if asked.metadata.message_id in wanted:
                     yield _reply(asked, content)
+
+    def initial_state(self, base: Base, experiment: Experiment) -> State:
+        """The state of version 0.0.0, made by a worker: it has base and libraries, and this process is spared them.
+
+        A worker that dies over it is replaced, and the next one asked.
+
+        Raises:
+            EngineError: none could.
+        """
+        node: dict[str, Json] = {"base": str(base.folder.absolute()), "site": "none"}
+        for _ in range(ATTEMPTS):
+            self._engine.submit(INITIAL, {"kind": INITIAL, "experiment": to_document(experiment), "node": node})
+            (found,) = _contents(self._outcome(INITIAL), 1)
+            if not isinstance(found, str):
+                return found.array_records["arrays"].to_torch_state_dict()
+        raise EngineError("the first state could not be made", value=found, hint="read engine.log beside the sites")
+
+    def _outcome(self, task: str) -> Mapping[str, Json]:
+        """Wait for this task; nobody has asked for another."""
+        while True:
+            for done, outcome in self._engine.collect(wait_s=WAIT_S):
+                if done == task:
+                    return outcome
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send all and wait for all: for Flower's own strategies. Ours pull replies one at a time."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
 
-from fedrelease.client.training import steps_per_round
+from fedrelease.client.schedule import steps_per_round
 from fedrelease.experiment import Experiment
 
 __all__ = ["Clock", "Fate"]

@@ -23,7 +23,7 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 from fedrelease.catalog import CATALOG
-from fedrelease.client.together import ABREAST
+from fedrelease.client.schedule import ABREAST
 from fedrelease.data.sites import Prepared, prepare_sites, training_rows
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment
@@ -45,6 +45,7 @@ from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
 from fedrelease.strategies import make_strategy
+from fedrelease.update import State
 
 __all__ = ["GridOf", "Ray", "Summary", "federate", "simulate", "sites_folder"]
 
@@ -185,7 +186,14 @@ def federate(
     )
     nodes = Nodes(prepared.sites, partial(_node, prepared, home=home, base=base), partial(training_rows, prepared))
     with grid_of(nodes) as grid:
-        server_app(watch)(grid, context)
+        server_app(watch, initial=_initial(experiment, grid))(grid, context)
+
+
+def _initial(experiment: Experiment, grid: Grid) -> Callable[[Base, Experiment], State] | None:
+    """Who makes the first state: a worker, which has the model, unless all of a pretrained base is in it: then it is loaded anew."""
+    model = experiment.model
+    whole_base = model.adapter.kind == "full" and model.task == "text-classification"
+    return grid.initial_state if isinstance(grid, LocalGrid) and not whole_base else None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ Example::
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -17,11 +17,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedrelease.client.app import facts_of
-from fedrelease.client.group import Trained
 from fedrelease.errors import EngineError, FedreleaseError
 from fedrelease.files import Json
 from fedrelease.messages import Answer
+
+if TYPE_CHECKING:
+    from fedrelease.client.group import Trained
 
 __all__ = ["pack_group", "reason_of", "unpack_group"]
 
@@ -33,8 +34,10 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error.what if isinstance(error, FedreleaseError) else error}"
 
 
-def pack_group(outcomes: Sequence[Trained | Answer | Exception], folder: Path) -> dict[str, Json]:
+def pack_group(outcomes: "Sequence[Trained | Answer | Exception]", folder: Path) -> dict[str, Json]:
     """JSON with one entry a site, in order; tensors go into a file in ``folder``, named by the site's place and their names."""
+    from fedrelease.client.app import facts_of  # only a worker packs, and has all that this brings
+
     tensors: dict[str, Tensor] = {}
     entries: list[Json] = []
     for place, outcome in enumerate(outcomes):

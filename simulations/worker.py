@@ -22,9 +22,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fedrelease.errors import EngineError
 from fedrelease.files import Json
 
-__all__ = ["answer", "load", "main"]
+__all__ = ["INITIAL", "answer", "load", "main"]
+
+INITIAL = "initial"
+"""The kind of a task that asks for the state of version 0.0.0 instead of asking a site."""
 
 WATCH_S = 0.2
 LOGGER = logging.getLogger("fedrelease.engine")
@@ -132,7 +136,7 @@ def answer(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
     if "nodes" in frame:
         return _answers(frame, handover)
     try:
-        return {"content": _reply(frame, handover)}
+        return {"content": _initial(frame, handover) if frame["kind"] == INITIAL else _reply(frame, handover)}
     except Exception as error:  # a site may fail in any way; the others go on
         return {"failed": _failure(frame["node"], error)}
 
@@ -176,6 +180,23 @@ def _reply(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
     if reply.has_error():
         return {"failed": reply.error.reason}
     return pack(reply.content, handover)
+
+
+def _initial(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
+    """The state of version 0.0.0, so that the engine's process needs no model of its own."""
+    from flwr.app import ArrayRecord, RecordDict
+
+    from fedrelease.client.app import resident_base, resident_model
+    from fedrelease.experiment_document import from_document
+    from fedrelease.server.local_model import drawn_state
+    from fedrelease.simulations.wire import pack
+
+    document, node = frame["experiment"], frame["node"]
+    if not isinstance(document, Mapping) or not isinstance(node, Mapping):
+        raise EngineError("the first state is asked for without an experiment", value=str(frame)[:80])
+    experiment, folder = from_document(document), str(node["base"])
+    state = drawn_state(resident_model(folder, experiment.model), resident_base(folder), experiment)
+    return pack(RecordDict({"arrays": ArrayRecord(dict(state))}), handover)
 
 
 def _line(event: Mapping[str, Json]) -> bytes:

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from fedrelease.client.app import resident_model
 from fedrelease.client.directives import frozen, parse_directives
-from fedrelease.client.training import Job, Seeds, steps_per_round, train
+from fedrelease.client.schedule import steps_per_round
+from fedrelease.client.training import Job, Seeds, train
 from fedrelease.data.sites import SiteData, open_site
 from fedrelease.errors import EngineError
 from fedrelease.models.classifier import load_state, trainable_state

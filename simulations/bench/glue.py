@@ -37,7 +37,7 @@ from fedrelease.experiment_document import from_document, to_document
 from fedrelease.fetch import fetch
 from fedrelease.models.bases import open_base
 from fedrelease.noise import calibrate
-from fedrelease.server.app import initial_state
+from fedrelease.server.local_model import initial_state
 from fedrelease.simulations.bench.glue_site import SETTINGS, Settings, app, loader_batch, settings_of
 from fedrelease.simulations.bench.runs import GLUE_STATE, check_fits
 from fedrelease.strategies import make_strategy

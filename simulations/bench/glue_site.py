@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import AutoModel, AutoTokenizer
 
-from fedrelease.client.training import rate_factor, steps_per_round
+from fedrelease.client.schedule import rate_factor, steps_per_round
 from fedrelease.experiment import Experiment, Training
 from fedrelease.experiment_document import from_document
 from fedrelease.models.bases import read_pooling

@@ -25,7 +25,7 @@ from rich.table import Table
 from fedrelease.cache import cache_folder
 from fedrelease.client.directives import frozen, parse_directives
 from fedrelease.client.sampling import Seeded, poisson_batch, seeded_generator
-from fedrelease.client.training import steps_per_round
+from fedrelease.client.schedule import steps_per_round
 from fedrelease.data.row_files import token_rows
 from fedrelease.data.sites import open_site
 from fedrelease.data.tokens import TokenRows

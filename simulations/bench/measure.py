@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fedrelease.catalog import CATALOG
-from fedrelease.client.training import steps_per_round
+from fedrelease.client.schedule import steps_per_round
 from fedrelease.data.sites import open_site, prepare_sites
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment

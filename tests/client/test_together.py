@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedrelease.client import selftest_sums, together
+from fedrelease.client.schedule import ABREAST
 from fedrelease.client.selftest_sums import check_sums
 from fedrelease.client.together import train_together
 from fedrelease.client.training import Job, Seeds, train
@@ -114,7 +115,7 @@ def test_the_plain_gradient_of_each_site_is_clipped_on_its_own(cache: Path, mode
 def test_no_bit_of_a_site_depends_on_who_is_trained_beside_it(
     cache: Path, model: Network, plan: PrivacyPlan | None
 ) -> None:
-    todo = jobs(cache, TRAININGS["adamw"], plan, count=together.ABREAST + 8)
+    todo = jobs(cache, TRAININGS["adamw"], plan, count=ABREAST + 8)
     all_at_once = train_together(model, todo)
     numbers = random.Random(5)
     for count in (1, 2, 7, 31, 32, 33, 40):

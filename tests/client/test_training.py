@@ -22,7 +22,8 @@ from reference import AdamW, Sgd, norm_of, one_gradient, private_steps
 from torch import Tensor
 
 from fedrelease.client.directives import frozen
-from fedrelease.client.training import Job, rate_factor, steps_per_round, train
+from fedrelease.client.schedule import rate_factor, steps_per_round
+from fedrelease.client.training import Job, train
 from fedrelease.data.tokens import TokenRows, save_rows
 from fedrelease.experiment import Training
 from fedrelease.models.classifier import TextClassifier, load_state, trainable_state

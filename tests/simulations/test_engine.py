@@ -14,16 +14,22 @@ from federations import eventually, workers_of
 from flwr.app import ConfigRecord, RecordDict
 
 from fedrelease.errors import EngineError
-from fedrelease.experiment import Adapter, Experiment, Model
+from fedrelease.experiment import Adapter, Experiment, Model, Training
 from fedrelease.files import Json
 from fedrelease.messages import Request
-from fedrelease.models.bases import open_base
+from fedrelease.models.bases import Base, Pooling, open_base
 from fedrelease.server.flower import FlowerSites
+from fedrelease.server.local_model import initial_state
 from fedrelease.simulations.engine import Engine, default_workers
 from fedrelease.simulations.grid import LocalGrid
+from fedrelease.simulations.simulate import _one_thread
 from fedrelease.simulations.wire import pack, unpack
+from fedrelease.update import state_digest
 
-EXPERIMENT = Experiment(model=Model(adapter=Adapter(rank=2, layers="last:1")))
+TEXTS = ("bad poor cold", "good great warm")
+EXPERIMENT = Experiment(
+    model=Model(adapter=Adapter(rank=2, layers="last:1"), label_texts=TEXTS), training=Training(max_length=32)
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +108,30 @@ def test_a_site_that_fails_is_named_with_its_text_its_traceback_is_in_the_log_an
     assert "site broken failed\nTraceback (most recent call last)" in log
     ask(engine, "after", "fine")
     assert name_in(answers(engine, 1)["after"]) == "fine"
+
+
+def test_a_worker_makes_the_first_state_that_the_server_would_make_bit_for_bit_and_again_after_a_death(
+    engine: Engine, tiny_base: Path
+) -> None:
+    both_ready(engine)
+    base = open_base(str(tiny_base), cache=tiny_base)
+    grid = LocalGrid(engine, nodes={})
+    before = grid.initial_state(base, EXPERIMENT)
+    for worker in workers(engine):
+        worker.kill()
+    after = grid.initial_state(base, EXPERIMENT)
+    with _one_thread():  # as simulate has it: how a sum is rounded depends on the number of threads
+        own = initial_state(base, EXPERIMENT)
+    assert own["head.weight"].any()
+    assert state_digest(before) == state_digest(after) == state_digest(own)
+    both_ready(engine)
+
+
+def test_a_first_state_that_no_worker_can_make_is_refused_with_the_reason(engine: Engine, tmp_path: Path) -> None:
+    base = Base(ref="gone", folder=tmp_path, files={}, pooling=Pooling())
+    with pytest.raises(EngineError, match="first state") as caught:
+        LocalGrid(engine, nodes={}).initial_state(base, EXPERIMENT)
+    assert "ModelError" in str(caught.value)
 
 
 def test_a_site_with_another_base_than_the_servers_is_refused(engine: Engine, tiny_base: Path, tmp_path: Path) -> None:

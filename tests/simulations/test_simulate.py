@@ -1,9 +1,12 @@
 """Whole federations with real processes: repeatable, resumable, and careful with what sites have spent."""
 
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -261,3 +264,27 @@ def test_the_current_folder_may_be_a_store(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert sites_folder(Path()) == tmp_path.resolve() / "here.sites"
+
+
+def test_a_run_does_without_the_libraries_of_its_workers_in_its_own_process(
+    federation: Federation, undisturbed: Undisturbed
+) -> None:
+    libraries = "{'datasets', 'opacus', 'pandas', 'peft', 'pyarrow', 'scipy', 'sklearn', 'transformers'}"
+    look = (
+        f"import sys; from fedrelease.cli import run; run(sys.argv[1:]); print(sorted({libraries} & set(sys.modules)))"
+    )
+    arguments = [
+        "simulate",
+        str(federation.file),
+        "--store",
+        str(federation.folder / "light"),
+        "--workers",
+        "1",
+        "--json",
+    ]
+    environment = {**os.environ, "FEDRELEASE_CACHE": str(federation.cache)}
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", look, *arguments], env=environment, capture_output=True, text=True, check=True
+    )
+    assert federation.digest("light") == undisturbed.digest
+    assert ran.stdout.splitlines()[-1] == "[]"

@@ -40,8 +40,16 @@ class TextClassifier(nn.Module):
         self.width = width
         self.scale = scale
         self.head = Head(width, labels)
+        self._zero_head()
+
+    def _zero_head(self) -> None:
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+
+    def draw(self, seed: int) -> None:
+        """Put what is trained where training starts: factors that follow from ``seed`` alone, and a zero head."""
+        _draw_factors(self, torch.Generator().manual_seed(seed))
+        self._zero_head()
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -142,7 +150,7 @@ def build_classifier(base: Base, model: Model, *, seed: int) -> TextClassifier:
     classifier = TextClassifier(encoder, base.pooling, width, len(model.labels), scale=model.head_scale)
     if model.adapter.kind == "full":
         train_every_weight(classifier)
-    _draw_factors(classifier, torch.Generator().manual_seed(seed))
+    classifier.draw(seed)
     return classifier
 
 

@@ -30,6 +30,14 @@ class Network(nn.Module):
         self.head = Head(widths[-1], labels)
         self.width = widths[0]
 
+    def draw(self, seed: int) -> None:
+        """Put every weight where training starts: uniform within 1 / sqrt(inputs), following from ``seed`` alone."""
+        generator = torch.Generator().manual_seed(seed)
+        for layer in (*self.hidden, self.head):
+            bound = 1 / math.sqrt(layer.in_features)
+            for parameter in (layer.weight, layer.bias):
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
     @property
     def dtype(self) -> torch.dtype:
         """float32: what is trained is never less exact."""
@@ -70,9 +78,5 @@ def build_network(base: Base, model: Model, *, seed: int) -> Network:
             hint='set [model] base = "mlp:784-64" and [model.adapter] kind = "full"',
         )
     network = Network(base.architecture, len(model.labels))
-    generator = torch.Generator().manual_seed(seed)
-    for layer in (*network.hidden, network.head):
-        bound = 1 / math.sqrt(layer.in_features)
-        for parameter in (layer.weight, layer.bias):
-            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    network.draw(seed)
     return network
