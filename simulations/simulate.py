@@ -190,7 +190,7 @@ def federate(
 
 
 def _initial(experiment: Experiment, grid: Grid) -> Callable[[Base, Experiment], State] | None:
-    """Who makes the first state: a worker, which has the model, unless all of a pretrained base is in it: then it is loaded anew."""
+    """Who makes the first state: a worker, which has the model; a state with all of a pretrained base in it is loaded anew."""
     model = experiment.model
     whole_base = model.adapter.kind == "full" and model.task == "text-classification"
     return grid.initial_state if isinstance(grid, LocalGrid) and not whole_base else None
