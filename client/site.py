@@ -166,6 +166,8 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
     experiment = request.experiment
     _check_labels(site, experiment)
     private = experiment.privacy.unit != "none"
+    if private and request.round == 0:
+        _plan(site, experiment)  # noise for the whole plan takes a moment to find: now, while nobody waits for a round
     if private and experiment.privacy.metrics == "withheld":
         return Answer(site=site.data.name, metrics={})
     load_state(model, state)

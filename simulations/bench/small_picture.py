@@ -38,11 +38,12 @@ def small_png(points: Sequence[Point]) -> bytes:
         _lines(right, points, "sites in all", [(point.population, median(point.peak_bytes) / 1e9) for point in points])
         right.set_ylabel("GB, all processes at their most", fontsize=12)
         for axes in (left, right):
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
     else:
         axes = figure.subplots()
         _lines(axes, points, "clients a round", [(point.clients, point.client_ms) for point in points])
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_ylabel("ms a client", fontsize=12)
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
@@ -55,7 +56,9 @@ def _lines(axes: Axes, points: Sequence[Point], label: str, places: Sequence[tup
         across, up = zip(*sorted(along), strict=True)
         axes.plot(across, up, marker="o", color=COLOURS[side], label=NAMES[side])
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(label, fontsize=12)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if len({point.side for point in points}) > 1:
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
