@@ -43,14 +43,22 @@ class Clock:
     def ask(self, version: str, sites: Sequence[str], *, size_bytes: int) -> Mapping[str, Fate]:
         """What becomes of each site that is sent a state of ``size_bytes`` and asked to train; written into the book."""
         fates = {site: self._fate(version, site, size_bytes) for site in sites}
-        new = not self._book.exists()
+        new, told = not self._book.exists(), self._told(version)
         with self._book.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)
             for site, fate in fates.items():
-                writer.writerow((version, site, f"{fate.seconds:.3f}", fate.refused or "in time"))
+                if site not in told:
+                    writer.writerow((version, site, f"{fate.seconds:.3f}", fate.refused or "in time"))
         return fates
+
+    def _told(self, version: str) -> set[str]:
+        """The sites that the book has in this round: a run that goes on asks again who was refused."""
+        if not self._book.exists():
+            return set()
+        with self._book.open(encoding="utf-8", newline="") as file:
+            return {line["site"] for line in csv.DictReader(file) if line["version"] == version}
 
     def _fate(self, version: str, site: str, size_bytes: int) -> Fate:
         profile = self._experiment.virtual_time

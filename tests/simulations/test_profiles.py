@@ -83,3 +83,9 @@ def test_the_book_has_one_header_and_a_line_a_site_and_round(tmp_path: Path) -> 
         lines = list(csv.DictReader(file))
     assert len(lines) == 4000 and {line["version"] for line in lines} == {"0.1.1", "0.1.2"}
     assert {line["outcome"] for line in lines} == {"in time", "broke off"}
+
+
+def test_a_round_that_is_asked_again_is_not_written_twice(tmp_path: Path) -> None:
+    first = fates(tmp_path, dropout=0.5)
+    assert fates(tmp_path, dropout=0.5) == first
+    assert len((tmp_path / "book.csv").read_text().splitlines()) == 1 + 2000
