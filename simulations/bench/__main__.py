@@ -11,10 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from fedrelease.cache import cache_folder
 from fedrelease.errors import FedreleaseError
+from fedrelease.simulations.bench.command import tell_failure, wide_console
 from fedrelease.simulations.bench.measure import Bench, measure
 from fedrelease.simulations.bench.picture import bench_png
 from fedrelease.simulations.bench.report import document, show
@@ -58,7 +57,7 @@ def _finish(bench: Bench, folder: Path, *, as_json: bool) -> int:
     if as_json:
         print(text)
     else:
-        show(bench, Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000))
+        show(bench, wide_console())
         print(f"everything measured: {path}")
     return 0 if len(bench.states) == 1 else 1
 
@@ -78,8 +77,7 @@ def main(typed: list[str] | None = None) -> int:
         )
         return _finish(bench, given.out, as_json=given.json)
     except FedreleaseError as error:
-        print(json.dumps({"error": error.to_json()}) if given.json else f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return tell_failure(error, as_json=given.json)
 
 
 if __name__ == "__main__":

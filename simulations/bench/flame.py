@@ -23,6 +23,7 @@ from fedrelease.errors import FedreleaseError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import to_document
 from fedrelease.files import Json
+from fedrelease.simulations.bench.command import tell_failure, wide_console
 from fedrelease.simulations.bench.flame_picture import flame_png
 from fedrelease.simulations.bench.measure import open_place
 from fedrelease.simulations.bench.owners import OWNERS, by_owner, largest, owner, short
@@ -138,7 +139,7 @@ def _finish(flame: Flame, folder: Path, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(_document(flame), indent=2))
     else:
-        _show(flame, Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000))
+        _show(flame, wide_console())
         print(f"written: {folder / 'flame.png'}, and {folder / 'flame.txt'} for speedscope.app or flamegraph.pl")
     return 0 if flame.equal else 1
 
@@ -176,8 +177,7 @@ def main(typed: Sequence[str] | None = None) -> int:
         )
         return _finish(flame, given.out, as_json=given.json)
     except FedreleaseError as error:
-        print(json.dumps({"error": error.to_json()}) if given.json else f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return tell_failure(error, as_json=given.json)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from fedrelease.errors import FedreleaseError
 from fedrelease.fetch import fetch
 from fedrelease.files import Json
 from fedrelease.models.bases import open_base
+from fedrelease.simulations.bench.command import tell_failure, wide_console
 from fedrelease.simulations.bench.process import run_module
 from fedrelease.simulations.bench.scaled import at_least_one
 
@@ -119,12 +120,11 @@ def main(typed: Sequence[str] | None = None) -> int:
         folder = open_base(given.base, cache=cache_folder()).folder
         found = measure_full(folder, rows=given.rows, tokens=given.tokens, steps=given.steps, repeats=given.repeats)
     except FedreleaseError as error:
-        print(json.dumps({"error": error.to_json()}) if given.json else f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return tell_failure(error, as_json=given.json)
     if given.json:
         print(json.dumps(_document(found), indent=2))
     else:
-        _show(found, Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000))
+        _show(found, wide_console())
     return 0
 
 

@@ -35,6 +35,7 @@ from fedrelease.models.classifier import TextClassifier, build_classifier
 from fedrelease.models.precision import DTYPES
 from fedrelease.models.prefix import with_prefix
 from fedrelease.privacy import plan_privacy
+from fedrelease.simulations.bench.command import tell_failure, wide_console
 from fedrelease.simulations.bench.measure import open_place
 from fedrelease.simulations.bench.runs import Place
 from fedrelease.simulations.bench.scaled import at_least_one, scaled
@@ -165,12 +166,11 @@ def main(typed: Sequence[str] | None = None) -> int:
             place = open_place(scaled(1, given.limit), cache_folder(), Path(folder), workers=1)
             found = measure_levers(place, steps=given.steps, repeats=given.repeats)
     except FedreleaseError as error:
-        print(json.dumps({"error": error.to_json()}) if given.json else f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return tell_failure(error, as_json=given.json)
     if given.json:
         print(json.dumps(_document(found), indent=2))
     else:
-        _show(found, Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000))
+        _show(found, wide_console())
     return 0
 
 

@@ -29,6 +29,7 @@ from fedrelease.experiment import Experiment
 from fedrelease.files import Json
 from fedrelease.server.store import Store
 from fedrelease.simulations.bench.accuracy import accuracies
+from fedrelease.simulations.bench.command import tell_failure, wide_console
 from fedrelease.simulations.bench.measure import open_place
 from fedrelease.simulations.bench.runs import Place, last_state, run_glue, run_ours
 from fedrelease.simulations.bench.scaled import at_least_one, scaled
@@ -151,12 +152,11 @@ def main(typed: Sequence[str] | None = None) -> int:
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )
     except FedreleaseError as error:
-        print(json.dumps({"error": error.to_json()}) if given.json else f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return tell_failure(error, as_json=given.json)
     if given.json:
         print(json.dumps(_document(found, given.seeds), indent=2))
     else:
-        _show(found, given.seeds, Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000))
+        _show(found, given.seeds, wide_console())
     return 0
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedrelease.errors import FedreleaseError
+from fedrelease.simulations.bench.command import tell_failure, wide_console
 from fedrelease.simulations.bench.scaled import at_least_one
 from fedrelease.simulations.bench.small_picture import small_png
 from fedrelease.simulations.bench.small_points import PRIVATE, Point, measure_small
@@ -88,15 +89,14 @@ def main(typed: Sequence[str] | None = None) -> int:
             pfl_python=given.pfl_python,
         )
     except FedreleaseError as error:
-        print(json.dumps({"error": error.to_json()}) if given.json else f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return tell_failure(error, as_json=given.json)
     text = json.dumps([point.to_json() for point in points], indent=2)
     (given.out / "small.json").write_text(f"{text}\n", encoding="utf-8")
     (given.out / "small.png").write_bytes(small_png(points))
     if given.json:
         print(text)
     else:
-        _show(points, Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000))
+        _show(points, wide_console())
     return 0
 
 
