@@ -47,6 +47,10 @@ def resident_model(folder: str, model: Model) -> Classifier:
     return build_model(resident_base(folder), model, seed=0)
 
 
+_request = lru_cache(maxsize=2)(parse_request)
+"""A round asks the same of many sites."""
+
+
 @app.train()
 def _train(message: Message, context: Context) -> Message:
     """Train from the arrays in ``message``; the reply carries the trained arrays and the answer's facts."""
@@ -114,7 +118,7 @@ def _site(node: Node, request: Request, model: Classifier) -> Site:
 
 
 def _prepare(content: RecordDict, node: Node) -> tuple[Request, Classifier]:
-    request = parse_request(str(content.config_records["config"]["request"]))
+    request = _request(str(content.config_records["config"]["request"]))
     folder = str(node["base"])
     own = resident_base(folder).digest
     if own != request.base:

@@ -72,7 +72,7 @@ def _train(model: Network, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
 
 def _states(model: Network, sites: int) -> list[dict[str, Tensor]]:
     values = sorted((canonical_name(name), value.detach()) for name, value in model.named_parameters())
-    return [{name: value[place].clone() for name, value in values} for place in range(sites)]
+    return [{name: value[place] for name, value in values} for place in range(sites)]
 
 
 def _sum_gradients(model: Network, jobs: Sequence[Job], drawn: Sequence[Tensor]) -> None:

@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 from fedrelease.errors import FedreleaseError, RoundFailed
 from fedrelease.messages import Request, parse_answer, request_text
 from fedrelease.population import Population
+from fedrelease.server.arrays import tensors_of
 from fedrelease.server.sites import Reply
 from fedrelease.update import State
 
@@ -176,7 +177,7 @@ def _reply_of(site: str, message: Message) -> Reply:
     try:
         answer = parse_answer(str(message.content.config_records["config"]["answer"]))
         records = message.content.array_records
-        arrays = records["arrays"].to_torch_state_dict() if "arrays" in records else {}
+        arrays = tensors_of(records["arrays"]) if "arrays" in records else {}
     except FedreleaseError as error:
         return _silence(site, str(error))
     except Exception as error:  # a stranger's bytes: whatever Flower's decoding meets is that site's fault, not ours

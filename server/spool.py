@@ -14,17 +14,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors.torch import save
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fedrelease.errors import UpdateRefused
 from fedrelease.files import Json, canonical_bytes, digest_bytes, write_durably
 from fedrelease.messages import Answer, answer_text, parse_answer
-from fedrelease.update import StateFile, Update, forget_open_files, state_bytes
+from fedrelease.update import StateFile, Update, digest_and_size, forget_open_files, stacked_pieces, state_digest
 
 __all__ = ["Screened", "Spool", "sweep_spools"]
 
-SEPARATOR = "/"
+UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, UpdateRefused, SafetensorError,
+)  # fmt: skip
+"""What a file that was torn or altered may raise: it does not count, and its sites are asked again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +56,9 @@ def sweep_spools(folder: Path, *, unfinished: frozenset[str], keep: bool) -> Non
 class Spool:
     """One round's folder. Updates that arrived together share two files, named by the first of their sites.
 
-    ``<site>.safetensors`` has the tensors of all of them, each name with its site before it; ``<site>.json``, written after it,
-    makes them count: it names the parent that the sites trained from and the digest of each update, and is sealed with its own
-    digest. An update of another parent, or one whose files were torn or altered, does not count and is asked for again.
+    ``<site>.safetensors`` has the tensors of all of them, stacked in the order of their sites' names; ``<site>.json``, written
+    after it, makes them count: it names the parent that the sites trained from and the digest of each update, and is sealed with
+    its own digest. An update of another parent, or one whose files were torn or altered, does not count and is asked for again.
 
     What a process finds is checked byte by byte; what it has flushed to the disk itself is not read again for that.
     """
@@ -68,19 +71,14 @@ class Spool:
 
     def accept(self, updates: Sequence[Screened]) -> None:
         """Write screened updates; they count when this returns, all of them."""
-        stem = updates[0].site
-        written = {update.site: _facts(update) for update in updates}
+        ordered = sorted(updates, key=lambda update: update.site)
+        path = self._folder / f"{updates[0].site}.safetensors"
+        written = {update.site: _facts(update) for update in ordered}
         facts: dict[str, Json] = {"parent": self._parent, "updates": written}
-        tensors = {
-            f"{update.site}{SEPARATOR}{name}": tensor.contiguous()
-            for update in updates
-            for name, tensor in sorted(update.delta.items())
-        }
-        write_durably(self._folder / f"{stem}.safetensors", save(tensors))
+        write_durably(path, stacked_pieces([update.delta for update in ordered]))
         before = self._all()
-        write_durably(self._folder / f"{stem}.json", canonical_bytes({**facts, "seal": _seal(facts)}))
-        path = self._folder / f"{stem}.safetensors"
-        before.update({update.site: _as_update(path, update, written[update.site]) for update in updates})
+        write_durably(path.with_suffix(".json"), canonical_bytes({**facts, "seal": _seal(facts)}))
+        before.update({u.site: _as_update(path, row, u, written[u.site]) for row, u in enumerate(ordered)})
 
     def accepted(self) -> frozenset[str]:
         """The sites whose updates count."""
@@ -110,20 +108,20 @@ class Spool:
             if seal != _seal(facts) or facts["parent"] != self._parent:
                 return
             several = facts["updates"].items()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except UNREADABLE:
             return
-        for site, told in several:
+        for row, (site, told) in enumerate(sorted(several)):
             try:
-                yield _read(path.with_suffix(".safetensors"), site, told)
-            except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, UpdateRefused):
+                yield _read(path.with_suffix(".safetensors"), row, site, told)
+            except UNREADABLE:
                 continue
 
 
-def _as_update(path: Path, update: Screened, facts: Mapping[str, Json]) -> Update:
+def _as_update(path: Path, row: int, update: Screened, facts: Mapping[str, Json]) -> Update:
     """What was written a moment ago, as it will be read."""
     return Update(
         site=update.site,
-        tensors=StateFile(path, prefix=f"{update.site}{SEPARATOR}", names=sorted(update.delta)),
+        tensors=StateFile(path, row=row, names=sorted(update.delta)),
         examples=update.answer.examples,
         metrics=update.answer.metrics,
         receipt=update.answer.receipt,
@@ -133,13 +131,13 @@ def _as_update(path: Path, update: Screened, facts: Mapping[str, Json]) -> Updat
 
 
 def _facts(update: Screened) -> dict[str, Json]:
-    data = state_bytes(update.delta)
-    return {"sha256": digest_bytes(data), "size": len(data), "answer": answer_text(update.answer)}
+    digest, size = digest_and_size(update.delta)
+    return {"sha256": digest, "size": size, "answer": answer_text(update.answer)}
 
 
-def _read(path: Path, site: str, facts: Mapping[str, str]) -> Update:
-    tensors = StateFile(path, prefix=f"{site}{SEPARATOR}")
-    if digest_bytes(state_bytes(tensors)) != facts["sha256"]:
+def _read(path: Path, row: int, site: str, facts: Mapping[str, str]) -> Update:
+    tensors = StateFile(path, row=row)
+    if state_digest(tensors) != facts["sha256"]:
         raise UpdateRefused("the spooled update does not belong here", value=site)
     answer = parse_answer(facts["answer"])
     return Update(

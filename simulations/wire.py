@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from safetensors.numpy import load_file, save
 
 from fedrelease.errors import EngineError
 from fedrelease.files import Json
+from fedrelease.server.arrays import array_of
 
 __all__ = ["pack", "receive", "send", "unpack"]
 
@@ -108,7 +109,7 @@ def unpack(packed: Json, *, consume: bool) -> RecordDict:
     records = RecordDict()
     for name, path in _mapping(packed["arrays"]).items():
         file = Path(str(path))
-        records[name] = ArrayRecord({key: Array(value) for key, value in load_file(str(file)).items()})
+        records[name] = ArrayRecord({key: array_of(value) for key, value in load_file(str(file)).items()})
         if consume:
             file.unlink(missing_ok=True)
     for name, metrics in _mapping(packed["metrics"]).items():

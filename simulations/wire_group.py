@@ -1,4 +1,4 @@
-"""The answers of several sites that one worker asked at once: their facts as JSON, all their tensors in one safetensors file.
+"""The answers of several sites that one worker asked at once: their facts as JSON, their tensors stacked in one safetensors file.
 
 Example::
 
@@ -11,22 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fedrelease.errors import EngineError, FedreleaseError
 from fedrelease.files import Json
 from fedrelease.messages import Answer
+from fedrelease.server.arrays import array_of
 
 if TYPE_CHECKING:
     from fedrelease.client.group import Trained
 
 __all__ = ["pack_group", "reason_of", "unpack_group"]
-
-SEPARATOR = "/"
 
 
 def reason_of(error: Exception) -> str:
@@ -35,20 +36,27 @@ def reason_of(error: Exception) -> str:
 
 
 def pack_group(outcomes: "Sequence[Trained | Answer | Exception]", folder: Path) -> dict[str, Json]:
-    """JSON with one entry a site, in order; tensors go into a file in ``folder``, named by the site's place and their names."""
+    """JSON with one entry a site, in order; each tensor of all that trained goes, stacked, into a file in ``folder``.
+
+    Sites that are asked at once train one model, so that their tensors have the same names and shapes.
+    """
+    trained: list[Mapping[str, Tensor]] = []
+    entries = [_entry(outcome, trained) for outcome in outcomes]
+    stacks = {name: torch.stack([one[name] for one in trained]) for name in (trained[0] if trained else ())}
+    return {"group": entries, "tensors": _written(stacks, folder)}
+
+
+def _entry(outcome: "Trained | Answer | Exception", trained: list[Mapping[str, Tensor]]) -> Json:
+    """One site's facts; what it trained is added to ``trained``, and its place there told."""
     from fedrelease.client.app import facts_of  # only a worker packs, and has all that this brings
 
-    tensors: dict[str, Tensor] = {}
-    entries: list[Json] = []
-    for place, outcome in enumerate(outcomes):
-        if isinstance(outcome, Exception):
-            entries.append({"failed": reason_of(outcome)})
-            continue
-        answer, trained = (outcome, {}) if isinstance(outcome, Answer) else outcome
-        facts: dict[str, Json] = {kind: dict(record) for kind, record in facts_of(answer).items()}
-        entries.append({**facts, "names": list(trained)})
-        tensors.update({f"{place}{SEPARATOR}{name}": tensor for name, tensor in trained.items()})
-    return {"group": entries, "tensors": _written(tensors, folder)}
+    if isinstance(outcome, Exception):
+        return {"failed": reason_of(outcome)}
+    if isinstance(outcome, Answer):
+        return {kind: dict(record) for kind, record in facts_of(outcome).items()}
+    trained.append(outcome[1])
+    facts: dict[str, Json] = {kind: dict(record) for kind, record in facts_of(outcome[0]).items()}
+    return {**facts, "place": len(trained) - 1}
 
 
 def _written(tensors: Mapping[str, Tensor], folder: Path) -> str | None:
@@ -73,10 +81,10 @@ def unpack_group(reply: Mapping[str, Json]) -> Iterator[RecordDict | str]:
         yield from (_content(entry, {}) for entry in entries)
         return
     try:
-        with safe_open(str(path), framework="np") as file:
-            for place, entry in enumerate(entries):
-                names = entry.get("names", [])
-                yield _content(entry, {name: file.get_tensor(f"{place}{SEPARATOR}{name}") for name in names})
+        stacks = load_file(str(path))
+        for entry in entries:
+            place = entry.get("place")
+            yield _content(entry, {} if place is None else {name: stack[place] for name, stack in stacks.items()})
     finally:
         Path(str(path)).unlink(missing_ok=True)
 
@@ -86,5 +94,5 @@ def _content(entry: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> RecordD
         return str(entry["failed"])
     content = RecordDict({"metrics": MetricRecord(entry["metrics"]), "config": ConfigRecord(entry["config"])})
     if arrays:
-        content["arrays"] = ArrayRecord({name: Array(value) for name, value in arrays.items()})
+        content["arrays"] = ArrayRecord({name: array_of(value) for name, value in arrays.items()})
     return content

@@ -49,9 +49,9 @@ class FedAvg:
 
 
 def _mean_of(name: str, parent: Tensor, updates: Sequence[Update], weights: Sequence[float]) -> Tensor:
-    total = parent.to(torch.float64)
+    total = parent.to(torch.float64, copy=True)
     for update, weight in zip(updates, weights, strict=True):
-        total = total.add(update.tensors[name].to(torch.float64), alpha=weight)
+        total.add_(update.tensors[name], alpha=weight)
     return total.to(parent.dtype)
 
 

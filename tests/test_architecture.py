@@ -14,6 +14,7 @@ FLWR_MODULES = {
     "client/app.py",
     "client/flower.py",
     "server/app.py",
+    "server/arrays.py",
     "server/flower.py",
     "simulations/grid.py",
     "simulations/ray_grid.py",

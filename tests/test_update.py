@@ -9,7 +9,15 @@ from safetensors.torch import load
 from torch import Tensor
 
 from fedrelease.errors import UpdateRefused
-from fedrelease.update import StateFile, read_state, state_bytes, state_digest, write_state
+from fedrelease.update import (
+    StateFile,
+    digest_and_size,
+    read_state,
+    stacked_pieces,
+    state_bytes,
+    state_digest,
+    write_state,
+)
 
 STATE = {"b": torch.tensor([[1.5, -2.0]]), "a": torch.arange(3, dtype=torch.int64), "c": torch.zeros(())}
 
@@ -82,3 +90,33 @@ def test_a_file_that_is_no_state_is_refused_by_its_name(tmp_path: Path, damage: 
     for read in (read_state, StateFile):
         with pytest.raises(UpdateRefused, match=r"s\.safetensors cannot be read as safetensors"):
             read(path)
+
+
+KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.uint8, torch.bool)
+
+
+def strange_state(seed: int) -> dict[str, Tensor]:
+    """Names that sort one way and values that safetensors sorts another way: by size of their kind, then by name."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(), (0,), (3,), (2, 5), (1, 1, 2)]
+    pairs = [(kind, shape) for kind in KINDS for shape in shapes]
+    return {
+        f"{(7 * place) % 40:02d} ü": torch.randint(0, 2, shape, generator=generator).to(kind)
+        for place, (kind, shape) in enumerate(pairs)
+    }
+
+
+def test_the_quick_digest_and_size_are_those_of_the_bytes() -> None:
+    for state in (strange_state(1), STATE, {}, {"turned": torch.rand(3, 4).t()}):
+        data = state_bytes(state)
+        assert digest_and_size(state) == (hashlib.sha256(data).hexdigest(), len(data))
+
+
+def test_stacked_states_are_a_safetensors_file_that_gives_each_of_them_back(tmp_path: Path) -> None:
+    states = [strange_state(seed) for seed in range(3)]
+    path = tmp_path / "s.safetensors"
+    path.write_bytes(b"".join(stacked_pieces(states)))
+    assert path.read_bytes() == state_bytes({name: torch.stack([one[name] for one in states]) for name in states[0]})
+    for row, state in enumerate(states):
+        assert same(dict(StateFile(path, row=row)), state)
+        assert all(found.dtype == state[name].dtype for name, found in StateFile(path, row=row).items())

@@ -9,7 +9,7 @@ Example::
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 from uuid import uuid4
@@ -71,8 +71,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace ``path`` with ``data`` so that a reader, or a machine after a power cut, sees all of it or none.
+def write_durably(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o644) -> None:
+    """Replace ``path`` with ``data``, which may come in pieces: a reader, or a machine after a power cut, sees all of it or none.
 
     The bytes go to a temporary file in the same folder, are flushed to disk, and take their name in one rename.
     """
@@ -80,7 +80,8 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     temporary = path.parent / f".{path.name}.{uuid4().hex}.tmp"
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for piece in (data,) if isinstance(data, bytes) else data:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(mode)

@@ -13,6 +13,7 @@ Example::
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -256,6 +257,11 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The one byte form: sorted keys, no spaces, UTF-8, floats as decimal text."""
+        return self._bytes
+
+    @cached_property
+    def _bytes(self) -> bytes:
+        """Formed once: a round of a thousand sites makes a long manifest, and its digest is asked for again and again."""
         return facts.to_bytes(self)
 
     @classmethod

@@ -7,6 +7,7 @@ Example::
     tensors["head.weight"].shape
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Size, Tensor, dtype
 
 from fedrelease.errors import UpdateRefused
 from fedrelease.files import digest_bytes, write_durably
@@ -26,14 +28,19 @@ __all__ = [
     "State",
     "StateFile",
     "Update",
+    "digest_and_size",
     "forget_open_files",
     "read_state",
+    "stacked_pieces",
     "state_bytes",
     "state_digest",
     "write_state",
 ]
 
 State: TypeAlias = Mapping[str, Tensor]
+
+HEAD_LENGTH = 8
+"""Bytes of a safetensors file that tell how long its JSON is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,36 +80,36 @@ def forget_open_files() -> None:
 class StateFile(Mapping[str, Tensor]):
     """A safetensors file as a mapping that reads one tensor at a time and keeps none of them.
 
-    With a ``prefix`` only the tensors whose names begin with it, by the rest of their names: one file may hold many updates.
+    With a ``row`` the file is one of :func:`stacked_pieces`, and the mapping is the state in that place.
     """
 
-    def __init__(self, path: Path, prefix: str = "", names: Sequence[str] | None = None) -> None:
+    def __init__(self, path: Path, row: int | None = None, names: Sequence[str] | None = None) -> None:
         """Read the names only; not even those when the caller, who has written the file, says ``names``.
 
         Raises:
             UpdateRefused: the file is missing, torn, or not safetensors.
         """
-        self._path, self._prefix = path, prefix
+        self._path, self._row = path, row
         self._names = tuple(names) if names is not None else self._read_names()
 
     def _read_names(self) -> tuple[str, ...]:
         try:
-            names = sorted(self._open().keys())
+            return tuple(sorted(self._open().keys()))
         except (SafetensorError, OSError) as error:
             what = f"{self._path.name} cannot be read as safetensors: {error}"
             raise UpdateRefused(what, value=str(self._path)) from error
-        return tuple(name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix))
 
     def __getitem__(self, name: str) -> Tensor:
         """Read one tensor from disk."""
         if name not in self._names:
             raise KeyError(name)
-        tensor: Tensor = self._open().get_tensor(self._prefix + name)
+        file = self._open()
+        tensor: Tensor = file.get_tensor(name) if self._row is None else file.get_slice(name)[self._row]
         return tensor
 
     def _open(self) -> Any:
-        """A file of many updates is kept open: opening it reads the names of all of them."""
-        if not self._prefix:
+        """A file of many updates is kept open."""
+        if self._row is None:
             return safe_open(str(self._path), framework="pt")
         status = self._path.stat()
         return _kept_open(str(self._path), (status.st_ino, status.st_size, status.st_mtime_ns))
@@ -126,7 +133,46 @@ def state_bytes(state: State) -> bytes:
 
 def state_digest(state: State) -> str:
     """The sha256 of :func:`state_bytes`: equal exactly when names, shapes, dtypes and every bit are equal."""
-    return digest_bytes(state_bytes(state))
+    return digest_and_size(state)[0]
+
+
+def digest_and_size(state: State) -> tuple[str, int]:
+    """The sha256 and the length of :func:`state_bytes`, which are not formed: what has to be told of many small updates."""
+    head, names, size = _layout(_kinds(state))
+    found = hashlib.sha256(head)
+    for name in names:
+        found.update(_raw(state[name]))
+    return found.hexdigest(), size
+
+
+def stacked_pieces(states: Sequence[State]) -> Iterator[bytes | memoryview]:
+    """One safetensors file with the tensors of all ``states`` stacked, ``[states, *shape]``, in pieces that follow each other.
+
+    The states have the same names, shapes and dtypes. :class:`StateFile` reads one of them back by its ``row``.
+    """
+    head, names, _ = _layout(_kinds(states[0]), rows=len(states))
+    yield head
+    for name in names:
+        yield from (_raw(state[name]) for state in states)
+
+
+def _kinds(state: State) -> tuple[tuple[str, dtype, Size], ...]:
+    return tuple((name, state[name].dtype, state[name].shape) for name in sorted(state))
+
+
+@lru_cache(maxsize=64)
+def _layout(kinds: tuple[tuple[str, dtype, Size], ...], rows: int | None = None) -> tuple[bytes, tuple[str, ...], int]:
+    """What a safetensors file of such tensors begins with, its names in the order of their values, and its size."""
+    stack = () if rows is None else (rows,)
+    data = state_bytes({name: torch.empty((*stack, *shape), dtype=kind) for name, kind, shape in kinds})
+    head = data[: HEAD_LENGTH + int.from_bytes(data[:HEAD_LENGTH], "little")]
+    places = {name: facts["data_offsets"] for name, facts in json.loads(head[HEAD_LENGTH:]).items()}
+    return head, tuple(sorted(places, key=lambda name: (*places[name], name))), len(data)
+
+
+def _raw(tensor: Tensor) -> memoryview:
+    """The values as they lie in memory, which is what safetensors writes."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_state(path: Path, state: State) -> str:

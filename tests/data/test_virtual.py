@@ -71,7 +71,7 @@ def test_no_site_trains_on_a_row_of_anybodys_holdout(tmp_path: Path) -> None:
 
 def test_small_alpha_gives_few_labels_a_site_and_large_alpha_the_sources_own_shares() -> None:
     labels = torch.tensor([0] * 500 + [1] * 300 + [2] * 200)
-    rows = by_label(labels)
+    rows = by_label(labels, 3)
 
     def drawn(alpha: float) -> list[Counter[int]]:
         pool = Pool(seed=1, rows=50, holdout=10, alpha=alpha)
@@ -85,19 +85,24 @@ def test_small_alpha_gives_few_labels_a_site_and_large_alpha_the_sources_own_sha
 
 @pytest.mark.parametrize("alpha", [5e-324, 1e-300, 1e300])
 def test_no_alpha_is_too_small_or_too_large(alpha: float) -> None:
-    rows = by_label(torch.tensor([0, 1, 1, 3, 3, 3]))
+    rows = by_label(torch.tensor([0, 1, 1, 3, 3, 3]), 5)
     for name in ("a", "b", "c"):
         train, holdout = draw_rows(Pool(seed=1, rows=30, holdout=4, alpha=alpha), name, rows, rows)
         assert (len(train), len(holdout)) == (30, 4)
 
 
 def test_a_label_that_the_holdout_lacks_is_replaced_there_by_others() -> None:
-    train, holdout = by_label(torch.tensor([0, 0, 0])), by_label(torch.tensor([1, 1]))
-    drawn = draw_rows(Pool(seed=1, rows=5, holdout=3, alpha=1.0), "a", train, holdout) if 0 in holdout else None
-    assert drawn is None
-    mixed = by_label(torch.tensor([0, 0, 1]))
-    only = draw_rows(Pool(seed=1, rows=5, holdout=3, alpha=1.0), "a", mixed, by_label(torch.tensor([1, 1])))[1]
-    assert set(only.tolist()) <= {0, 1} and len(only) == 3
+    train, holdout = by_label(torch.tensor([0, 0, 0]), 3), by_label(torch.tensor([2, 1, 2]), 3)
+    drawn = draw_rows(Pool(seed=1, rows=5, holdout=300, alpha=1.0), "a", train, holdout)
+    assert set(drawn[0].tolist()) <= {0, 1, 2} and set(drawn[1].tolist()) == {0, 1, 2}
+
+
+def test_each_row_of_a_label_is_as_likely_as_any_other() -> None:
+    """The slow twin counts: 60,000 draws of 6 rows with shares 1/3, 2/3, each row's count within five deviations."""
+    rows = by_label(torch.tensor([1, 0, 1, 0, 1, 1]), 2)
+    drawn = draw_rows(Pool(seed=3, rows=60_000, holdout=1, alpha=1e12), "a", rows, rows)[0].tolist()
+    assert set(drawn) == set(range(6))
+    assert all(abs(count - 10_000) < 5 * (60_000 * 1 / 6 * 5 / 6) ** 0.5 for count in Counter(drawn).values())
 
 
 def test_a_damaged_description_is_refused(tmp_path: Path) -> None:

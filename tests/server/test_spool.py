@@ -71,7 +71,7 @@ def test_one_altered_update_does_not_take_those_beside_it_along(tmp_path: Path) 
     together.accept([screened("a", more=0.5), screened("b", more=0.25)])
     path = tmp_path / "spool" / "0.1.2" / "a.safetensors"
     altered = load_file(path)
-    altered["b/head.bias"] += 1
+    altered["head.bias"][1] += 1
     save_file(altered, path)
     assert together.accepted() == {"a", "b"}  # what it has written itself it need not doubt
     assert found(tmp_path / "spool" / "0.1.2") == {"a"}

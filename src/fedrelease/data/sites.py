@@ -240,7 +240,8 @@ def open_site(folder: Path) -> SiteData:
 def _pool(folder: Path) -> tuple[SiteData, ByLabel, ByLabel]:
     """What virtual sites draw from, opened once in a process."""
     whole = _stored(folder)
-    return whole, by_label(whole.train.labels), by_label(whole.holdout.labels)
+    train, holdout = (by_label(rows.labels, len(whole.labels)) for rows in (whole.train, whole.holdout))
+    return whole, train, holdout
 
 
 def _virtual(folder: Path, pool: Pool, name: str) -> SiteData:

@@ -3,18 +3,16 @@
 Example::
 
     pool = open_pool(folder)                                             # None: sites have folders
-    train, holdout = draw_rows(pool, "site-0000012", by_label(train.labels), by_label(holdout.labels))      # row numbers
+    train, holdout = draw_rows(pool, "site-0000012", by_label(train.labels, 10), by_label(holdout.labels, 10))  # row numbers
 
 Each site has its own shares of the labels, drawn from a Dirichlet around the shares in the pool, and rows drawn with replacement.
 Source: Hsu et al. (2019), https://arxiv.org/abs/1909.06335, section 3.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -27,9 +25,16 @@ from fedrelease.files import digest_bytes
 
 __all__ = ["POPULATION", "ByLabel", "Pool", "by_label", "draw_rows", "open_pool", "write_pool"]
 
-ByLabel: TypeAlias = Mapping[int, NDArray[np.int64]]
-
 POPULATION = "population.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByLabel:
+    """Row numbers sorted by label, int64 ``[rows]``; how many rows each label has and where they begin, int64 ``[labels]``."""
+
+    rows: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    starts: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +72,11 @@ def open_pool(folder: Path) -> Pool | None:
         raise DataError(f"{path} cannot be read: {error}", value=str(path), hint=hint) from error
 
 
-def by_label(labels: Tensor) -> ByLabel:
-    """The row numbers of each label that there is."""
+def by_label(labels: Tensor, labels_in_all: int) -> ByLabel:
+    """The row numbers of each label."""
     values = labels.numpy()
-    return {int(label): np.flatnonzero(values == label) for label in np.unique(values)}
+    counts = np.bincount(values, minlength=labels_in_all)
+    return ByLabel(rows=np.argsort(values, kind="stable"), counts=counts, starts=np.cumsum(counts) - counts)
 
 
 def draw_rows(pool: Pool, site: str, train: ByLabel, holdout: ByLabel) -> tuple[Tensor, Tensor]:
@@ -79,8 +85,7 @@ def draw_rows(pool: Pool, site: str, train: ByLabel, holdout: ByLabel) -> tuple[
     The same name draws the same rows, in every process and on every machine; no other site's rows change them.
     """
     generator = np.random.default_rng(int(digest_bytes(f"{pool.seed}\nvirtual {site}".encode())[:16], 16))
-    there = np.array([len(train.get(label, ())) for label in range(max(train) + 1)])
-    shares = _shares(generator, there / there.sum(), pool.alpha)
+    shares = _shares(generator, train.counts / train.counts.sum(), pool.alpha)
     return _draw(generator, shares, train, pool.rows), _draw(generator, shares, holdout, pool.holdout)
 
 
@@ -97,10 +102,11 @@ def _shares(generator: np.random.Generator, prior: NDArray[np.float64], alpha: f
     return shares
 
 
-def _draw(generator: np.random.Generator, shares: NDArray[np.float64], rows: ByLabel, count: int) -> Tensor:
-    """Labels by their shares, among those that have rows; then rows of each, with replacement."""
-    usable = np.array([share if label in rows else 0.0 for label, share in enumerate(shares)])
-    usable = usable if usable.sum() > 0 else np.array([float(label in rows) for label in range(len(shares))])
-    counts = generator.multinomial(count, usable / usable.sum())
-    picked = [rows[label][generator.integers(len(rows[label]), size=n)] for label, n in enumerate(counts) if n]
-    return torch.from_numpy(np.concatenate(picked))
+def _draw(generator: np.random.Generator, shares: NDArray[np.float64], pool: ByLabel, count: int) -> Tensor:
+    """A label by the shares, among those that have rows, then one of its rows; ``count`` times, each on its own."""
+    usable = np.where(pool.counts > 0, shares, 0.0)
+    up_to = np.cumsum(usable if usable.any() else pool.counts > 0)
+    drawn, within = generator.random((2, count))
+    labels = np.searchsorted(up_to / up_to[-1], drawn, side="right")
+    places = pool.starts[labels] + (within * pool.counts[labels]).astype(np.int64)
+    return torch.from_numpy(pool.rows[places])
