@@ -17,7 +17,7 @@ from fedrelease.strategies.ffa_lora import FFALoRA
 
 __all__ = ["STRATEGIES", "Strategy", "make_strategy"]
 
-STRATEGIES: Mapping[str, type[FedAvg | FFALoRA]] = {"fedavg": FedAvg, "ffa-lora": FFALoRA}
+STRATEGIES: Mapping[str, type[Strategy]] = {"fedavg": FedAvg, "ffa-lora": FFALoRA}
 
 
 def make_strategy(choice: StrategyChoice) -> Strategy:
@@ -36,10 +36,10 @@ def make_strategy(choice: StrategyChoice) -> Strategy:
             hint=hint,
         )
     kind = STRATEGIES[choice.name]
-    known = {field.name for field in fields(kind)}
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]  # every member is a dataclass
     for knob in choice.knobs:
         if knob not in known:
             raise ExperimentError(
                 f"{choice.name} has no knob called {knob}", value=knob, rule=f"its knobs are {', '.join(sorted(known))}"
             )
-    return kind(**choice.knobs)  # type: ignore[arg-type]  # names are checked above, values by the strategy itself
+    return kind(**choice.knobs)  # names are checked above, values by the strategy itself

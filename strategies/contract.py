@@ -6,25 +6,71 @@ Example::
     state, memory = strategy.aggregate(parent, updates, {})
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import ClassVar
 
+from fedrelease.errors import RoundFailed
 from fedrelease.update import State, Update
 
-__all__ = ["Strategy"]
+__all__ = ["Strategy", "check_enough"]
 
 
-class Strategy(Protocol):
-    """A frozen dataclass with its knobs and these two methods.
+class Strategy(ABC):
+    """A frozen dataclass with its knobs, the rule, and what the rule promises. Nothing is kept in it between rounds.
 
     ``aggregate`` gets updates in the order of their sites' names, whatever order they came in, and must read them tensor by
     tensor: ``update.tensors[name]`` reads from disk, and a rule that keeps none of them needs no memory for a thousand sites.
+
+    Attributes:
+        equal_stays_equal: one site alone, or sites that all ended alike, give their own state back. Tested for every rule
+            that says so, in its first round with an empty memory.
+        mixed_ranks: LoRA factors of updates may have lower ranks than the parent's.
+        companions: kinds of tensors that sites and server send each other beside the state, one for each of its tensors and of
+            its shape, named ``<kind>/<name>``: control variates, for instance.
     """
+
+    equal_stays_equal: ClassVar[bool] = True
+    mixed_ranks: ClassVar[bool] = False
+    companions: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def least(self) -> int:
+        """The least number of updates that the rule can work with."""
+        return 1
 
     def directives(self, round: int) -> Mapping[str, float | str | bool]:
         """What clients are asked to do differently in this round; empty for plain local training."""
-        ...
+        del round
+        return {}
 
+    def broadcast(self, parent: State, memory: State) -> State:
+        """The companions that go to the sites with the parent's state; empty where there are none."""
+        del parent, memory
+        return {}
+
+    @abstractmethod
     def aggregate(self, parent: State, updates: Sequence[Update], memory: State) -> tuple[State, State]:
-        """The new state and the new memory, from the parent's state, this round's updates and the last memory."""
-        ...
+        """The new state and the new memory, from the parent's state, this round's updates and the last memory.
+
+        Guarantees: the state has the parent's names, shapes and dtypes; neither argument is changed; equal arguments give equal
+        bits. Memory holds tensors only, and an empty one begins anew.
+
+        Raises:
+            RoundFailed: these updates cannot be aggregated; the text says why and what would.
+        """
+
+
+def check_enough(strategy: Strategy, name: str, updates: Sequence[Update]) -> None:
+    """Refuse fewer updates than the rule needs.
+
+    Raises:
+        RoundFailed: the text says how many it needs.
+    """
+    if len(updates) < strategy.least:
+        raise RoundFailed(
+            f"{name} cannot work with {len(updates)} updates",
+            value=[update.site for update in updates],
+            rule=f"{name} with these knobs needs at least {strategy.least}",
+            hint="ask more sites (phase.sites_per_round), or choose a rule that needs fewer, such as fedavg",
+        )

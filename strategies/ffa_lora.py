@@ -8,6 +8,7 @@ Example::
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
 from fedrelease.update import State, Update
 
@@ -15,7 +16,7 @@ __all__ = ["FFALoRA"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FFALoRA:
+class FFALoRA(Strategy):
     """Federated averaging of LoRA's B factors and the head; A stays what the base's release drew it to be.
 
     With A equal everywhere, ``mean(B_k) A = mean(B_k A)``: averaging is exact, and privacy noise on B is not multiplied by

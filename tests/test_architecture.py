@@ -16,6 +16,7 @@ FLWR_MODULES = {
     "server/app.py",
     "server/arrays.py",
     "server/flower.py",
+    "server/flower_strategies.py",
     "simulations/grid.py",
     "simulations/ray_grid.py",
     "simulations/ray_site.py",

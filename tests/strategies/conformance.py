@@ -1,0 +1,180 @@
+"""What every strategy has to pass. Each check takes a rule and an oracle, and raises AssertionError where the rule fails.
+
+``tests/strategies/test_conformance.py`` runs every check for every member of the kit, and shows that they catch rules that are
+broken on purpose. A new rule is tested by adding it to ``STRATEGIES`` and its oracle to ``oracles.py``.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from fedrelease.errors import RoundFailed
+from fedrelease.messages import Answer
+from fedrelease.server.spool import Screened, Spool
+from fedrelease.strategies import Strategy
+from fedrelease.update import State, Update, state_bytes
+
+Oracle: TypeAlias = Callable[[Strategy, State, Sequence[Update], State, int], tuple[State, State]]
+"""The slow, obvious twin: what a rule with these knobs makes of a parent, updates and its own memory in this round."""
+
+SHAPES = {
+    "encoder.0.value.lora_A": (2, 6),
+    "encoder.0.value.lora_B": (5, 2),
+    "head.weight": (3, 5),
+    "head.bias": (3,),
+    "scale": (),
+}
+SITES = 11
+ROUNDS = 3
+CLOSE = 2e-5
+
+
+def parent_of(seed: int = 0) -> dict[str, Tensor]:
+    """A state with LoRA factors and a head."""
+    return drawn(seed, 1.0)
+
+
+def drawn(seed: int, deviation: float) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: deviation * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def update(rule: Strategy, site: int, tensors: State, seed: int = 0) -> Update:
+    """With whatever a rule may want to be told: companions, steps, a loss."""
+    generator = torch.Generator().manual_seed(1_000 * seed + site)
+    companions = {
+        f"{kind}/{name}": 0.1 * torch.rand(tensor.shape, generator=generator) + 0.05
+        for kind in rule.companions
+        for name, tensor in tensors.items()
+    }
+    return Update(
+        site=f"site-{site:02d}",
+        tensors={**tensors, **companions},
+        examples=10 + site,
+        metrics={"steps": float(2 + site % 3), "loss": 0.5 + 0.1 * site, "staleness": float(site % 3)},
+        receipt=None,
+        digest="",
+        size_bytes=0,
+    )
+
+
+def updates_of(rule: Strategy, seed: int, sites: int = SITES) -> list[Update]:
+    """Updates that agree in part: a common direction, and each site's own."""
+    common = drawn(7_000 + seed, 0.1)
+    own = [drawn(10_000 * seed + site, 0.1) for site in range(sites)]
+    frozen = rule.directives(seed).get("freeze")
+    deltas = [{name: common[name] + one[name] for name in common} for one in own]
+    for delta in deltas:
+        delta.update({name: torch.zeros(SHAPES[name]) for name in delta if frozen and name.endswith(f".{frozen}")})
+    return [update(rule, site, delta, seed) for site, delta in enumerate(deltas)]
+
+
+def close(found: State, expected: State, tolerance: float = CLOSE) -> bool:
+    return found.keys() == expected.keys() and all(
+        torch.allclose(found[name].double(), expected[name].double(), rtol=tolerance, atol=tolerance) for name in found
+    )
+
+
+def same(found: State, expected: State) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def check_oracle(rule: Strategy, oracle: Oracle) -> None:
+    """1. Round after round the rule goes where an independent reference goes."""
+    state, memory = parent_of(), dict[str, Tensor]()
+    expected, remembered = parent_of(), dict[str, Tensor]()
+    for number in range(1, ROUNDS + 1):
+        updates = updates_of(rule, number)
+        state, memory = map(dict, rule.aggregate(state, updates, memory))
+        expected, remembered = map(dict, oracle(rule, expected, updates, remembered, number))
+        assert close(state, expected), f"round {number}: {_differences(state, expected)}"
+
+
+def _differences(found: State, expected: State) -> str:
+    if found.keys() != expected.keys():
+        return f"names {sorted(found)} instead of {sorted(expected)}"
+    return ", ".join(f"{name} by {float((found[name] - expected[name]).abs().max()):.2g}" for name in found)
+
+
+def check_order(rule: Strategy, folder: Path) -> None:
+    """2. The order in which updates arrive at the spool changes no bit."""
+    results = []
+    for attempt in range(3):
+        updates = updates_of(rule, 1)
+        random.Random(attempt).shuffle(updates)
+        spool = Spool(folder / str(attempt), parent="sha256:" + "0" * 64)
+        for one in updates:
+            answer = Answer(site=one.site, examples=one.examples, metrics=one.metrics)
+            spool.accept([Screened(site=one.site, delta=one.tensors, answer=answer)])
+        results.append(rule.aggregate(parent_of(), spool.updates(), {}))
+    for state, memory in results[1:]:
+        assert same(state, results[0][0]) and same(memory, results[0][1])
+
+
+def check_equal_stays_equal(rule: Strategy) -> None:
+    """3. One site alone gives its own state, and so do sites that all ended alike, where the rule promises so."""
+    delta = updates_of(rule, 1)[0].tensors
+    wanted = {name: tensor + delta[name] for name, tensor in parent_of().items()}
+    for sites in {rule.least, SITES}:
+        alike = [replace(update(rule, 0, delta), site=f"site-{site:02d}") for site in range(sites)]
+        state, _ = rule.aggregate(parent_of(), alike, {})
+        assert close(state, wanted) == rule.equal_stays_equal, f"{sites} equal sites: {_differences(state, wanted)}"
+        if not rule.equal_stays_equal:
+            return
+
+
+def check_form(rule: Strategy) -> None:
+    """The state has the parent's names, shapes and dtypes; nothing that came in is changed; equal input gives equal bits."""
+    parent, updates = parent_of(), updates_of(rule, 1)
+    before = [{name: tensor.clone() for name, tensor in one.tensors.items()} for one in updates]
+    state, memory = rule.aggregate(parent, updates, {})
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in parent.items()
+    }
+    assert same(parent, parent_of())
+    assert all(same(one.tensors, kept) for one, kept in zip(updates, before, strict=True))
+    again, remembered = rule.aggregate(parent_of(), updates_of(rule, 1), {})
+    assert same(state, again) and same(memory, remembered)
+
+
+def check_hostile(rule: Strategy) -> None:
+    """5. Updates that are all zero, one that is a million times too long, or too few: bounded or refused, never a crash."""
+    parent = parent_of()
+    nothing = {name: torch.zeros_like(tensor) for name, tensor in parent.items()}
+    state, memory = rule.aggregate(parent, [update(rule, site, nothing) for site in range(SITES)], {})
+    assert _finite(state) and _finite(memory)
+    updates = updates_of(rule, 1)
+    loud = {name: 1e6 * tensor for name, tensor in drawn(3, 1.0).items()}
+    updates[4] = update(rule, 4, {**updates[4].tensors, **loud})
+    state, memory = rule.aggregate(parent, updates, {})
+    assert _finite(state) and _finite(memory)
+    try:
+        rule.aggregate(parent, updates_of(rule, 1, sites=rule.least - 1), {})
+    except RoundFailed as error:
+        assert error.rule, "a refusal says how many updates are needed"
+    else:
+        raise AssertionError(f"{rule.least - 1} updates were not refused")
+    assert rule.aggregate(parent, updates_of(rule, 1, sites=rule.least), {})
+
+
+def _finite(state: State) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
+
+
+def check_memory(rule: Strategy) -> None:
+    """6. Saved, loaded and gone on with is never stopped, bit for bit."""
+    state, memory = parent_of(), dict[str, Tensor]()
+    again, kept = parent_of(), dict[str, Tensor]()
+    for number in range(1, ROUNDS + 1):
+        state, memory = map(dict, rule.aggregate(state, updates_of(rule, number), memory))
+        fresh = type(rule)(**{name: getattr(rule, name) for name in rule.__dataclass_fields__})  # type: ignore[attr-defined]
+        again, kept = map(
+            dict, fresh.aggregate(load(state_bytes(again)), updates_of(rule, number), load(state_bytes(kept)))
+        )
+        assert same(state, again) and same(memory, kept), f"round {number}"
