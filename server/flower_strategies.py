@@ -33,6 +33,8 @@ from fedrelease.update import State, Update
 __all__ = ["FlowerRule", "from_flower", "to_flower"]
 
 ROUND = "round"
+LEAST = ("min_available_nodes", "min_train_nodes")
+"""A strategy of Flower's waits for so many nodes, for ever, before it asks any; who answered is our business."""
 PARENT = "current_arrays"
 """What Flower's strategies call the state that the round began with."""
 
@@ -60,7 +62,8 @@ class FlowerRule(Strategy):
         """
         flower, number = copy.deepcopy(self.flower), int(memory.get(ROUND, torch.zeros(()))) + 1
         _remember(flower, memory)
-        grid = _Nodes(len(updates))
+        _identify()
+        grid = _Nodes(max(len(updates), *(int(vars(flower).get(least, 0)) for least in LEAST)))
         draws = random.getstate()  # Flower draws nodes from Python's global numbers
         try:
             flower.configure_train(number, ArrayRecord(dict(parent)), ConfigRecord(), grid)
@@ -74,7 +77,7 @@ class FlowerRule(Strategy):
 
 
 class _Nodes(Grid):
-    """As many nodes as there are updates, and nothing else: for strategies that draw nodes before they aggregate."""
+    """So many nodes, and nothing else: for strategies that draw nodes before they aggregate."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -109,7 +112,6 @@ class _Nodes(Grid):
 
 def _reply(parent: State, update: Update, place: int) -> Message:
     """What a plain Flower ClientApp would have answered."""
-    _identify()
     trained = {name: (tensor + update.tensors[name]).numpy() for name, tensor in parent.items()}
     metrics: dict[str, int | float | list[int] | list[float]] = {**update.metrics, "num-examples": update.examples or 1}
     content = RecordDict(
