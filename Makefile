@@ -44,8 +44,9 @@ test-all: lint  ## the same with the slow tests
 	@echo 'Tests: pytest, slow ones too'
 	@$(BIN)/pytest -m 'slow or not slow'
 
-bench: install  ## measure the engine on this machine
+bench: install  ## measure the engine and the rules on this machine
 	@$(BIN)/python -m fedrelease.simulations.bench
+	@$(BIN)/python -m fedrelease.simulations.bench.aggregate
 
 bench-all: .venv/.installed-bench  ## the same beside Flower on Ray, PEFT and Opacus put together by hand; options in FLAGS
 	@$(BIN)/python -m fedrelease.simulations.bench --glue $(FLAGS)
