@@ -138,13 +138,14 @@ def _parsed(text: str, optimizer: str) -> Mapping[str, Option]:
         document = tomllib.loads(f"options = {{ {text} }}")
     except tomllib.TOMLDecodeError as error:
         raise _refused(text, optimizer, "cannot be read") from error
-    options = {name: tuple(value) if type(value) is list else value for name, value in document["options"].items()}
-    for name, value in options.items():
+    options = dict[str, Option]()
+    for name, value in document["options"].items():
         if name not in _names(optimizer):
             raise _refused(text, optimizer, f"know no {name}")
-        numbers = value if isinstance(value, tuple) else (value,)
+        numbers = value if isinstance(value, list) else [value]
         if not all(isinstance(number, bool | int | float) and math.isfinite(number) for number in numbers):
             raise _refused(text, optimizer, f"have no number in {name}")
+        options[name] = tuple(float(number) for number in value) if isinstance(value, list) else value
     if len(document) > 1:
         raise _refused(text, optimizer, "end before the text does")
     return options

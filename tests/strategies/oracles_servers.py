@@ -1,5 +1,6 @@
 """References for members that differ on the server only: Flower's classes, and loops over single numbers."""
 
+import gc
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -68,7 +69,11 @@ def fedadam(
 
 def qfedavg(rule: Strategy, parent: State, updates: Sequence[Update], memory: State, _: int) -> tuple[State, State]:
     knobs = {"client_learning_rate": knob(rule, "local_lr"), "q": knob(rule, "q")}
-    return flowers(flower.QFedAvg, parent, updates, memory, train_loss_key="loss", **knobs)
+    gc.freeze()  # Flower collects garbage after each site, and all that torch ever made would be looked through
+    try:
+        return flowers(flower.QFedAvg, parent, updates, memory, train_loss_key="loss", **knobs)
+    finally:
+        gc.unfreeze()
 
 
 Place = Callable[[float, list[float], list[float]], tuple[float, list[float]]]
