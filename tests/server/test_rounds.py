@@ -12,7 +12,7 @@ import torch
 from fake_sites import START, FakeSites, make_experiment, make_setting, moved, run
 
 from fedrelease.errors import ExperimentError, RoundFailed, StoreError
-from fedrelease.experiment import Federation, Privacy, StrategyChoice
+from fedrelease.experiment import Federation, StrategyChoice
 from fedrelease.messages import Answer
 from fedrelease.server.events import Event, Opened, Released, RoundStarted, SiteAnswered, Watcher
 from fedrelease.server.rounds import run_rounds
@@ -201,9 +201,9 @@ def test_a_round_that_its_strategy_refuses_is_logged(tmp_path: Path) -> None:
 
 
 def test_a_strategy_that_needs_private_losses_is_refused_with_privacy_before_anybody_is_asked(tmp_path: Path) -> None:
-    experiment = make_experiment(rounds=1)
+    experiment = make_experiment(rounds=1, unit="example")
     fair = replace(experiment.phases[0], strategy=StrategyChoice(name="qfedavg"))
-    experiment = replace(experiment, privacy=Privacy(unit="example"), phases=(fair,))
+    experiment = replace(experiment, phases=(fair,))
     setting = make_setting(tmp_path / "s", FakeSites("ab"), experiment=experiment)
     with pytest.raises(ExperimentError, match="qfedavg asks every site to tell its loss"):
         run(setting)
