@@ -152,8 +152,9 @@ def _arrays_in(value: object) -> Mapping[str, NDArray]:
     if isinstance(value, ArrayRecord):
         return {str(key): array.numpy() for key, array in value.items()}
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-    arrays = {str(key): array for key, array in items}
-    return arrays if arrays and all(isinstance(array, numpy.ndarray) for array in arrays.values()) else {}
+    found = {str(key): array for key, array in items}
+    arrays = all(isinstance(array, numpy.ndarray | numpy.generic) for array in found.values())
+    return {key: numpy.asarray(array) for key, array in found.items()} if arrays else {}  # 0-d sums are numpy's numbers
 
 
 def _remember(flower: FlowerStrategy, memory: State) -> None:

@@ -24,7 +24,7 @@ from fedrelease.server.plan import BASE_VERSION, PlannedRound, cohort, evaluator
 from fedrelease.server.publishing import Cost, Outcome, publish
 from fedrelease.server.release import Release
 from fedrelease.server.spool import Spool, sweep_spools
-from fedrelease.strategies import make_strategy
+from fedrelease.strategies import check_strategy, make_strategy
 from fedrelease.update import State, Update, forget_open_files, state_bytes
 
 __all__ = ["run_rounds"]
@@ -52,7 +52,7 @@ def run_rounds(setting: Setting) -> None:
         )
     )
     for planned in todo:  # a plan that cannot be carried out must not cost anybody anything
-        make_strategy(planned.phase.strategy)
+        check_strategy(planned.phase.strategy, setting.experiment.privacy)
         cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
     keep, unfinished = setting.experiment.federation.keep_updates, frozenset(planned.version for planned in todo)
     sweep_spools(setting.store.folder / "spool", unfinished=unfinished, keep=keep)

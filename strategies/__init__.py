@@ -10,14 +10,35 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from fedrelease.errors import ExperimentError
-from fedrelease.experiment import StrategyChoice
+from fedrelease.experiment import Privacy, StrategyChoice
+from fedrelease.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
+from fedrelease.strategies.fednova import FedNova
+from fedrelease.strategies.fedopt import DiLoCo, FedAvgM, FedOpt
+from fedrelease.strategies.fedprox import FedProx
 from fedrelease.strategies.ffa_lora import FFALoRA
+from fedrelease.strategies.merging import Dare, TaskArithmetic, Ties
+from fedrelease.strategies.qfedavg import QFedAvg
 
-__all__ = ["STRATEGIES", "Strategy", "make_strategy"]
+__all__ = ["STRATEGIES", "Strategy", "check_strategy", "make_strategy"]
 
-STRATEGIES: Mapping[str, type[Strategy]] = {"fedavg": FedAvg, "ffa-lora": FFALoRA}
+STRATEGIES: Mapping[str, type[Strategy]] = {
+    "dare": Dare,
+    "diloco": DiLoCo,
+    "fedadagrad": FedAdagrad,
+    "fedadam": FedAdam,
+    "fedavg": FedAvg,
+    "fedavgm": FedAvgM,
+    "fednova": FedNova,
+    "fedopt": FedOpt,
+    "fedprox": FedProx,
+    "fedyogi": FedYogi,
+    "ffa-lora": FFALoRA,
+    "qfedavg": QFedAvg,
+    "task-arithmetic": TaskArithmetic,
+    "ties": Ties,
+}
 
 
 def make_strategy(choice: StrategyChoice) -> Strategy:
@@ -43,3 +64,19 @@ def make_strategy(choice: StrategyChoice) -> Strategy:
                 f"{choice.name} has no knob called {knob}", value=knob, rule=f"its knobs are {', '.join(sorted(known))}"
             )
     return kind(**choice.knobs)  # names are checked above, values by the strategy itself
+
+
+def check_strategy(choice: StrategyChoice, privacy: Privacy) -> None:
+    """Refuse a strategy that there is not, and one that asks sites to tell what their privacy forbids.
+
+    Raises:
+        ExperimentError: no such strategy or knob, or with privacy the strategy needs metrics without noise.
+    """
+    tells = make_strategy(choice).tells
+    if privacy.unit != "none" and tells:
+        raise ExperimentError(
+            f"{choice.name} asks every site to tell its {' and '.join(tells)}, and privacy is on",
+            value=choice.name,
+            rule=f"with privacy.unit = {privacy.unit} nothing that is computed from private rows leaves a site without noise",
+            hint='choose a strategy that needs the updates alone, such as fedavg, or set [privacy] unit = "none"',
+        )

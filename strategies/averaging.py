@@ -14,7 +14,7 @@ from torch import Tensor
 from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.update import Update
 
-__all__ = ["check_weighting", "mean_delta", "moved_by_mean", "weights_of"]
+__all__ = ["check_weighting", "mean_delta", "moved_by_mean", "narrowed", "weights_of"]
 
 WEIGHTINGS = ("examples", "uniform")
 
@@ -65,6 +65,11 @@ def moved_by_mean(name: str, parent: Tensor, updates: Sequence[Update], weights:
 def mean_delta(name: str, parent: Tensor, updates: Sequence[Update], weights: Sequence[float]) -> Tensor:
     """The weighted sum of deltas alone, float64, of the parent's shape."""
     return _added(torch.zeros(parent.shape, dtype=torch.float64), name, updates, weights)
+
+
+def narrowed(value: Tensor, parent: Tensor) -> Tensor:
+    """What a rule remembers: float32, or the parent's dtype where that is wider; whole numbers stay what they are."""
+    return value.to(torch.promote_types(parent.dtype, torch.float32)) if value.is_floating_point() else value
 
 
 def _added(total: Tensor, name: str, updates: Sequence[Update], weights: Sequence[float]) -> Tensor:

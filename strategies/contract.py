@@ -24,15 +24,18 @@ class Strategy(ABC):
 
     Attributes:
         equal_stays_equal: one site alone, or sites that all ended alike, give their own state back. Tested for every rule
-            that says so, in its first round with an empty memory.
+            that says so, in its first round with an empty memory and its default knobs.
         mixed_ranks: LoRA factors of updates may have lower ranks than the parent's.
         companions: kinds of tensors that sites and server send each other beside the state, one for each of its tensors and of
             its shape, named ``<kind>/<name>``: control variates, for instance.
+        tells: metrics of private rows that sites must tell beside their update, without noise. An experiment with privacy
+            refuses a strategy that has any.
     """
 
     equal_stays_equal: ClassVar[bool] = True
     mixed_ranks: ClassVar[bool] = False
     companions: ClassVar[tuple[str, ...]] = ()
+    tells: ClassVar[tuple[str, ...]] = ()
 
     @property
     def least(self) -> int:

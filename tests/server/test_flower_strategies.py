@@ -1,6 +1,7 @@
 """Flower's strategies in our rounds, and our rules in a Flower ServerApp."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -50,6 +51,18 @@ def test_adaptive_moments_are_kept_by_name() -> None:
     rule = from_flower(flower.FedAdam(fraction_evaluate=0.0))
     _, memory = rule.aggregate(PARENT, UPDATES, {})
     assert sorted(memory) == ["m_t/b", "m_t/w", "round", "v_t/b", "v_t/w"]
+
+
+def test_moments_of_a_state_with_a_single_number_in_it_are_kept_too() -> None:
+    """numpy makes a number, and no array, of what it adds to a tensor without dimensions."""
+    one = {"scale": torch.tensor(1.0)}
+    updates = [replace(update, tensors={"scale": torch.tensor(2.0)}) for update in UPDATES]
+    _, memory = from_flower(flower.FedAdagrad(fraction_evaluate=0.0)).aggregate(one, updates, {})
+    assert {name: value.tolist() for name, value in memory.items()} == {
+        "m_t/scale": 2.0,
+        "v_t/scale": 4.0,
+        "round": 1.0,
+    }
 
 
 def test_a_strategy_that_gives_no_state_is_a_failed_round() -> None:

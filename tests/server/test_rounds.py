@@ -200,6 +200,16 @@ def test_a_round_that_its_strategy_refuses_is_logged(tmp_path: Path) -> None:
     assert setting.store.history()[-1].event == "round-failed"
 
 
+def test_a_strategy_that_needs_private_losses_is_refused_with_privacy_before_anybody_is_asked(tmp_path: Path) -> None:
+    experiment = make_experiment(rounds=1, unit="example")
+    fair = replace(experiment.phases[0], strategy=StrategyChoice(name="qfedavg"))
+    experiment = replace(experiment, phases=(fair,))
+    setting = make_setting(tmp_path / "s", FakeSites("ab"), experiment=experiment)
+    with pytest.raises(ExperimentError, match="qfedavg asks every site to tell its loss"):
+        run(setting)
+    assert setting.store.releases() == ()
+
+
 def test_with_very_many_refusals_the_message_shows_some_and_counts_the_rest(tmp_path: Path) -> None:
     names = [f"site-{number:02d}" for number in range(40)]
     with pytest.raises(RoundFailed, match="site-11: BudgetExceeded: no room; and 28 more") as caught:

@@ -15,7 +15,7 @@ import pytest
 from conftest import Undisturbed  # of this folder
 from federations import Federation, Zygote, eventually, workers_of
 
-from fedrelease.errors import RoundFailed, StoreBusy, StoreError
+from fedrelease.errors import ExperimentError, RoundFailed, StoreBusy, StoreError
 from fedrelease.server.events import Event, RoundStarted, SiteAnswered
 from fedrelease.server.store import Store
 from fedrelease.server.verify import verify
@@ -235,6 +235,15 @@ def test_another_experiment_on_the_same_store_is_refused_with_every_key_that_dif
         federation.simulate(store, "training.lr=0.5", "federation.seed=9")
     assert caught.value.value == "federation.seed: 7 -> 9; training.lr: 0.01 -> 0.5"
     assert federation.digest(store) == undisturbed.digest
+
+
+def test_a_strategy_that_needs_private_losses_is_refused_with_privacy_in_any_phase_before_anything_is_made(
+    federation: Federation,
+) -> None:
+    phases = ("phase=[{}, {name='fair', strategy='qfedavg'}]",)
+    with pytest.raises(ExperimentError, match="qfedavg asks every site to tell its loss, and privacy is on"):
+        federation.simulate("fair", *phases)
+    assert not (federation.folder / "fair").exists() and not (federation.folder / "fair.sites").exists()
 
 
 def test_a_store_of_a_newer_layout_is_refused(federation: Federation, tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def check_memory(rule: Strategy) -> None:
     again, kept = parent_of(), dict[str, Tensor]()
     for number in range(1, ROUNDS + 1):
         state, memory = map(dict, rule.aggregate(state, updates_of(rule, number), memory))
-        fresh = type(rule)(**{name: getattr(rule, name) for name in rule.__dataclass_fields__})  # type: ignore[attr-defined]
+        fresh = replace(rule)  # type: ignore[type-var]  # every member is a dataclass
         again, kept = map(
             dict, fresh.aggregate(load(state_bytes(again)), updates_of(rule, number), load(state_bytes(kept)))
         )

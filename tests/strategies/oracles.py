@@ -4,16 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from conformance import Oracle
-from flwr.serverapp import strategy as flower
+from oracles_servers import SERVER_ORACLES
 from torch import Tensor
 
-from fedrelease.server.flower_strategies import from_flower
 from fedrelease.strategies import Strategy
 from fedrelease.update import State, Update
-
-
-def _flower(kind: type[flower.Strategy], **knobs: float) -> Strategy:
-    return from_flower(kind(fraction_evaluate=0.0, **knobs))
 
 
 def by_loops(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
@@ -30,4 +25,5 @@ def by_loops(_: Strategy, parent: State, updates: Sequence[Update], __: State, _
 ORACLES: Mapping[str, Oracle] = {
     "fedavg": by_loops,
     "ffa-lora": by_loops,
+    **SERVER_ORACLES,
 }

@@ -13,8 +13,8 @@ from fedrelease.experiment import StrategyChoice
 from fedrelease.strategies import STRATEGIES, Strategy, make_strategy
 from fedrelease.update import State, Update
 
-KNOBS: dict[str, dict[str, float | str]] = {}
-"""Of members that cannot do without."""
+KNOBS: dict[str, dict[str, float | str]] = {"qfedavg": {"q": 1.0, "local_lr": 0.5}}
+"""Of members that cannot do without, or that move too little for a test with their defaults."""
 
 EVERY_MEMBER = pytest.mark.parametrize("name", sorted(STRATEGIES))
 

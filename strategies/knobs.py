@@ -1,0 +1,46 @@
+"""Checks of knobs. Their values come from a file, so that where a number is wanted there may be a text.
+
+Example::
+
+    positive("lr", self.lr)                                   # ExperimentError: phase.strategy.lr is out of bounds
+"""
+
+import math
+
+from fedrelease.bounds import require
+
+__all__ = ["not_negative", "part", "positive", "share", "whole"]
+
+
+def positive(knob: str, value: object) -> None:
+    """Go on if ``value`` is a finite number above 0."""
+    _check(_number(value) > 0, knob, value, "is a number above 0")
+
+
+def not_negative(knob: str, value: object) -> None:
+    """Go on if ``value`` is a finite number of at least 0."""
+    _check(_number(value) >= 0, knob, value, "is a number of at least 0")
+
+
+def part(knob: str, value: object) -> None:
+    """Go on if ``value`` is a number of at least 0 and below 1: what is dropped, or remembered, in part."""
+    _check(0 <= _number(value) < 1, knob, value, "is a number of at least 0 and below 1")
+
+
+def share(knob: str, value: object) -> None:
+    """Go on if ``value`` is a number above 0 and at most 1: 1 is all."""
+    _check(0 < _number(value) <= 1, knob, value, "is a number above 0 and at most 1")
+
+
+def whole(knob: str, value: object) -> None:
+    """Go on if ``value`` is a whole number of at least 0."""
+    _check(type(value) is int and value >= 0, knob, value, "is a whole number of at least 0")
+
+
+def _number(value: object) -> float:
+    """NaN, which is in no range, for everything that is no finite number; ``true`` is none."""
+    return value if isinstance(value, int | float) and type(value) is not bool and math.isfinite(value) else math.nan
+
+
+def _check(holds: bool, knob: str, value: object, rule: str) -> None:
+    require(holds, f"phase.strategy.{knob}", value, rule)
