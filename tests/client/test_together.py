@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedrelease.client import selftest_sums, together
+from fedrelease.client.correction import Correction
 from fedrelease.client.schedule import ABREAST
 from fedrelease.client.selftest_sums import check_sums
 from fedrelease.client.together import train_together
@@ -102,6 +103,17 @@ def test_each_site_ends_where_it_ends_alone(
     assert all(torch.equal(value, trainable_state(model)[name]) for name, value in state.items())
     allowed = 1e-3 if optimizer == "adamw" else 1e-5  # Adam's division makes the rounding of a gradient near 0 a step
     assert all(far(found[place], alone(model, state, job), state) < allowed for place, job in enumerate(todo))
+
+
+@pytest.mark.parametrize("plan", [None, PRIVATE], ids=["plain", "private"])
+def test_each_site_is_pulled_to_where_it_began_as_it_is_alone(
+    cache: Path, model: Network, plan: PrivacyPlan | None
+) -> None:
+    free, state = jobs(cache, TRAININGS["sgd"], plan), trainable_state(model)
+    todo = [replace(job, correction=Correction(pull=3.0)) for job in free]
+    found, unpulled = train_together(model, todo), train_together(model, free)
+    assert all(far(found[place], alone(model, state, job), state) < 1e-5 for place, job in enumerate(todo))
+    assert all(far(found[place], unpulled[place], state) > 1e-2 for place in range(len(todo)))
 
 
 def test_the_plain_gradient_of_each_site_is_clipped_on_its_own(cache: Path, model: Network) -> None:
