@@ -13,11 +13,20 @@ from fedrelease.errors import ExperimentError
 from fedrelease.experiment import StrategyChoice
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
+from fedrelease.strategies.feddyn import FedDyn
 from fedrelease.strategies.ffa_lora import FFALoRA
+from fedrelease.strategies.rolora import RoLoRA
+from fedrelease.strategies.scaffold import Scaffold
 
 __all__ = ["STRATEGIES", "Strategy", "make_strategy"]
 
-STRATEGIES: Mapping[str, type[Strategy]] = {"fedavg": FedAvg, "ffa-lora": FFALoRA}
+STRATEGIES: Mapping[str, type[Strategy]] = {
+    "fedavg": FedAvg,
+    "feddyn": FedDyn,
+    "ffa-lora": FFALoRA,
+    "rolora": RoLoRA,
+    "scaffold": Scaffold,
+}
 
 
 def make_strategy(choice: StrategyChoice) -> Strategy:

@@ -39,6 +39,11 @@ class Strategy(ABC):
         """The least number of updates that the rule can work with."""
         return 1
 
+    def among(self, sites: int) -> "Strategy":
+        """The rule for a federation of so many sites, of whom a round may ask some; most do not mind."""
+        del sites
+        return self
+
     def directives(self, round: int) -> Mapping[str, float | str | bool]:
         """What clients are asked to do differently in this round; empty for plain local training."""
         del round
