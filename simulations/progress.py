@@ -194,6 +194,6 @@ def _print_release(console: Console, event: Event) -> None:
     if isinstance(event, Released):
         console.print(_line_of(event))
     elif isinstance(event, MemoryBegins):
-        console.print(_sentence_of(event))
+        console.print(plain(_sentence_of(event)))
     elif isinstance(event, SiteAnswered) and event.refused is not None:
         console.print(plain(f"refused {event.site} in {event.version}: {event.refused}"))

@@ -7,6 +7,7 @@ from torch import Tensor
 from fedrelease.client.directives import parse_directives
 from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.experiment import StrategyChoice
+from fedrelease.server.flower_strategies import to_flower
 from fedrelease.strategies import make_strategy
 from fedrelease.strategies.feddyn import FedDyn
 from fedrelease.strategies.rolora import RoLoRA
@@ -77,6 +78,13 @@ def test_sites_are_sent_the_servers_variate_and_zeros_at_first() -> None:
 def test_odd_rounds_of_rolora_train_b_and_even_ones_a() -> None:
     frozen = [RoLoRA().directives(number)["freeze"] for number in range(1, 5)]
     assert frozen == ["lora_A", "lora_B", "lora_A", "lora_B"]
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_plain_flower_clients_who_keep_no_variates_are_not_led_by_such_a_rule(name: str) -> None:
+    with pytest.raises(ExperimentError, match="cannot lead plain Flower clients"):
+        to_flower(make_strategy(StrategyChoice(name=name)))
+    assert to_flower(RoLoRA())
 
 
 @pytest.mark.parametrize("name", ["scaffold", "feddyn", "rolora"])
