@@ -38,6 +38,7 @@ class Setting:
     Attributes:
         initial: makes the state of version 0.0.0; called once in the life of a store.
         look: metrics of a state on the server's own hold-out; empty without one.
+        seconds_of: how long a site takes with a state of so many bytes, where that is known beforehand: on virtual time.
     """
 
     experiment: Experiment
@@ -47,6 +48,7 @@ class Setting:
     initial: Callable[[], State]
     look: Callable[[State], Mapping[str, float]]
     watch: Watcher
+    seconds_of: Callable[[str, int], float] | None = None
 
     def tell(self, request: Request, step: str, site: str, refused: str | None, receipt: Receipt | None) -> None:
         """Tell the watcher what became of a site's answer."""

@@ -17,6 +17,7 @@ import torch
 from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.experiment import StrategyChoice
 from fedrelease.messages import Request
+from fedrelease.server.arrivals import arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
 from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
 from fedrelease.server.journal import LogEntry, utc_now
@@ -77,6 +78,7 @@ def _check_plan(setting: Setting, planned: PlannedRound) -> None:
             rule=f"{planned.phase.strategy.name} with these knobs needs at least {strategy.least} sites in each round",
             hint="raise phase.sites_per_round, or choose a strategy that needs fewer, such as fedavg",
         )
+    check_times(setting, planned, strategy, asked)
 
 
 def _strategy(setting: Setting, planned: PlannedRound) -> Strategy:
@@ -107,10 +109,10 @@ def _publish_base(setting: Setting) -> Release:
 
 def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Release:
     begun = time.monotonic()
-    asked = cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
     spool = Spool(setting.store.folder / "spool" / planned.version, parent=parent.digest)
     strategy, memory = _strategy(setting, planned), _memory(setting, planned, parent)
-    state = dict(parent.state())
+    begun_from = arrivals(setting, planned, parent, strategy)
+    asked, state = tuple(sorted(begun_from)), dict(parent.state())
     companions = dict(strategy.broadcast(state, memory))
     request = _request(setting, planned.version, planned.number, **strategy.directives(planned.number))
     setting.watch(
@@ -122,9 +124,12 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
             spooled=tuple(sorted(spool.accepted())),
         )
     )
-    refused = gather_updates(setting, request, state, asked, spool, companions=companions, kinds=strategy.companions)
-    cohort_names = frozenset(asked)
-    updates = tuple(update for update in spool.updates() if update.site in cohort_names)
+    refused = dict[str, str]()
+    for start, sites in starts(begun_from, parent, setting.store):
+        kinds = strategy.companions
+        refused |= gather_updates(setting, request, start, sites, spool, companions=companions, kinds=kinds)
+    accepted = [update for update in spool.updates() if update.site in begun_from]
+    updates = as_arrived(accepted, begun_from, parent, setting.store, strategy)
     _check_quorum(setting, planned, asked, updates, refused)
     aggregated, memory = strategy.aggregate(state, updates, memory)
     _check_finite(aggregated, planned)

@@ -11,6 +11,7 @@ from dataclasses import fields
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import StrategyChoice
+from fedrelease.strategies.asynchronous import FedAsync, FedBuff
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
 from fedrelease.strategies.feddyn import FedDyn
@@ -21,7 +22,9 @@ from fedrelease.strategies.scaffold import Scaffold
 __all__ = ["STRATEGIES", "Strategy", "make_strategy"]
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
+    "fedasync": FedAsync,
     "fedavg": FedAvg,
+    "fedbuff": FedBuff,
     "feddyn": FedDyn,
     "ffa-lora": FFALoRA,
     "rolora": RoLoRA,

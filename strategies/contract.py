@@ -28,16 +28,22 @@ class Strategy(ABC):
         mixed_ranks: LoRA factors of updates may have lower ranks than the parent's.
         companions: kinds of tensors that sites and server send each other beside the state, one for each of its tensors and of
             its shape, named ``<kind>/<name>``: control variates, for instance.
+        from_newest: deltas lead away from the round's parent, even those of sites that trained from an older release.
     """
 
     equal_stays_equal: ClassVar[bool] = True
     mixed_ranks: ClassVar[bool] = False
     companions: ClassVar[tuple[str, ...]] = ()
+    from_newest: ClassVar[bool] = False
 
     @property
     def least(self) -> int:
         """The least number of updates that the rule can work with."""
         return 1
+
+    def waits_for(self, asked: int) -> int:
+        """How many of ``asked`` sites under way end a round. Fewer than all: the others' updates come in later rounds."""
+        return asked
 
     def among(self, sites: int) -> "Strategy":
         """The rule for a federation of so many sites, of whom a round may ask some; most do not mind."""

@@ -113,6 +113,7 @@ def make_setting(
     experiment: Experiment | None = None,
     watch: Callable[[Event], None] = lambda event: None,
     start: State = START,
+    seconds_of: Callable[[str, int], float] | None = None,
 ) -> Setting:
     """Everything that rounds need."""
     return Setting(
@@ -123,6 +124,7 @@ def make_setting(
         initial=lambda: dict(start),
         look=lambda state: {},
         watch=watch,
+        seconds_of=seconds_of,
     )
 
 

@@ -279,6 +279,32 @@ def test_virtual_time_refuses_who_would_be_late_and_writes_it_down(tiny: Federat
     assert tiny.digest("timed") == digest
 
 
+def test_a_round_that_does_not_wait_takes_who_comes_first_and_others_come_later(
+    tiny: Federation, whole: Summary
+) -> None:
+    settings = (
+        "phase.0.strategy={ name = 'fedbuff', buffer = 10 }",
+        "phase.0.rounds=8",
+        "virtual_time.examples_per_s=30",
+        "virtual_time.spread=1.0",
+    )
+    stopped: list[Event] = []
+
+    def stop(event: Event) -> None:
+        stopped.append(event)
+        if isinstance(event, SiteAnswered) and event.version == "0.1.4":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.simulate("buffered", *settings, workers=2, watch=stop)
+    tiny.simulate("buffered", *settings, workers=1)
+    tiny.simulate("buffered-whole", *settings, workers=2)
+    assert tiny.digest("buffered") == tiny.digest("buffered-whole")
+    releases = Store.open(tiny.folder / "buffered").releases()
+    assert [len(one.manifest.federation.accepted) for one in releases] == [0, *[10] * 8]
+    assert releases[-1].manifest.metrics.server["accuracy"] > releases[0].manifest.metrics.server["accuracy"] + 0.1
+
+
 def test_releases_of_images_say_that_they_read_no_texts(tiny: Federation, whole: Summary) -> None:
     done = tiny.command("predict", "--release", "stable", "--store", "whole", "a text", "--json")
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -66,7 +66,30 @@ def feddyn(_: Strategy, parent: State, updates: Sequence[Update], memory: State,
     return state, terms
 
 
+def fedbuff(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
+    """Nguyen et al.: the mean of deltas, each divided by the root of one plus its staleness."""
+    found = {}
+    for name, tensor in parent.items():
+        steps = [one.tensors[name].double() / (1 + one.metrics["staleness"]) ** 0.5 for one in updates]
+        found[name] = (tensor.double() + sum(steps) / len(updates)).float()
+    return found, {}
+
+
+def fedasync(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
+    """Xie et al., line by line: one site after the other, x = (1 - alpha) x + alpha x_new."""
+    found = {}
+    for name, tensor in parent.items():
+        now = tensor.double()
+        for one in updates:
+            alpha = 0.6 * (1 + one.metrics["staleness"]) ** -0.5
+            now = (1 - alpha) * now + alpha * (tensor.double() + one.tensors[name].double())
+        found[name] = now.float()
+    return found, {}
+
+
 ORACLES: Mapping[str, Oracle] = {
+    "fedasync": fedasync,
+    "fedbuff": fedbuff,
     "fedavg": by_loops,
     "feddyn": feddyn,
     "ffa-lora": by_loops,
