@@ -26,6 +26,7 @@ from fedrelease.messages import Answer, Request, answer_text, parse_request
 from fedrelease.models.bases import Base, open_base
 from fedrelease.models.prefix import with_prefix
 from fedrelease.models.tasks import Classifier, build_model
+from fedrelease.update import State, apart
 
 __all__ = ["Node", "app", "evaluate_nodes", "facts_of", "resident_base", "resident_model", "train_nodes"]
 
@@ -58,7 +59,7 @@ def _train(message: Message, context: Context) -> Message:
     if isinstance(outcome, Exception):
         raise outcome
     answer, trained = outcome
-    return Message(RecordDict({**facts_of(answer), "arrays": ArrayRecord(trained)}), reply_to=message)
+    return Message(RecordDict({**facts_of(answer), **_arrays(trained)}), reply_to=message)
 
 
 @app.evaluate()
@@ -86,7 +87,8 @@ def train_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Trained | Ex
     request, model = _prepare(content, nodes[0])
     sites = [tried(partial(_site, node, request, model)) for node in nodes]
     there = [site for site in sites if not isinstance(site, Exception)]
-    found = iter(train_sites(there, request, content.array_records["arrays"].to_torch_state_dict(), model))
+    tensors = {kind: record.to_torch_state_dict() for kind, record in content.array_records.items()}
+    found = iter(train_sites(there, request, tensors["arrays"], model, tensors.get("companions")))
     return [site if isinstance(site, Exception) else next(found) for site in sites]
 
 
@@ -103,6 +105,12 @@ def evaluate_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Answer | 
         return evaluate_site(_site(node, request, model), request, state, model)
 
     return [tried(partial(look, node)) for node in nodes]
+
+
+def _arrays(tensors: State) -> dict[str, ArrayRecord]:
+    """The trained tensors' record, and that of their companions where there are any."""
+    state, companions = apart(tensors)
+    return {kind: ArrayRecord(part) for kind, part in (("arrays", state), ("companions", companions)) if part}
 
 
 def _site(node: Node, request: Request, model: Classifier) -> Site:

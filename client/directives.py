@@ -2,10 +2,11 @@
 
 Example::
 
-    parse_directives({"freeze": "lora_A"}).freeze            # 'lora_A'
+    parse_directives({"freeze": "lora_A", "proximal_mu": 0.01}).freeze            # 'lora_A'
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,30 +18,63 @@ from fedrelease.models.classifier import canonical_name
 __all__ = ["Directives", "frozen", "parse_directives"]
 
 FACTORS = ("lora_A", "lora_B")
+VARIATES = ("feddyn", "scaffold")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Directives:
-    """One round's wishes. ``freeze``: which LoRA factor stays as it came, ``lora_A`` or ``lora_B``, in every layer."""
+    """One round's wishes.
+
+    Attributes:
+        freeze: which LoRA factor stays as it came, ``lora_A`` or ``lora_B``, in every layer.
+        proximal_mu: strength of the pull towards the state that came: each step's gradient gets ``proximal_mu * (w - w_came)``.
+        tell_loss: the answer tells the mean loss of the state that came on the site's training rows; refused with privacy.
+        variate: the control variate that the site keeps between rounds, ``scaffold`` or ``feddyn``.
+        alpha: strength of FedDyn's pull; only with ``variate = feddyn``, and always with it.
+    """
 
     freeze: str | None = None
+    proximal_mu: float = 0.0
+    tell_loss: bool = False
+    variate: str | None = None
+    alpha: float = 0.0
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+KNOWN: Mapping[str, tuple[str, Callable[[object], bool]]] = {
+    "alpha": ("a number above 0", lambda value: _number(value) and value != 0),
+    "freeze": (" or ".join(FACTORS), lambda value: value in FACTORS),
+    "proximal_mu": ("a number of at least 0", _number),
+    "tell_loss": ("true or false", lambda value: isinstance(value, bool)),
+    "variate": (" or ".join(VARIATES), lambda value: value in VARIATES),
+}
+"""What each directive may be, in words and as a check."""
 
 
 def parse_directives(asked: Mapping[str, float | str | bool]) -> Directives:
     """Read them, or refuse: a strategy whose wish is ignored would be another strategy under its name.
 
     Raises:
-        ModelError: a directive is unknown, or its value is.
+        ModelError: a directive is unknown, or its value is; or ``alpha`` and FedDyn's variate come without each other.
     """
     for name, value in sorted(asked.items()):
-        if name != "freeze" or value not in FACTORS:
-            raise ModelError(
-                "the strategy asks for what this site cannot do",
-                value=f"{name} = {value}",
-                rule=f"the only directive is freeze, one of {', '.join(FACTORS)}",
-                hint="choose another strategy, or update this site",
-            )
-    return Directives(freeze=str(asked["freeze"]) if "freeze" in asked else None)
+        if name not in KNOWN or not KNOWN[name][1](value):
+            raise _refused(f"{name} = {value}", "; ".join(f"{known} is {rule}" for known, (rule, _) in KNOWN.items()))
+    if ("alpha" in asked) != (asked.get("variate") == "feddyn"):
+        raise _refused(str(dict(asked)), "alpha and variate = feddyn come together")
+    return Directives(**asked)  # type: ignore[arg-type]  # names and values are checked above
+
+
+def _refused(value: str, rule: str) -> ModelError:
+    return ModelError(
+        "the strategy asks for what this site cannot do",
+        value=value,
+        rule=f"of the directives, {rule}",
+        hint="choose another strategy, or update this site",
+    )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from fedrelease.client.directives import frozen, parse_directives
 from fedrelease.client.selftest_sums import check_sums
 from fedrelease.client.site import Site, Task, begin_training, charge_facts, train_site
 from fedrelease.client.together import alike, train_together
+from fedrelease.client.variates import check_companions
 from fedrelease.messages import Answer, Request
 from fedrelease.models.classifier import load_state
 from fedrelease.models.network import Network
@@ -29,6 +30,7 @@ from fedrelease.update import State
 __all__ = ["Trained", "train_sites", "tried"]
 
 Trained: TypeAlias = tuple[Answer, dict[str, Tensor]]
+"""What a site tells, and its tensors: trained ones, and companions beside them (:func:`fedrelease.update.apart`)."""
 T = TypeVar("T")
 
 
@@ -40,11 +42,13 @@ def tried(work: Callable[[], T]) -> T | Exception:
         return error
 
 
-def train_sites(sites: Sequence[Site], request: Request, state: State, model: Classifier) -> list[Trained | Exception]:
+def train_sites(
+    sites: Sequence[Site], request: Request, state: State, model: Classifier, companions: State | None = None
+) -> list[Trained | Exception]:
     """Train each site from ``state``; the outcome of each, in order. Each ledger is charged before its site's first step."""
-    if not isinstance(model, Network) or request.experiment.training.patience is not None:
-        return [tried(partial(train_site, site, request, state, model)) for site in sites]
-    ready = tried(lambda: _fit(model, request, state))
+    if not isinstance(model, Network) or _one_by_one(request):
+        return [tried(partial(train_site, site, request, state, model, companions)) for site in sites]
+    ready = tried(lambda: _fit(model, request, state, companions or {}))
     if ready is not None:
         return [ready for _ in sites]
     shared = charge_facts(request, state)
@@ -57,9 +61,15 @@ def train_sites(sites: Sequence[Site], request: Request, state: State, model: Cl
     return [found[place] for place in range(len(sites))]
 
 
-def _fit(model: Network, request: Request, state: State) -> None:
+def _one_by_one(request: Request) -> bool:
+    """Early stopping and control variates are each site's own."""
+    return request.experiment.training.patience is not None or "variate" in request.directives
+
+
+def _fit(model: Network, request: Request, state: State, companions: State) -> None:
     """Before any charge: a state or wish that does not fit costs nothing."""
     load_state(model, state)
+    check_companions(request, state, companions)
     with frozen(model, parse_directives(request.directives).freeze):
         pass
 

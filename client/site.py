@@ -3,12 +3,13 @@
 Example::
 
     answer, trained = train_site(site, request, state, model)       # the ledger is charged before the first step
+    answer, sent = train_site(site, request, state, model, {"variate/head.bias": ...})     # with companions of the server
     answer = evaluate_site(site, request, state, model)
 """
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy
@@ -16,12 +17,14 @@ from torch import Tensor
 
 from fedrelease.accounting import Segment
 from fedrelease.client.calibration import Calibrations
-from fedrelease.client.directives import frozen, parse_directives
+from fedrelease.client.correction import Correction, MeanGradient
+from fedrelease.client.directives import Directives, frozen, parse_directives
 from fedrelease.client.ledger import Entry, Ledger, Standing
 from fedrelease.client.sampling import randomness
 from fedrelease.client.schedule import steps_per_round
 from fedrelease.client.selftest import check_gradients
 from fedrelease.client.training import Job, Seeds, train
+from fedrelease.client.variates import Carried, check_companions, open_variate
 from fedrelease.data.row_files import Rows
 from fedrelease.data.sites import SiteData
 from fedrelease.errors import DataError, PrivacyError
@@ -53,9 +56,11 @@ class Site:
         return Ledger(self.home / "ledger.jsonl")
 
 
-def charge_facts(request: Request, state: State) -> Mapping[str, Json]:
+def charge_facts(request: Request, state: State, companions: State | None = None) -> Mapping[str, Json]:
     """What all charges of one question share, the same for every site that it goes to."""
+    beside: dict[str, Json] = {"companions": state_digest(companions)} if companions else {}
     return {
+        **beside,
         "experiment": experiment_digest(request.experiment),
         "version": request.version,
         "round": request.round,
@@ -77,28 +82,36 @@ def charge_identity(site: Site, shared: Mapping[str, Json], *, pool: str) -> str
     return digest_bytes(canonical_bytes(parts))
 
 
-def train_site(site: Site, request: Request, state: State, model: Classifier) -> tuple[Answer, dict[str, Tensor]]:
+def train_site(
+    site: Site, request: Request, state: State, model: Classifier, companions: State | None = None
+) -> tuple[Answer, dict[str, Tensor]]:
     """Train from ``state`` and return the answer with the trained state (float32, same names and shapes).
+
+    ``companions`` came with the state, and those that go back are beside the trained tensors, by ``<kind>/<name>``.
 
     Raises:
         BudgetExceeded: the ledger has no room; nothing was trained.
         DataError: the site's labels are not the experiment's.
-        PrivacyError: the plan has no such round.
+        PrivacyError: the plan has no such round, or the strategy asks for a loss that privacy keeps to the site.
         ModelError: the strategy asks for something that local training does not know, or that the model does not have; or this
             machine's gradients by example are wrong.
     """
     directives = parse_directives(request.directives)
-    load_state(model, state)  # before the charge, as the line after it: a state or wish that does not fit costs nothing
+    companions = companions or {}
+    load_state(model, state)  # before the charge, as what follows it: a state or wish that does not fit costs nothing
+    check_companions(request, state, companions)
     with frozen(model, directives.freeze):
         task = begin_training(
             site,
             request,
             model,
-            shared=charge_facts(request, state),
+            shared=charge_facts(request, state, companions),
             check=lambda job: check_gradients(model, job.rows),
+            carried=open_variate(site.home, request, state, companions),
         )
         done = train(model, task.job)
-    return task.answer(done), trainable_state(model)
+    trained = trainable_state(model)
+    return task.answer(done), {**trained, **task.end(state, trained, done)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,34 +121,72 @@ class Task:
     site: str
     job: Job
     receipt: Receipt | None
+    told: Mapping[str, float] = field(default_factory=dict)
+    carried: Carried | None = None
 
     def answer(self, steps: int) -> Answer:
         """What the site tells when that many steps were done. How many examples it has is private with privacy."""
         examples = None if self.job.plan else len(self.job.rows)
-        return Answer(site=self.site, examples=examples, metrics={"steps": float(steps)}, receipt=self.receipt)
+        metrics = {"steps": float(steps), **self.told}
+        return Answer(site=self.site, examples=examples, metrics=metrics, receipt=self.receipt)
+
+    def end(self, began: State, trained: State, steps: int) -> dict[str, Tensor]:
+        """Keep the site's variate for its next round, where it has one; what is to be sent of it."""
+        if self.carried is None:
+            return {}
+        return self.carried.end(began, trained, self.job.seen.over(steps) if self.job.seen else {})
 
 
 def begin_training(
-    site: Site, request: Request, model: Classifier, *, shared: Mapping[str, Json], check: Callable[[Job], None]
+    site: Site,
+    request: Request,
+    model: Classifier,
+    *,
+    shared: Mapping[str, Json],
+    check: Callable[[Job], None],
+    carried: Carried | None = None,
 ) -> Task:
     """Everything before the first step, the charge last of all.
 
     Args:
         shared: the question's :func:`charge_facts`.
         check: of the machine's gradients, before a private job is charged for.
+        carried: the site's control variate, where the strategy keeps one.
 
     Raises:
         DataError, PrivacyError, BudgetExceeded: as :func:`train_site`.
     """
     _check_labels(site, request.experiment)
     _check_round(request)
+    directives = parse_directives(request.directives)
+    _check_loss(directives, request.experiment)
     plan = _plan(site, request.experiment)
-    identity = charge_identity(site, shared, pool="train")
-    job = _job(site, request, model, plan, key=identity)
+    variate: dict[str, Json] = {"variate": state_digest(carried.own)} if carried else {}
+    identity = charge_identity(site, {**shared, **variate}, pool="train")
+    correction, seen = _steered(directives, carried)
+    job = replace(_job(site, request, model, plan, key=identity), correction=correction, seen=seen)
     if plan:
         check(job)
     receipt = _charged(site, request, plan.segment(), identity, pool="train") if plan else None
-    return Task(site=site.data.name, job=job, receipt=receipt)
+    told = {"loss": _mean_loss(model, site.data.train)} if directives.tell_loss else {}
+    return Task(site=site.data.name, job=job, receipt=receipt, told=told, carried=carried)
+
+
+def _check_loss(directives: Directives, experiment: Experiment) -> None:
+    if directives.tell_loss and experiment.privacy.unit != "none":
+        raise PrivacyError(
+            "the strategy asks for a loss on training rows, which this site keeps to itself",
+            value="tell_loss = true",
+            rule=f"privacy.unit is {experiment.privacy.unit}: nothing of a row leaves without noise, and this would have none",
+            hint="choose a strategy that needs no losses",
+        )
+
+
+def _steered(directives: Directives, carried: Carried | None) -> tuple[Correction, MeanGradient | None]:
+    """What is added to each gradient, and who notes them: only SCAFFOLD wants to know their mean."""
+    own = carried.correction if carried else Correction()
+    seen = MeanGradient() if carried and carried.kind == "scaffold" else None
+    return replace(own, pull=own.pull + directives.proximal_mu), seen
 
 
 def _job(site: Site, request: Request, model: Classifier, plan: PrivacyPlan | None, *, key: str) -> Job:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedrelease.client.correction import corrected
 from fedrelease.client.private_step import clip_factors
 from fedrelease.client.sampling import Randomness, randomness
 from fedrelease.client.schedule import ABREAST, rate_factor
@@ -40,6 +41,8 @@ def alike(job: Job) -> tuple[int, int]:
 def train_together(model: Network, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
     """Train from the state that ``model`` has; the jobs are of one experiment and round, and alike by :func:`alike`.
 
+    Their correction is one pull for all: a shift of its own would have to be stacked, and who has one trains alone.
+
     Returns:
         For each job what it ends with, float32, by canonical name, names sorted.
 
@@ -56,18 +59,24 @@ def _train(model: Network, jobs: Sequence[Job]) -> list[dict[str, Tensor]]:
     first = jobs[0]
     with stacked(model, len(jobs)), training_mode(model):
         optimizer = optimizer_of(model, first.training)
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        noise = [randomness(job.seeds.noise, "noise", job.seeds.key) for job in jobs] if first.plan else []
-        draws = [batches(job) for job in jobs]
-        for done in range(first.steps):
-            factor = rate_factor(first.start + done, first.total, first.training)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            optimizer.zero_grad()
-            _sum_gradients(model, jobs, [next(draw) for draw in draws])
-            with matmul("highest"):
-                _finish(optimizer, jobs, noise)
+        with corrected(model, optimizer, first.correction):
+            _make_steps(model, optimizer, jobs)
         return _states(model, len(jobs))
+
+
+def _make_steps(model: Network, optimizer: torch.optim.Optimizer, jobs: Sequence[Job]) -> None:
+    first = jobs[0]
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    noise = [randomness(job.seeds.noise, "noise", job.seeds.key) for job in jobs] if first.plan else []
+    draws = [batches(job) for job in jobs]
+    for done in range(first.steps):
+        factor = rate_factor(first.start + done, first.total, first.training)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        optimizer.zero_grad()
+        _sum_gradients(model, jobs, [next(draw) for draw in draws])
+        with matmul("highest"):
+            _finish(optimizer, jobs, noise)
 
 
 def _states(model: Network, sites: int) -> list[dict[str, Tensor]]:

@@ -12,13 +12,14 @@ that nobody can guess, and micro-batches.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedrelease.client.correction import Correction, MeanGradient, corrected
 from fedrelease.client.private_step import private_stepper
 from fedrelease.client.sampling import poisson_batch, randomness, seeded_generator, shuffled_batches
 from fedrelease.client.schedule import rate_factor
@@ -55,6 +56,7 @@ class Job:
         plan: privacy, or ``None`` for plain training.
         start: steps of the whole plan before this round; ``steps``: of this round; ``total``: of the whole plan.
         validate: the loss on the site's hold-out, for early stopping without privacy.
+        correction: what the strategy adds to each step's gradient. seen: notes what the gradients were before.
     """
 
     rows: Rows
@@ -65,6 +67,8 @@ class Job:
     total: int
     seeds: Seeds
     validate: Callable[[], float] | None = None
+    correction: Correction = field(default_factory=Correction)
+    seen: MeanGradient | None = None
 
 
 def train(model: nn.Module, job: Job) -> int:
@@ -72,12 +76,14 @@ def train(model: nn.Module, job: Job) -> int:
 
     Guarantees (with a plan): exactly ``job.steps`` noisy steps happen, whatever the sampling draws; an empty batch adds noise
     and steps the optimizer; each example's part in a step's sum is at most ``plan.clip`` long (up to rounding), whatever state
-    the server sent: gradients that are not finite count as zero, since no noise hides a NaN.
+    the server sent: gradients that are not finite count as zero, since no noise hides a NaN. A correction comes after the
+    noise, so that it changes none of this.
     """
     optimizer = optimizer_of(model, job.training)
     rates = [float(group["lr"]) for group in optimizer.param_groups]
     patience = _Patience(job)
-    with training_mode(model), _stepper(model, optimizer, job) as step:
+    adding = corrected(model, optimizer, job.correction, job.seen)
+    with training_mode(model), adding, _stepper(model, optimizer, job) as step:
         for done, indices in zip(range(job.steps), batches(job), strict=False):
             factor = rate_factor(job.start + done, job.total, job.training)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):

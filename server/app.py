@@ -30,16 +30,19 @@ from fedrelease.server.rounds import run_rounds
 from fedrelease.server.store import Store
 from fedrelease.update import State
 
-__all__ = ["Initial", "app", "check_same_experiment", "server_app"]
+__all__ = ["Initial", "SecondsOf", "app", "check_same_experiment", "server_app"]
 
 Initial: TypeAlias = Callable[[Base, Experiment], State]
 """What makes the state of version 0.0.0."""
 
+SecondsOf: TypeAlias = Callable[[str, int], float]
 
-def server_app(watch: Watcher, *, initial: Initial | None = None) -> ServerApp:
+
+def server_app(watch: Watcher, *, initial: Initial | None = None, seconds_of: SecondsOf | None = None) -> ServerApp:
     """A ServerApp that runs the plan of rounds in its run configuration and tells ``watch`` about it.
 
-    ``initial`` makes the first state elsewhere; ``None`` makes it here, and loads the base for it.
+    ``initial`` makes the first state elsewhere; ``None`` makes it here, and loads the base for it. ``seconds_of`` says how long
+    a site takes with a state of so many bytes, in a simulation on virtual time.
     """
     application = ServerApp()
 
@@ -66,6 +69,7 @@ def server_app(watch: Watcher, *, initial: Initial | None = None) -> ServerApp:
                     initial=partial(initial or _initial_state, base, experiment),
                     look=_server_look(base, experiment, Path(str(holdout)) if holdout else None),
                     watch=watch,
+                    seconds_of=seconds_of,
                 )
             )
 

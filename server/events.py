@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Event", "Opened", "Released", "RoundStarted", "SiteAnswered", "Watcher"]
+__all__ = ["Event", "MemoryBegins", "Opened", "Released", "RoundStarted", "SiteAnswered", "Watcher"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,21 @@ class Opened:
     sites: Sequence[str]
     rounds: int
     rounds_done: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryBegins:
+    """A phase begins with another strategy than the one before it, whose memory is not for it.
+
+    Attributes:
+        strategy: that begins with an empty memory. before: the one before it.
+        kept: the release whose memory ``before`` would have gone on with; ``None`` where it keeps none.
+    """
+
+    phase: str
+    strategy: str
+    before: str
+    kept: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,5 +75,5 @@ class Released:
     seconds: float
 
 
-Event: TypeAlias = Opened | RoundStarted | SiteAnswered | Released
+Event: TypeAlias = Opened | MemoryBegins | RoundStarted | SiteAnswered | Released
 Watcher: TypeAlias = Callable[[Event], None]

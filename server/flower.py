@@ -57,13 +57,16 @@ class FlowerSites:
         """All sites, sorted."""
         return self._names
 
-    def train(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+    def train(
+        self, request: Request, state: State, sites: Sequence[str], companions: State | None = None
+    ) -> Iterator[Reply]:
         """Ask ``sites`` to train from ``state``; answers come in the order in which they arrive, late ones as refused."""
-        return self._ask("train", request, state, sites)
+        beside = {"companions": ArrayRecord(dict(companions))} if companions else {}
+        return self._ask("train", request, {"arrays": ArrayRecord(dict(state)), **beside}, sites)
 
     def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
         """Ask ``sites`` to evaluate ``state`` on their hold-outs."""
-        return self._ask("evaluate", request, state, sites)
+        return self._ask("evaluate", request, {"arrays": ArrayRecord(dict(state))}, sites)
 
     def _discover(self) -> dict[str, int]:
         content = RecordDict({"config": ConfigRecord({"ask": "site"})})
@@ -87,9 +90,11 @@ class FlowerSites:
             )
         return nodes
 
-    def _ask(self, kind: str, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+    def _ask(
+        self, kind: str, request: Request, arrays: Mapping[str, ArrayRecord], sites: Sequence[str]
+    ) -> Iterator[Reply]:
         config = ConfigRecord({"server-round": request.round, "request": request_text(request)})
-        content = RecordDict({"arrays": ArrayRecord(dict(state)), "config": config})
+        content = RecordDict({**arrays, "config": config})
         silent = set(sites)
         asked = {site: self._nodes[site] for site in sites}
         for (site, message), more in _looking_ahead(self._stream(kind, content, asked)):
@@ -177,9 +182,9 @@ def _reply_of(site: str, message: Message) -> Reply:
     try:
         answer = parse_answer(str(message.content.config_records["config"]["answer"]))
         records = message.content.array_records
-        arrays = tensors_of(records["arrays"]) if "arrays" in records else {}
+        arrays, companions = (tensors_of(records[kind]) if kind in records else {} for kind in ("arrays", "companions"))
     except FedreleaseError as error:
         return _silence(site, str(error))
     except Exception as error:  # a stranger's bytes: whatever Flower's decoding meets is that site's fault, not ours
         return _silence(site, f"the answer cannot be read: {type(error).__name__}: {error}")
-    return Reply(site=site, answer=answer, arrays=arrays)
+    return Reply(site=site, answer=answer, arrays=arrays, companions=companions)

@@ -25,7 +25,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
-from fedrelease.errors import RoundFailed
+from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.server.arrays import tensors_of
 from fedrelease.strategies.contract import Strategy
 from fedrelease.update import State, Update
@@ -174,7 +174,17 @@ def to_flower(rule: Strategy, **fedavg: Any) -> FlowerStrategy:
 
     Clients answer with their whole state in one ArrayRecord, and with ``num-examples`` in one MetricRecord. The rule's
     directives are in their ConfigRecord; a client that does not follow them trains as if there were none.
+
+    Raises:
+        ExperimentError: the rule rests on variates that clients keep, which plain ones do not.
     """
+    if "variate" in rule.directives(1):
+        raise ExperimentError(
+            "this rule cannot lead plain Flower clients",
+            value=type(rule).__name__,
+            rule="its clients keep a control variate between rounds",
+            hint="run it in rounds of fedrelease, or choose another rule",
+        )
     return _Ruled(rule, **fedavg)
 
 

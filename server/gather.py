@@ -2,7 +2,7 @@
 
 Example::
 
-    refused = gather_updates(setting, request, parent_state, asked, spool)
+    refused = gather_updates(setting, request, parent_state, asked, spool, companions={}, kinds=())
     evaluated = gather_evaluations(setting, request, candidate)
 """
 
@@ -18,7 +18,7 @@ from fedrelease.privacy import Receipt
 from fedrelease.server.evaluation import SiteReport, site_metrics
 from fedrelease.server.events import SiteAnswered, Watcher
 from fedrelease.server.plan import evaluators
-from fedrelease.server.screen import screen, screen_evaluation
+from fedrelease.server.screen import screen, screen_companions, screen_evaluation
 from fedrelease.server.sites import Reply, Sites
 from fedrelease.server.spool import Screened, Spool
 from fedrelease.server.store import Store
@@ -38,6 +38,7 @@ class Setting:
     Attributes:
         initial: makes the state of version 0.0.0; called once in the life of a store.
         look: metrics of a state on the server's own hold-out; empty without one.
+        seconds_of: how long a site takes with a state of so many bytes, where that is known beforehand: on virtual time.
     """
 
     experiment: Experiment
@@ -47,6 +48,7 @@ class Setting:
     initial: Callable[[], State]
     look: Callable[[State], Mapping[str, float]]
     watch: Watcher
+    seconds_of: Callable[[str, int], float] | None = None
 
     def tell(self, request: Request, step: str, site: str, refused: str | None, receipt: Receipt | None) -> None:
         """Tell the watcher what became of a site's answer."""
@@ -65,17 +67,27 @@ class Evaluated:
 
 
 def gather_updates(
-    setting: Setting, request: Request, parent: State, asked: Sequence[str], spool: Spool
+    setting: Setting,
+    request: Request,
+    parent: State,
+    asked: Sequence[str],
+    spool: Spool,
+    *,
+    companions: State,
+    kinds: Sequence[str],
 ) -> dict[str, str]:
-    """Ask the sites that are not in the spool yet; return who was refused, and why."""
+    """Ask the sites that are not in the spool yet; return who was refused, and why.
+
+    ``companions`` go out with the parent's state, and companions of these ``kinds`` come back.
+    """
     refused: dict[str, str] = {}
     spooled = spool.accepted()
     waiting = [site for site in asked if site not in spooled]
     together: list[Screened] = []
     size = 0
-    for reply in setting.sites.train(request, parent, waiting):
+    for reply in setting.sites.train(request, parent, waiting, companions):
         try:
-            together.append(_screened(setting.experiment, reply, parent))
+            together.append(_screened(setting.experiment, reply, parent, kinds))
             size += together[-1].size_bytes
         except UpdateRefused as error:
             refused[reply.site] = _short(error)
@@ -86,11 +98,12 @@ def gather_updates(
     return refused
 
 
-def _screened(experiment: Experiment, reply: Reply, parent: State) -> Screened:
+def _screened(experiment: Experiment, reply: Reply, parent: State, kinds: Sequence[str]) -> Screened:
     if reply.answer is None or reply.refused is not None:
         raise UpdateRefused(reply.refused or "no answer")
     delta = screen(parent, reply.arrays, reply.answer, experiment=experiment, site=reply.site)
-    return Screened(site=reply.site, delta=delta, answer=reply.answer)
+    companions = screen_companions(parent, reply.companions, kinds, experiment=experiment)
+    return Screened(site=reply.site, delta={**delta, **companions}, answer=reply.answer)
 
 
 def _keep(setting: Setting, request: Request, spool: Spool, together: Sequence[Screened]) -> None:

@@ -17,7 +17,7 @@ from fedrelease.experiment import Experiment, Federation, Phase
 from fedrelease.manifest import version_key
 from fedrelease.population import Population
 
-__all__ = ["BASE_VERSION", "PlannedRound", "cohort", "evaluators", "planned_rounds", "remaining"]
+__all__ = ["BASE_VERSION", "PlannedRound", "cohort", "eligible", "evaluators", "planned_rounds", "remaining"]
 
 MOST_NAMED = 50
 
@@ -51,7 +51,12 @@ def remaining(plan: Sequence[PlannedRound], head: str) -> tuple[PlannedRound, ..
     return tuple(planned for planned in plan if version_key(planned.version) > version_key(head))
 
 
-def _eligible(phase: Phase, sites: Sequence[str]) -> Sequence[str]:
+def eligible(phase: Phase, sites: Sequence[str]) -> Sequence[str]:
+    """The sites that a phase may ask to train, sorted.
+
+    Raises:
+        ExperimentError: it names one that is not there.
+    """
     unknown = sorted(site for site in phase.sites if site not in sites)
     if unknown:
         raise ExperimentError(
@@ -100,7 +105,7 @@ def cohort(planned: PlannedRound, *, sites: Sequence[str], seed: int) -> tuple[s
     Raises:
         ExperimentError: the phase wants more sites than there are.
     """
-    wanted, sites = planned.phase.sites_per_round, _eligible(planned.phase, sites)
+    wanted, sites = planned.phase.sites_per_round, eligible(planned.phase, sites)
     count = _count(wanted, sites)
     if count > len(sites):
         raise ExperimentError(

@@ -14,17 +14,18 @@ from collections.abc import Sequence
 
 import torch
 
-from fedrelease.errors import RoundFailed
+from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.experiment import StrategyChoice
 from fedrelease.messages import Request
-from fedrelease.server.events import Opened, Released, RoundStarted
+from fedrelease.server.arrivals import arrivals, as_arrived, check_times, starts
+from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
 from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
 from fedrelease.server.journal import LogEntry, utc_now
-from fedrelease.server.plan import BASE_VERSION, PlannedRound, cohort, evaluators, planned_rounds, remaining
+from fedrelease.server.plan import BASE_VERSION, PlannedRound, cohort, eligible, evaluators, planned_rounds, remaining
 from fedrelease.server.publishing import Cost, Outcome, publish
 from fedrelease.server.release import Release
 from fedrelease.server.spool import Spool, sweep_spools
-from fedrelease.strategies import check_strategy, make_strategy
+from fedrelease.strategies import Strategy, check_strategy, make_strategy
 from fedrelease.update import State, Update, forget_open_files, state_bytes
 
 __all__ = ["run_rounds"]
@@ -36,7 +37,8 @@ def run_rounds(setting: Setting) -> None:
     """Go on from the store's head to the end of the plan. The caller holds the store's lock.
 
     Raises:
-        ExperimentError: a phase wants more sites than there are, or a strategy that does not exist; nobody was asked.
+        ExperimentError: a phase wants more sites than there are, or fewer than its strategy needs, or a strategy that does not
+            exist; nobody was asked.
         RoundFailed: a round's quorum was not reached, or its aggregate is no state; the log has a line about it, the store
             stands at the release before it, and the updates that were accepted stay in the spool.
     """
@@ -52,8 +54,7 @@ def run_rounds(setting: Setting) -> None:
         )
     )
     for planned in todo:  # a plan that cannot be carried out must not cost anybody anything
-        check_strategy(planned.phase.strategy, setting.experiment.privacy)
-        cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
+        _check_plan(setting, planned)
     keep, unfinished = setting.experiment.federation.keep_updates, frozenset(planned.version for planned in todo)
     sweep_spools(setting.store.folder / "spool", unfinished=unfinished, keep=keep)
     parent = head if head is not None else _publish_base(setting)
@@ -65,6 +66,24 @@ def run_rounds(setting: Setting) -> None:
             raise
         finally:
             forget_open_files()
+
+
+def _check_plan(setting: Setting, planned: PlannedRound) -> None:
+    check_strategy(planned.phase.strategy, setting.experiment.privacy)
+    strategy = _strategy(setting, planned)
+    asked = cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
+    if len(asked) < strategy.least:
+        raise ExperimentError(
+            f"phase {planned.phase.name} asks fewer sites than {planned.phase.strategy.name} can work with",
+            value=len(asked),
+            rule=f"{planned.phase.strategy.name} with these knobs needs at least {strategy.least} sites in each round",
+            hint="raise phase.sites_per_round, or choose a strategy that needs fewer, such as fedavg",
+        )
+    check_times(setting, planned, strategy, asked)
+
+
+def _strategy(setting: Setting, planned: PlannedRound) -> Strategy:
+    return make_strategy(planned.phase.strategy).among(len(eligible(planned.phase, setting.sites.names())))
 
 
 def _publish_base(setting: Setting) -> Release:
@@ -91,10 +110,11 @@ def _publish_base(setting: Setting) -> Release:
 
 def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Release:
     begun = time.monotonic()
-    asked = cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
     spool = Spool(setting.store.folder / "spool" / planned.version, parent=parent.digest)
-    strategy = make_strategy(planned.phase.strategy)
-    state = dict(parent.state())
+    strategy, memory = _strategy(setting, planned), _memory(setting, planned, parent)
+    begun_from = arrivals(setting, planned, parent, strategy)
+    asked, state = tuple(sorted(begun_from)), dict(parent.state())
+    companions = dict(strategy.broadcast(state, memory))
     request = _request(setting, planned.version, planned.number, **strategy.directives(planned.number))
     setting.watch(
         RoundStarted(
@@ -105,11 +125,14 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
             spooled=tuple(sorted(spool.accepted())),
         )
     )
-    refused = gather_updates(setting, request, state, asked, spool)
-    cohort_names = frozenset(asked)
-    updates = tuple(update for update in spool.updates() if update.site in cohort_names)
+    refused = dict[str, str]()
+    for start, sites in starts(begun_from, parent, setting.store):
+        kinds = strategy.companions
+        refused |= gather_updates(setting, request, start, sites, spool, companions=companions, kinds=kinds)
+    accepted = [update for update in spool.updates() if update.site in begun_from]
+    updates = as_arrived(accepted, begun_from, parent, setting.store, strategy)
     _check_quorum(setting, planned, asked, updates, refused)
-    aggregated, memory = strategy.aggregate(state, updates, parent.memory())
+    aggregated, memory = strategy.aggregate(state, updates, memory)
     _check_finite(aggregated, planned)
     outcome = Outcome(
         version=planned.version,
@@ -125,10 +148,27 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
         refused=refused,
         evaluated=gather_evaluations(setting, request, aggregated),
     )
-    release = _publish(setting, outcome, begun)
+    release = _publish(setting, outcome, begun, beside=companions)
     if not setting.experiment.federation.keep_updates:
         spool.drop()
     return release
+
+
+def _memory(setting: Setting, planned: PlannedRound, parent: Release) -> State:
+    """The parent's memory, if this round's strategy made it; another one's numbers mean nothing to it."""
+    memory, before = parent.memory(), parent.manifest.federation.strategy
+    if before == planned.phase.strategy.name:
+        return memory
+    if parent.version != BASE_VERSION:
+        setting.watch(
+            MemoryBegins(
+                phase=planned.phase.name,
+                strategy=planned.phase.strategy.name,
+                before=before,
+                kept=parent.version if memory else None,
+            )
+        )
+    return {}
 
 
 def _request(setting: Setting, version: str, number: int, **directives: float | str | bool) -> Request:
@@ -180,12 +220,14 @@ def _check_finite(state: State, planned: PlannedRound) -> None:
             )
 
 
-def _publish(setting: Setting, outcome: Outcome, begun: float) -> Release:
+def _publish(setting: Setting, outcome: Outcome, begun: float, beside: State | None = None) -> Release:
+    more = len(state_bytes(beside)) if beside else 0  # companions go to those who train
     sent, federation = len(state_bytes(outcome.state)), setting.experiment.federation
     cost = Cost(
         seconds=time.monotonic() - begun,
         bytes_up=sum(update.size_bytes for update in outcome.updates),
-        bytes_down=sent * (len(outcome.cohort) + len(evaluators(federation, outcome.version, setting.sites.names()))),
+        bytes_down=sent * (len(outcome.cohort) + len(evaluators(federation, outcome.version, setting.sites.names())))
+        + more * len(outcome.cohort),
     )
     release = publish(outcome, cost, experiment=setting.experiment, base=setting.base, store=setting.store)
     metrics = outcome.evaluated.metrics

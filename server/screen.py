@@ -18,7 +18,7 @@ from fedrelease.messages import Answer
 from fedrelease.privacy import Receipt
 from fedrelease.update import State
 
-__all__ = ["screen", "screen_evaluation"]
+__all__ = ["screen", "screen_companions", "screen_evaluation"]
 
 MOST_ROWS = 1e9
 MOST_SHOWN = 8
@@ -40,16 +40,42 @@ def screen(
     private = experiment.privacy.unit != "none"
     _check_site(answer, site)
     _check_examples(answer.examples, private=private)
+    if private and "loss" in answer.metrics:
+        raise UpdateRefused("the answer tells a loss", value="loss", rule="with privacy it stays with the site")
     _check_names(parent, trained)
     delta = {name: _delta_of(name, tensor, trained[name]) for name, tensor in parent.items()}
     norm = math.hypot(*(_length(name, part, trained[name]) for name, part in delta.items()))
-    if not norm <= experiment.federation.max_update_norm:
-        raise UpdateRefused(
-            "the update is too large", value=norm, rule=f"norm <= {experiment.federation.max_update_norm:g}"
-        )
+    _check_norm("update", norm, experiment)
     if private:
         _check_receipt(answer.receipt, experiment=experiment, site=site, pool="train")
     return delta
+
+
+def screen_companions(
+    parent: State, sent: Mapping[str, Tensor], kinds: Sequence[str], *, experiment: Experiment
+) -> dict[str, Tensor]:
+    """What came beside a trained state, as it came: of each kind one tensor for each of the parent's.
+
+    Checked: names; shapes and dtypes, which are the parent's; finite values; each kind's L2 norm against
+    ``federation.max_update_norm``. A strategy with no ``kinds`` gets nothing.
+
+    Raises:
+        UpdateRefused: a check failed; the text names the tensor or the kind.
+    """
+    expected = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in parent.items()}
+    _check_names(expected, sent)
+    for kind in kinds:
+        names = [name for name in expected if name.startswith(f"{kind}/")]
+        for name in names:
+            _check_form(name, expected[name], sent[name])
+        _check_norm(f"{kind} beside the update", math.hypot(*(_length(n, sent[n], sent[n]) for n in names)), experiment)
+    return {name: sent[name] for name in expected}
+
+
+def _check_norm(what: str, norm: float, experiment: Experiment) -> None:
+    most = experiment.federation.max_update_norm
+    if not norm <= most:
+        raise UpdateRefused(f"the {what} is too large", value=norm, rule=f"norm <= {most:g}")
 
 
 def _check_names(parent: State, trained: Mapping[str, Tensor]) -> None:
@@ -60,11 +86,15 @@ def _check_names(parent: State, trained: Mapping[str, Tensor]) -> None:
 
 
 def _delta_of(name: str, before: Tensor, after: Tensor) -> Tensor:
+    _check_form(name, before, after)
+    return after - before
+
+
+def _check_form(name: str, before: Tensor, after: Tensor) -> None:
     if after.shape != before.shape:
         raise UpdateRefused(f"{name} has another shape", value=tuple(after.shape), rule=f"shape {tuple(before.shape)}")
     if after.dtype != before.dtype:
         raise UpdateRefused(f"{name} has another dtype", value=str(after.dtype), rule=f"dtype {before.dtype}")
-    return after - before
 
 
 def _length(name: str, delta: Tensor, after: Tensor) -> float:

@@ -22,12 +22,14 @@ __all__ = ["Reply", "Sites"]
 class Reply:
     """One site's answer, or, in ``refused``, why there is none. ``arrays`` is empty unless the site trained.
 
+    ``companions``: what came beside the arrays, by ``<kind>/<name>``.
     ``more``: another reply has arrived already, so that the two may be written down together.
     """
 
     site: str
     answer: Answer | None = None
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    companions: Mapping[str, Tensor] = field(default_factory=dict)
     refused: str | None = None
     more: bool = False
 
@@ -39,8 +41,13 @@ class Sites(Protocol):
         """All sites, sorted."""
         ...
 
-    def train(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
-        """Ask ``sites`` to train from ``state``; one reply each, as they arrive; a late site's reply is a refusal."""
+    def train(
+        self, request: Request, state: State, sites: Sequence[str], companions: State | None = None
+    ) -> Iterator[Reply]:
+        """Ask ``sites`` to train from ``state``; one reply each, as they arrive; a late site's reply is a refusal.
+
+        ``companions`` go with the state.
+        """
         ...
 
     def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:

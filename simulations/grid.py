@@ -72,7 +72,7 @@ class LocalGrid(Grid):
         self._engine = engine
         self._nodes = nodes
         self._run = Run.create_empty(RUN_ID)
-        self._abreast, self._clock = abreast, clock
+        self._abreast, self.clock = abreast, clock
         self._refused: deque[tuple[Message, str]] = deque()
         self._asked: dict[str, tuple[Message, ...]] = {}
         self._number = 0
@@ -109,13 +109,13 @@ class LocalGrid(Grid):
 
     def _in_time(self, asked: Sequence[Message]) -> Sequence[Message]:
         """Those that will be answered; for the others a refusal lies ready."""
-        if self._clock is None or not asked or asked[0].metadata.message_type != MessageType.TRAIN:
+        if self.clock is None or not asked or asked[0].metadata.message_type != MessageType.TRAIN:
             return asked
         sites = [self._nodes[message.metadata.dst_node_id]["site"] for message in asked]
         content = asked[0].content
         size = sum(len(array.data) for record in content.array_records.values() for array in record.values())
         version = parse_request(str(content.config_records["config"]["request"])).version
-        fates = self._clock.ask(version, sites, size_bytes=size)
+        fates = self.clock.ask(version, sites, size_bytes=size)
         reasons = [(message, fates[site].refused) for message, site in zip(asked, sites, strict=True)]
         self._refused.extend((message, reason) for message, reason in reasons if reason is not None)
         return [message for message, reason in reasons if reason is None]

@@ -64,7 +64,7 @@ class Clock:
         profile = self._experiment.virtual_time
         if self._share(version, site, "there") >= profile.availability:
             return Fate(seconds=0.0, refused="not available")
-        seconds = self._seconds(site, size_bytes)
+        seconds = self.seconds(site, size_bytes)
         broken_off = self._share(version, site, "breaks off")
         if broken_off < profile.dropout:
             return Fate(seconds=seconds * broken_off / profile.dropout, refused="broke off")
@@ -73,8 +73,8 @@ class Clock:
             return Fate(seconds=profile.deadline_s, refused=late)
         return Fate(seconds=seconds)
 
-    def _seconds(self, site: str, size_bytes: int) -> float:
-        """There, training, and back."""
+    def seconds(self, site: str, size_bytes: int) -> float:
+        """How long a site is under way with a state of this size: there, training, and back."""
         profile, training = self._experiment.virtual_time, self._experiment.training
         rows, private = self._rows_of(site), self._experiment.privacy.unit != "none"
         examples = steps_per_round(rows, training, private=private) * min(training.batch_size, rows)

@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedrelease.server.events import Event, Opened, Released, RoundStarted, SiteAnswered, Watcher
+from fedrelease.server.events import Event, MemoryBegins, Opened, Released, RoundStarted, SiteAnswered, Watcher
 from fedrelease.wording import clock, plain
 
 __all__ = ["View", "advance", "draw", "seconds_left", "watching"]
@@ -56,6 +56,8 @@ def advance(view: View, event: Event, *, now: float) -> View:
         return _with_round(view, event)
     if isinstance(event, SiteAnswered):
         return _with_answer(view, event)
+    if isinstance(event, MemoryBegins):
+        return view
     epsilon = event.epsilon if event.epsilon is not None else view.epsilon
     return replace(view, done=view.done + 1, last_release_at=now, version=None, epsilon=epsilon)
 
@@ -148,6 +150,11 @@ def _line_of(event: Released) -> str:
     return "  ".join(part for part in parts if part)
 
 
+def _sentence_of(event: MemoryBegins) -> str:
+    stays = f"; {event.before}'s stays with {event.kept}" if event.kept else ""
+    return f"phase {event.phase}: {event.strategy} begins with an empty memory{stays}"
+
+
 class _Drawn:
     """The newest view, drawn again whenever the terminal asks. Views are frozen, so another thread may draw one."""
 
@@ -186,5 +193,7 @@ def _show(console: Console, drawn: _Drawn, event: Event) -> None:
 def _print_release(console: Console, event: Event) -> None:
     if isinstance(event, Released):
         console.print(_line_of(event))
+    elif isinstance(event, MemoryBegins):
+        console.print(plain(_sentence_of(event)))
     elif isinstance(event, SiteAnswered) and event.refused is not None:
         console.print(plain(f"refused {event.site} in {event.version}: {event.refused}"))

@@ -186,7 +186,9 @@ def federate(
     )
     nodes = Nodes(prepared.sites, partial(_node, prepared, home=home, base=base), partial(training_rows, prepared))
     with grid_of(nodes) as grid:
-        server_app(watch, initial=_initial(experiment, grid))(grid, context)
+        clock = grid.clock if isinstance(grid, LocalGrid) else None
+        begin = server_app(watch, initial=_initial(experiment, grid), seconds_of=clock.seconds if clock else None)
+        begin(grid, context)
 
 
 def _initial(experiment: Experiment, grid: Grid) -> Callable[[Base, Experiment], State] | None:

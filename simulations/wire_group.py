@@ -93,6 +93,8 @@ def _content(entry: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> RecordD
     if "failed" in entry:
         return str(entry["failed"])
     content = RecordDict({"metrics": MetricRecord(entry["metrics"]), "config": ConfigRecord(entry["config"])})
-    if arrays:
-        content["arrays"] = ArrayRecord({name: array_of(value) for name, value in arrays.items()})
+    companions = {name for name in arrays if "/" in name}
+    for kind, names in (("arrays", arrays.keys() - companions), ("companions", companions)):
+        if names:
+            content[kind] = ArrayRecord({name: array_of(value) for name, value in arrays.items() if name in names})
     return content

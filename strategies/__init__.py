@@ -12,14 +12,18 @@ from dataclasses import fields
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Privacy, StrategyChoice
 from fedrelease.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
+from fedrelease.strategies.asynchronous import FedAsync, FedBuff
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
+from fedrelease.strategies.feddyn import FedDyn
 from fedrelease.strategies.fednova import FedNova
 from fedrelease.strategies.fedopt import DiLoCo, FedAvgM, FedOpt
 from fedrelease.strategies.fedprox import FedProx
 from fedrelease.strategies.ffa_lora import FFALoRA
 from fedrelease.strategies.merging import Dare, TaskArithmetic, Ties
 from fedrelease.strategies.qfedavg import QFedAvg
+from fedrelease.strategies.rolora import RoLoRA
+from fedrelease.strategies.scaffold import Scaffold
 
 __all__ = ["STRATEGIES", "Strategy", "check_strategy", "make_strategy"]
 
@@ -28,14 +32,19 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "diloco": DiLoCo,
     "fedadagrad": FedAdagrad,
     "fedadam": FedAdam,
+    "fedasync": FedAsync,
     "fedavg": FedAvg,
     "fedavgm": FedAvgM,
+    "fedbuff": FedBuff,
+    "feddyn": FedDyn,
     "fednova": FedNova,
     "fedopt": FedOpt,
     "fedprox": FedProx,
     "fedyogi": FedYogi,
     "ffa-lora": FFALoRA,
     "qfedavg": QFedAvg,
+    "rolora": RoLoRA,
+    "scaffold": Scaffold,
     "task-arithmetic": TaskArithmetic,
     "ties": Ties,
 }

@@ -30,17 +30,28 @@ class Strategy(ABC):
             its shape, named ``<kind>/<name>``: control variates, for instance.
         tells: metrics of private rows that sites must tell beside their update, without noise. An experiment with privacy
             refuses a strategy that has any.
+        from_newest: deltas lead away from the round's parent, even those of sites that trained from an older release.
     """
 
     equal_stays_equal: ClassVar[bool] = True
     mixed_ranks: ClassVar[bool] = False
     companions: ClassVar[tuple[str, ...]] = ()
     tells: ClassVar[tuple[str, ...]] = ()
+    from_newest: ClassVar[bool] = False
 
     @property
     def least(self) -> int:
         """The least number of updates that the rule can work with."""
         return 1
+
+    def waits_for(self, asked: int) -> int:
+        """How many of ``asked`` sites under way end a round. Fewer than all: the others' updates come in later rounds."""
+        return asked
+
+    def among(self, sites: int) -> "Strategy":
+        """The rule for a federation of so many sites, of whom a round may ask some; most do not mind."""
+        del sites
+        return self
 
     def directives(self, round: int) -> Mapping[str, float | str | bool]:
         """What clients are asked to do differently in this round; empty for plain local training."""

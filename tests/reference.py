@@ -87,12 +87,44 @@ def private_steps(
     clip: float,
     expected_batch: float,
     optimizer: AdamW | Sgd,
+    pull: float = 0.0,
 ) -> None:
-    """DP-SGD as Abadi et al. (2016) write it down, in place: clip each, add up, add noise, divide, step."""
+    """DP-SGD as Abadi et al. (2016) write it down, in place: clip each, add up, add noise, divide, step.
+
+    ``pull``: of FedProx, Li et al. (2020), equation 2, towards where this began; it holds no row, so it comes after the noise.
+    """
+    began = [parameter.detach().clone() for parameter in parameters]
     for batch, noise in zip(batches, noises, strict=True):
         total = clipped_sum(model, parameters, rows, batch, clip)
         noisy = [(part + drawn) / expected_batch for part, drawn in zip(total, noise, strict=True)]
-        optimizer.step(parameters, noisy)
+        optimizer.step(parameters, pulled(noisy, parameters, began, pull))
+
+
+def plain_steps(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    rows: TokenRows,
+    *,
+    batches: Sequence[Sequence[int]],
+    optimizer: AdamW | Sgd,
+    pull: float = 0.0,
+) -> None:
+    """Gradient descent on the mean loss of each batch, in place, with FedProx's term."""
+    began = [parameter.detach().clone() for parameter in parameters]
+    for batch in batches:
+        singly = [one_gradient(model, parameters, rows, row) for row in batch]
+        mean = [torch.stack(parts).mean(0) for parts in zip(*singly, strict=True)]
+        optimizer.step(parameters, pulled(mean, parameters, began, pull))
+
+
+def pulled(
+    gradients: Sequence[Tensor], parameters: Sequence[Tensor], began: Sequence[Tensor], pull: float
+) -> list[Tensor]:
+    """Each gradient plus ``pull * (w - w_began)``."""
+    return [
+        gradient + pull * (now.detach() - before)
+        for gradient, now, before in zip(gradients, parameters, began, strict=True)
+    ]
 
 
 def federated_mean(parent: State, deltas: Sequence[State], weights: Sequence[float]) -> dict[str, list[float]]:

@@ -28,6 +28,7 @@ __all__ = [
     "State",
     "StateFile",
     "Update",
+    "apart",
     "digest_and_size",
     "forget_open_files",
     "read_state",
@@ -49,7 +50,8 @@ class Update:
 
     Attributes:
         site: the site's stable name.
-        tensors: trained minus received, by canonical name; read lazily, so holding many updates costs nothing.
+        tensors: trained minus received, by canonical name; read lazily, so holding many updates costs nothing. Companions, by
+            ``<kind>/<name>``, are there as the site sent them.
         examples: training rows behind it; ``None`` when the site's policy keeps the number private.
         metrics: what the site chose to tell; public once it is here.
         receipt: the privacy that the site spent on this answer; ``None`` without privacy.
@@ -64,6 +66,12 @@ class Update:
     receipt: Receipt | None
     digest: str
     size_bytes: int
+
+
+def apart(tensors: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of a state, and those that travel beside it: companions have a ``/`` in their names."""
+    state = {name: tensor for name, tensor in tensors.items() if "/" not in name}
+    return state, {name: tensor for name, tensor in tensors.items() if "/" in name}
 
 
 @lru_cache(maxsize=16)

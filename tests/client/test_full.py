@@ -21,6 +21,7 @@ from reference import AdamW, Sgd, norm_of, one_gradient, private_steps
 from torch import Tensor
 
 from fedrelease.client import private_step
+from fedrelease.client.correction import Correction
 from fedrelease.client.directives import frozen
 from fedrelease.client.selftest import check_gradients
 from fedrelease.client.site import Site, train_site
@@ -73,12 +74,13 @@ def test_every_weight_that_logits_depend_on_is_in_the_state_by_the_bases_own_nam
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 100])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(("optimizer", "pull"), [("adamw", 0.0), ("sgd", 0.0), ("sgd", 5.0)])
 def test_private_steps_equal_the_slow_twin(
-    model: TextClassifier, tiny_base: Path, rows: TokenRows, optimizer: str, micro_batch: int
+    model: TextClassifier, tiny_base: Path, rows: TokenRows, optimizer: str, pull: float, micro_batch: int
 ) -> None:
     training = Training(batch_size=8, micro_batch=micro_batch, lr=0.01, optimizer=optimizer)
-    train(model, make_job(rows, training, make_plan(len(rows)), steps=3))
+    job = make_job(rows, training, make_plan(len(rows)), steps=3)
+    train(model, replace(job, correction=Correction(pull=pull)))
     twin = full_model(tiny_base).eval()
     parameters = trained_parameters(twin)
     private_steps(
@@ -90,6 +92,7 @@ def test_private_steps_equal_the_slow_twin(
         clip=CLIP,
         expected_batch=RATE * 24,
         optimizer=AdamW(0.01) if optimizer == "adamw" else Sgd(0.01),
+        pull=pull,
     )
     for name, expected in trainable_state(twin).items():
         found = trainable_state(model)[name]

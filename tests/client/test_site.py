@@ -359,14 +359,54 @@ def test_patience_uses_the_sites_own_holdout(
     assert answer.metrics == {"steps": 2 * -(-len(site.data.train) // 8)}
 
 
-@pytest.mark.parametrize("directives", [{"proximal_mu": 0.1}, {"freeze": "head"}, {"freeze": True}])
+@pytest.mark.parametrize(
+    "directives",
+    [
+        {"momentum": 0.1},
+        {"freeze": "head"},
+        {"freeze": True},
+        {"proximal_mu": -0.1},
+        {"proximal_mu": True},
+        {"proximal_mu": "0.1"},
+        {"tell_loss": 1.0},
+        {"variate": "scafold"},
+        {"variate": "feddyn"},
+        {"variate": "feddyn", "alpha": 0.0},
+        {"alpha": 0.1},
+        {"variate": "scaffold", "alpha": 0.1},
+    ],
+    ids=str,
+)
 def test_a_directive_that_cannot_be_honoured_is_refused_and_costs_nothing(
     site: Site, request_: Request, model: TextClassifier, directives: dict[str, float | str | bool]
 ) -> None:
     state = trainable_state(model)
-    with pytest.raises(ModelError, match="cannot do.*(proximal_mu|freeze)"):
+    with pytest.raises(ModelError, match=f"cannot do.*{min(directives)}"):
         train_site(site, replace(request_, directives=directives), state, model)
     assert site.ledger.entries() == ()
+
+
+def test_a_strategy_that_asks_for_it_is_told_the_loss_of_the_state_that_came(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    plain = with_privacy(request_, unit="none")
+    answer, trained = train_site(site, replace(plain, directives={"tell_loss": True}), state, model)
+    _, untold = train_site(site, replace(plain, directives={"tell_loss": False}), state, model)
+    load_state(model, state)
+    assert answer.metrics["loss"] == look(model, site.data.train, classes=2)[1] > 0
+    load_state(model, trained)
+    assert answer.metrics["loss"] != look(model, site.data.train, classes=2)[1]
+    assert answer.metrics.keys() == {"loss", "steps"} and untold.keys() == trained.keys()
+
+
+def test_with_privacy_no_server_gets_a_loss_and_asking_costs_nothing(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    with pytest.raises(PrivacyError, match=r"tell_loss.*privacy\.unit is example"):
+        train_site(site, replace(request_, directives={"tell_loss": True}), state, model)
+    answer, _ = train_site(site, replace(request_, directives={"tell_loss": False}), state, model)
+    assert answer.metrics.keys() == {"steps"}
+    assert charged(site) == 1
 
 
 @pytest.mark.parametrize("unit", ["example", "none"])

@@ -1,6 +1,7 @@
 """Many tiny sites trained at once, against one site alone through Opacus' optimizer."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,17 @@ import torch
 from torch import Tensor
 
 from fedrelease.client import selftest_sums, together
+from fedrelease.client.correction import Correction
+from fedrelease.client.group import train_sites
 from fedrelease.client.schedule import ABREAST
 from fedrelease.client.selftest_sums import check_sums
+from fedrelease.client.site import Site, train_site
 from fedrelease.client.together import train_together
 from fedrelease.client.training import Job, Seeds, train
 from fedrelease.data.sites import open_site, prepare_sites
-from fedrelease.errors import ModelError
-from fedrelease.experiment import Adapter, Data, Experiment, Federation, Model, Partition, Training
+from fedrelease.errors import ModelError, PrivacyError
+from fedrelease.experiment import Adapter, Data, Experiment, Federation, Model, Partition, Privacy, Training
+from fedrelease.messages import Request
 from fedrelease.models import stacked
 from fedrelease.models.bases import open_base
 from fedrelease.models.classifier import load_state, trainable_state
@@ -102,6 +107,61 @@ def test_each_site_ends_where_it_ends_alone(
     assert all(torch.equal(value, trainable_state(model)[name]) for name, value in state.items())
     allowed = 1e-3 if optimizer == "adamw" else 1e-5  # Adam's division makes the rounding of a gradient near 0 a step
     assert all(far(found[place], alone(model, state, job), state) < allowed for place, job in enumerate(todo))
+
+
+@pytest.mark.parametrize("plan", [None, PRIVATE], ids=["plain", "private"])
+def test_each_site_is_pulled_to_where_it_began_as_it_is_alone(
+    cache: Path, model: Network, plan: PrivacyPlan | None
+) -> None:
+    free, state = jobs(cache, TRAININGS["sgd"], plan), trainable_state(model)
+    todo = [replace(job, correction=Correction(pull=3.0)) for job in free]
+    found, unpulled = train_together(model, todo), train_together(model, free)
+    assert all(far(found[place], alone(model, state, job), state) < 1e-5 for place, job in enumerate(todo))
+    assert all(far(found[place], unpulled[place], state) > 1e-2 for place in range(len(todo)))
+
+
+def test_a_group_follows_the_directives_as_each_site_does_alone(cache: Path, model: Network, tmp_path: Path) -> None:
+    """Batched with a pull and a loss to tell; one by one where each has a variate of its own."""
+    base, state = open_base(EXPERIMENT.model.base, cache=cache), trainable_state(model)
+    plain = replace(EXPERIMENT, privacy=Privacy(unit="none"), training=TRAININGS["sgd"])
+    prepared = prepare_sites(plain, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=cache)
+    asked: list[Mapping[str, float | str | bool]] = [
+        {"proximal_mu": 3.0, "tell_loss": True},
+        {"variate": "feddyn", "alpha": 0.5},
+    ]
+    for number, directives in enumerate(asked):
+        request = Request(experiment=plain, version="0.1.1", round=1, base="b", directives=directives)
+        rows = [open_site(prepared.folder / name) for name in prepared.sites[:3]]
+        together_, alone_ = (
+            [Site(data=data, home=tmp_path / f"{who}{number}" / data.name, noise="seeded") for data in rows]
+            for who in ("group", "alone")
+        )
+        for site, found in zip(alone_, train_sites(together_, request, state, model), strict=True):
+            assert not isinstance(found, Exception)
+            answer, trained = train_site(site, request, state, model)
+            assert found[0] == answer and ("loss" in answer.metrics) == ("tell_loss" in directives)
+            assert far(found[1], trained, state) < 1e-5
+
+
+def test_a_wish_that_no_site_of_a_group_can_follow_is_refused_for_each(
+    cache: Path, model: Network, tmp_path: Path
+) -> None:
+    base, state = open_base(EXPERIMENT.model.base, cache=cache), trainable_state(model)
+    prepared = prepare_sites(EXPERIMENT, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=cache)
+    sites = [
+        Site(data=open_site(prepared.folder / name), home=tmp_path / name, noise="seeded")
+        for name in prepared.sites[:2]
+    ]
+    request = Request(experiment=EXPERIMENT, version="0.1.1", round=1, base="b", directives={})
+    beside = {f"variate/{name}": value for name, value in state.items()}
+    for wish, companions, error in (
+        ({"momentum": 1.0}, {}, ModelError),
+        ({}, beside, ModelError),
+        ({"tell_loss": True}, {}, PrivacyError),  # the plan is private
+    ):
+        found = train_sites(sites, replace(request, directives=wish), state, model, companions)
+        assert [type(one) for one in found] == [error, error]
+        assert not any(site.ledger.entries() for site in sites)
 
 
 def test_the_plain_gradient_of_each_site_is_clipped_on_its_own(cache: Path, model: Network) -> None:

@@ -61,17 +61,22 @@ class FakeSites:
         self._order = random.Random(seed)
         self.spoil = dict(spoil or {})
         self.asked: list[tuple[str, str, str]] = []
+        self.sent: dict[str, State] = {}
 
     def names(self) -> tuple[str, ...]:
         """All sites, sorted."""
         return tuple(sorted(self._names))
 
-    def train(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
-        """Every site trains."""
+    def train(
+        self, request: Request, state: State, sites: Sequence[str], companions: State | None = None
+    ) -> Iterator[Reply]:
+        """Every site trains. Companions come back moved, too, and ``sent`` remembers them."""
+        self.sent[request.version] = dict(companions or {})
         for site in self._shuffled("train", request, sites):
             told = receipt(site) if self._private else None
             answer = Answer(site=site, examples=None if self._private else 10, metrics={"steps": 1.0}, receipt=told)
-            yield self._spoilt(Reply(site=site, answer=answer, arrays=moved(site, request.version, state)))
+            arrays, beside = moved(site, request.version, state), moved(site, request.version, companions or {})
+            yield self._spoilt(Reply(site=site, answer=answer, arrays=arrays, companions=beside))
 
     def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
         """Every site has the same hold-out."""
@@ -108,6 +113,7 @@ def make_setting(
     experiment: Experiment | None = None,
     watch: Callable[[Event], None] = lambda event: None,
     start: State = START,
+    seconds_of: Callable[[str, int], float] | None = None,
 ) -> Setting:
     """Everything that rounds need."""
     return Setting(
@@ -118,6 +124,7 @@ def make_setting(
         initial=lambda: dict(start),
         look=lambda state: {},
         watch=watch,
+        seconds_of=seconds_of,
     )
 
 

@@ -87,6 +87,24 @@ def test_a_site_gets_state_and_request_and_its_tensors_come_back_under_its_name(
     assert parse_request(str(grid.pushed[-1].content.config_records["config"]["request"])) == REQUEST
 
 
+def test_companions_travel_in_a_record_of_their_own_and_only_where_there_are_any() -> None:
+    def train(message: Message) -> Message:
+        came = message.content.array_records["companions"].to_torch_state_dict()
+        answered = reply(message, Answer(site="a", examples=3, metrics={}))
+        answered.content["companions"] = ArrayRecord({name: value - 1 for name, value in came.items()})
+        return answered
+
+    beside = {"variate/head.bias": torch.tensor([5.0, 7.0])}
+    sites = flower_sites(node("a", train))
+    (told,) = sites.train(REQUEST, START, ("a",), beside)
+    assert told.arrays.keys() == START.keys()
+    assert {name: value.tolist() for name, value in told.companions.items()} == {"variate/head.bias": [4.0, 6.0]}
+    grid = Grid(node("a"))
+    plain = FlowerSites(grid, deadline_s=60.0)  # type: ignore[arg-type]  # the three methods that it uses
+    (told,) = plain.train(REQUEST, START, ("a",), {})
+    assert list(grid.pushed[-1].content) == ["arrays", "config"] and told.companions == {}
+
+
 def test_only_the_sites_that_are_asked_get_a_message_and_each_answers_once() -> None:
     grid = Grid(node("a"), node("b"), node("c"))
     sites = FlowerSites(grid, deadline_s=60.0)  # type: ignore[arg-type]  # the three methods that it uses

@@ -19,6 +19,7 @@ from fedrelease.server.rounds import run_rounds
 from fedrelease.server.sites import Reply
 from fedrelease.server.store import Store
 from fedrelease.server.verify import verify
+from fedrelease.strategies import Strategy
 from fedrelease.update import State, Update
 
 
@@ -168,7 +169,7 @@ def _after_the_base(folder: Path) -> set[str]:
     return {path.name for path in (folder / "blobs/sha256").iterdir()}
 
 
-class Overflowing:
+class Overflowing(Strategy):
     """A strategy that went too far."""
 
     def directives(self, round: int) -> Mapping[str, float | str | bool]:

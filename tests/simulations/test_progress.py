@@ -1,9 +1,10 @@
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from fedrelease.server.events import Event, Opened, Released, RoundStarted, SiteAnswered
+from fedrelease.server.events import Event, MemoryBegins, Opened, Released, RoundStarted, SiteAnswered
 from fedrelease.simulations.progress import View, advance, draw, seconds_left, watching
 
 OPENED = Opened(head="0.0.0", resumed=True, sites=("a", "b", "c"), rounds=5, rounds_done=1)
@@ -92,6 +93,15 @@ def test_without_a_terminal_there_is_one_plain_line_a_release() -> None:
 def test_on_a_terminal_the_release_stays_above_the_live_view() -> None:
     said = told(OPENED, STARTED, answer("b"), RELEASED, terminal=True)
     assert "released 0.1.2" in said
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_memory_that_begins_anew_is_told_in_one_sentence(terminal: bool) -> None:
+    left = MemoryBegins(phase="broad", strategy="feddyn", before="scaffold", kept="0.1.2")
+    none = replace(left, phase="last", strategy="scaffold", before="fedavg", kept=None)
+    shown = told(OPENED, left, none, terminal=terminal)
+    assert "phase broad: feddyn begins with an empty memory; scaffold's stays with 0.1.2\n" in shown.replace("\r", "")
+    assert "phase last: scaffold begins with an empty memory\n" in shown.replace("\r", "")
 
 
 def test_quiet_is_silent() -> None:

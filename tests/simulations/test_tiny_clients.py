@@ -226,6 +226,33 @@ def test_more_sites_than_there_are_and_all_of_very_many_evaluators_are_refused(t
         tiny.simulate("refused", ray=Ray(address=None))
 
 
+def cohorts_of(tiny: Federation, store: str) -> list[tuple[str, ...]]:
+    """Each round's cohort."""
+    return [release.manifest.federation.cohort for release in Store.open(tiny.folder / store).releases()]
+
+
+@pytest.mark.parametrize("strategy", ["scaffold", "feddyn"])
+def test_variates_survive_with_their_sites_and_a_server_that_lost_all_asks_its_way_back(
+    tiny: Federation, strategy: str
+) -> None:
+    """Two workers or one, and after the store is gone: the same bits, and the sites' own files where they were."""
+    settings = (
+        f"phase.0.strategy='{strategy}'",
+        "phase.0.sites_per_round=6",
+        "phase.0.rounds=3",
+        "data.partition.sites=8",
+    )
+    tiny.simulate(strategy, *settings, workers=2)
+    digest, home = tiny.digest(strategy), sites_folder(tiny.folder / strategy)
+    kept = {path.relative_to(home): path.read_bytes() for path in home.glob("*/variates/*/*.safetensors")}
+    assert {path.parts[0] for path in kept} == {site for cohort in cohorts_of(tiny, strategy) for site in cohort}
+    shutil.rmtree(tiny.folder / strategy)
+    tiny.simulate(strategy, *settings, workers=1)
+    assert tiny.digest(strategy) == digest
+    assert {path.relative_to(home): path.read_bytes() for path in home.glob("*/variates/*/*.safetensors")} == kept
+    assert verify(Store.open(tiny.folder / strategy)).ok
+
+
 def test_virtual_time_refuses_who_would_be_late_and_writes_it_down(tiny: Federation, whole: Summary) -> None:
     settings = (
         "virtual_time.examples_per_s=30",
@@ -250,6 +277,32 @@ def test_virtual_time_refuses_who_would_be_late_and_writes_it_down(tiny: Federat
     shutil.rmtree(tiny.folder / "timed")
     tiny.simulate("timed", *settings, workers=1)
     assert tiny.digest("timed") == digest
+
+
+def test_a_round_that_does_not_wait_takes_who_comes_first_and_others_come_later(
+    tiny: Federation, whole: Summary
+) -> None:
+    settings = (
+        "phase.0.strategy={ name = 'fedbuff', buffer = 10 }",
+        "phase.0.rounds=8",
+        "virtual_time.examples_per_s=30",
+        "virtual_time.spread=1.0",
+    )
+    stopped: list[Event] = []
+
+    def stop(event: Event) -> None:
+        stopped.append(event)
+        if isinstance(event, SiteAnswered) and event.version == "0.1.4":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.simulate("buffered", *settings, workers=2, watch=stop)
+    tiny.simulate("buffered", *settings, workers=1)
+    tiny.simulate("buffered-whole", *settings, workers=2)
+    assert tiny.digest("buffered") == tiny.digest("buffered-whole")
+    releases = Store.open(tiny.folder / "buffered").releases()
+    assert [len(one.manifest.federation.accepted) for one in releases] == [0, *[10] * 8]
+    assert releases[-1].manifest.metrics.server["accuracy"] > releases[0].manifest.metrics.server["accuracy"] + 0.1
 
 
 def test_releases_of_images_say_that_they_read_no_texts(tiny: Federation, whole: Summary) -> None:

@@ -10,7 +10,9 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedrelease.errors import EngineError
+from fedrelease.messages import Answer
 from fedrelease.simulations.wire import pack, receive, send, unpack
+from fedrelease.simulations.wire_group import pack_group, unpack_group
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -54,6 +56,21 @@ def test_files_stay_until_their_last_reader_consumes_them(tmp_path: Path) -> Non
     unpack(packed, consume=False)
     assert len(list(tmp_path.iterdir())) == 1
     unpack(packed, consume=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_answers_of_a_group_come_back_with_companions_in_a_record_of_their_own(tmp_path: Path) -> None:
+    tensors = [{"b": STATE["b"] + place, "variate/b": STATE["b"] * place} for place in range(2)]
+    told = [Answer(site=site, metrics={"steps": 1.0}) for site in "ab"]
+    outcomes = [(told[0], tensors[0]), ValueError("no"), (told[1], tensors[1])]
+    first, failed, second = unpack_group(pack_group(outcomes, tmp_path))
+    assert failed == "ValueError: no"
+    for content, sent in zip((first, second), tensors, strict=True):
+        assert isinstance(content, RecordDict)
+        found = {kind: record.to_torch_state_dict() for kind, record in content.array_records.items()}
+        assert {kind: list(part) for kind, part in found.items()} == {"arrays": ["b"], "companions": ["variate/b"]}
+        assert torch.equal(found["arrays"]["b"], sent["b"])
+        assert torch.equal(found["companions"]["variate/b"], sent["variate/b"])
     assert list(tmp_path.iterdir()) == []
 
 

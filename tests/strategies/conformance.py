@@ -139,8 +139,19 @@ def check_form(rule: Strategy) -> None:
     }
     assert same(parent, parent_of())
     assert all(same(one.tensors, kept) for one, kept in zip(updates, before, strict=True))
+    _check_broadcast(rule, parent, memory)
     again, remembered = rule.aggregate(parent_of(), updates_of(rule, 1), {})
     assert same(state, again) and same(memory, remembered)
+
+
+def _check_broadcast(rule: Strategy, parent: State, memory: State) -> None:
+    """In the first round and later: of each kind of companion one for each tensor, of its form."""
+    expected = {
+        f"{kind}/{name}": (tensor.shape, tensor.dtype) for kind in rule.companions for name, tensor in parent.items()
+    }
+    for remembered in ({}, memory):
+        sent = rule.broadcast(parent, remembered)
+        assert {name: (tensor.shape, tensor.dtype) for name, tensor in sent.items()} == expected
 
 
 def check_hostile(rule: Strategy) -> None:

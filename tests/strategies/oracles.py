@@ -22,8 +22,73 @@ def by_loops(_: Strategy, parent: State, updates: Sequence[Update], __: State, _
     return found, {}
 
 
+def _numbers(state: State, name: str) -> list[float]:
+    """A tensor as a flat list; zeros stand for what is not there."""
+    return [float(number) for number in state[name].double().flatten()] if name in state else []
+
+
+def _shaped(numbers: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64).reshape(like.shape)
+
+
+def scaffold(_: Strategy, parent: State, updates: Sequence[Update], memory: State, __: int) -> tuple[State, State]:
+    """Karimireddy et al. (2020), algorithm 1, lines 16 and 17, with everybody taking part and a global step of 1."""
+    state, variates = {}, {}
+    for name, tensor in parent.items():
+        x = _numbers(parent, name)
+        c = _numbers(memory, f"c of {name}") or [0.0] * len(x)
+        for update in updates:
+            delta, change = _numbers(update.tensors, name), _numbers(update.tensors, f"variate/{name}")
+            for place in range(len(x)):
+                x[place] += delta[place] / len(updates)
+                c[place] += change[place] / len(updates)
+        state[name], variates[f"c of {name}"] = _shaped(x, tensor), _shaped(c, tensor)
+    return state, variates
+
+
+def feddyn(_: Strategy, parent: State, updates: Sequence[Update], memory: State, __: int) -> tuple[State, State]:
+    """Acar et al. (2021), algorithm 1, with everybody taking part and the default alpha."""
+    state, terms, alpha = {}, {}, 0.1
+    for name, tensor in parent.items():
+        before, found = _numbers(parent, name), list[float]()
+        h = _numbers(memory, f"h of {name}") or [0.0] * len(before)
+        deltas = [_numbers(update.tensors, name) for update in updates]
+        for place, number in enumerate(before):
+            trained = [number + delta[place] for delta in deltas]
+            h[place] -= alpha * sum(end - number for end in trained) / len(updates)
+            found.append(sum(trained) / len(trained) - h[place] / alpha)
+        state[name], terms[f"h of {name}"] = _shaped(found, tensor), _shaped(h, tensor)
+    return state, terms
+
+
+def fedbuff(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
+    """Nguyen et al.: the mean of deltas, each divided by the root of one plus its staleness."""
+    found = {}
+    for name, tensor in parent.items():
+        steps = [one.tensors[name].double() / (1 + one.metrics["staleness"]) ** 0.5 for one in updates]
+        found[name] = (tensor.double() + sum(steps) / len(updates)).float()
+    return found, {}
+
+
+def fedasync(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
+    """Xie et al., line by line: one site after the other, x = (1 - alpha) x + alpha x_new."""
+    found = {}
+    for name, tensor in parent.items():
+        now = tensor.double()
+        for one in updates:
+            alpha = 0.6 * (1 + one.metrics["staleness"]) ** -0.5
+            now = (1 - alpha) * now + alpha * (tensor.double() + one.tensors[name].double())
+        found[name] = now.float()
+    return found, {}
+
+
 ORACLES: Mapping[str, Oracle] = {
+    "fedasync": fedasync,
+    "fedbuff": fedbuff,
     "fedavg": by_loops,
+    "feddyn": feddyn,
     "ffa-lora": by_loops,
     **SERVER_ORACLES,
+    "rolora": by_loops,
+    "scaffold": scaffold,
 }
