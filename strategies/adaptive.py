@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedrelease.strategies.averaging import check_weighting, mean_delta, narrowed, weights_of
 from fedrelease.strategies.contract import Strategy
-from fedrelease.strategies.knobs import part, positive
+from fedrelease.strategies.ranges import part, positive
 from fedrelease.update import State, Update
 
 __all__ = ["Adaptive", "FedAdagrad", "FedAdam", "FedYogi"]

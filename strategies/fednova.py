@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fedrelease.strategies.averaging import check_weighting, moved_by_mean, weights_of
 from fedrelease.strategies.contract import Strategy
-from fedrelease.strategies.knobs import part
+from fedrelease.strategies.ranges import part
 from fedrelease.strategies.told import told
 from fedrelease.update import State, Update
 

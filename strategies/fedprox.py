@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
-from fedrelease.strategies.knobs import not_negative
+from fedrelease.strategies.ranges import not_negative
 from fedrelease.update import State, Update
 
 __all__ = ["FedProx"]

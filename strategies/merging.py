@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from fedrelease.strategies.averaging import check_weighting, moved_by_mean, weights_of
 from fedrelease.strategies.contract import Strategy, check_enough
-from fedrelease.strategies.knobs import part, positive, share, whole
+from fedrelease.strategies.ranges import part, positive, share, whole
 from fedrelease.update import State, Update
 
 __all__ = ["Dare", "TaskArithmetic", "Ties", "trimmed"]

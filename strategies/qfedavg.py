@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from fedrelease.strategies.averaging import moved_by_mean
 from fedrelease.strategies.contract import Strategy, check_enough
-from fedrelease.strategies.knobs import not_negative, positive
+from fedrelease.strategies.ranges import not_negative, positive
 from fedrelease.strategies.told import told
 from fedrelease.update import State, Update
 

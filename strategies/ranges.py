@@ -1,4 +1,4 @@
-"""Checks of knobs. Their values come from a file, so that where a number is wanted there may be a text.
+"""The ranges that numbers among knobs lie in. Knobs come from a file, so that where a number is wanted there may be a text.
 
 Example::
 
