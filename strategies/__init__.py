@@ -10,14 +10,24 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from fedrelease.errors import ExperimentError
-from fedrelease.experiment import StrategyChoice
+from fedrelease.experiment import Adapter, StrategyChoice
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
+from fedrelease.strategies.fedit import FedIT
 from fedrelease.strategies.ffa_lora import FFALoRA
+from fedrelease.strategies.flexlora import FlexLoRA
+from fedrelease.strategies.flora import FLoRA
 
-__all__ = ["STRATEGIES", "Strategy", "make_strategy"]
+__all__ = ["STRATEGIES", "Strategy", "check_ranks", "make_strategy"]
 
-STRATEGIES: Mapping[str, type[Strategy]] = {"fedavg": FedAvg, "ffa-lora": FFALoRA}
+STRATEGIES: Mapping[str, type[Strategy]] = {
+    "fedavg": FedAvg,
+    "fedit": FedIT,
+    "ffa-lora": FFALoRA,
+    "flexlora": FlexLoRA,
+    "flora": FLoRA,
+    "hlora": FlexLoRA,
+}
 
 
 def make_strategy(choice: StrategyChoice) -> Strategy:
@@ -43,3 +53,20 @@ def make_strategy(choice: StrategyChoice) -> Strategy:
                 f"{choice.name} has no knob called {knob}", value=knob, rule=f"its knobs are {', '.join(sorted(known))}"
             )
     return kind(**choice.knobs)  # names are checked above, values by the strategy itself
+
+
+def check_ranks(choice: StrategyChoice, adapter: Adapter) -> None:
+    """Refuse a strategy that cannot add up factors of several ranks where sites have them.
+
+    Raises:
+        ExperimentError: the text names the strategies that can.
+    """
+    fewer = {site: rank for site, rank in adapter.site_ranks.items() if rank != adapter.rank}
+    if fewer and not STRATEGIES[choice.name].mixed_ranks:
+        able = ", ".join(sorted(name for name, kind in STRATEGIES.items() if kind.mixed_ranks))
+        raise ExperimentError(
+            f"{choice.name} needs every site to have the same rank",
+            value=fewer,
+            rule=f"with model.adapter.site_ranks phase.strategy is one of {able}",
+            hint='set strategy = "flexlora", or leave site_ranks out',
+        )
