@@ -32,6 +32,7 @@ from fedrelease.messages import Answer, Request
 from fedrelease.models.classifier import load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.models.metrics import Matrix
+from fedrelease.models.ranks import at_rank
 from fedrelease.models.tasks import Classifier
 from fedrelease.privacy import PrivacyPlan, Receipt, plan_privacy
 from fedrelease.update import State, state_digest
@@ -78,7 +79,7 @@ def charge_identity(site: Site, shared: Mapping[str, Json], *, pool: str) -> str
 
 
 def train_site(site: Site, request: Request, state: State, model: Classifier) -> tuple[Answer, dict[str, Tensor]]:
-    """Train from ``state`` and return the answer with the trained state (float32, same names and shapes).
+    """Train from ``state`` and return the answer with the trained state (float32, same names; factors in the site's rank).
 
     Raises:
         BudgetExceeded: the ledger has no room; nothing was trained.
@@ -88,17 +89,19 @@ def train_site(site: Site, request: Request, state: State, model: Classifier) ->
             machine's gradients by example are wrong.
     """
     directives = parse_directives(request.directives)
+    rank = request.experiment.model.adapter.rank_of(site.data.name)
     load_state(model, state)  # before the charge, as the line after it: a state or wish that does not fit costs nothing
-    with frozen(model, directives.freeze):
-        task = begin_training(
-            site,
-            request,
-            model,
-            shared=charge_facts(request, state),
-            check=lambda job: check_gradients(model, job.rows),
-        )
-        done = train(model, task.job)
-    return task.answer(done), trainable_state(model)
+    with at_rank(model, rank):
+        with frozen(model, directives.freeze):
+            task = begin_training(
+                site,
+                request,
+                model,
+                shared=charge_facts(request, state),
+                check=lambda job: check_gradients(model, job.rows),
+            )
+            done = train(model, task.job)
+        return task.answer(done), trainable_state(model)
 
 
 @dataclass(frozen=True, kw_only=True)
