@@ -15,6 +15,7 @@ from fedrelease.experiment_document import experiment_digest
 from fedrelease.experiment_file import to_toml
 from fedrelease.files import canonical_bytes
 from fedrelease.manifest import (
+    RESIDUAL,
     Accepted,
     AdapterFacts,
     BaseFacts,
@@ -37,8 +38,6 @@ from fedrelease.update import State, Update, state_bytes
 __all__ = ["Cost", "Outcome", "publish"]
 
 PACKAGES = ("fedrelease", "flwr", "numpy", "opacus", "peft", "torch", "transformers")
-RESIDUAL = "lora_residual"
-"""A metric of the server: how far the release is from the mean of the sites' products, in its worst layer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,10 +147,14 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
 
 
 def _residual(planned: PlannedRound, parent: State, state: State, updates: Sequence[Update]) -> dict[str, float]:
-    """By LoRA layer, against the mean with the strategy's own weights where it has that knob, else with equal ones."""
+    """By LoRA layer, against the mean with the strategy's own weights where it has that knob, else with equal ones.
+
+    Empty where it is 0 in every layer, so that rules which are exact by themselves (frozen factors) have nothing to tell.
+    """
     examples = planned.phase.strategy.knobs.get("weighting") == "examples"
     weights = weights_of(updates, "examples" if examples else "uniform")
-    return {layer: round(value, DECIMALS) for layer, value in residuals(parent, state, updates, weights).items()}
+    found = {layer: round(value, DECIMALS) for layer, value in residuals(parent, state, updates, weights).items()}
+    return found if any(found.values()) else {}
 
 
 def _request(setting: Setting, version: str, number: int, **directives: float | str | bool) -> Request:

@@ -40,7 +40,6 @@ _TOML_NAMES = {"phases": "phase"}  # field -> key in the file, where the two dif
 _NOT_COUNTED: tuple[KeyPath, ...] = (("federation", "store"),)
 _COUNTED_WHERE_SET: tuple[KeyPath, ...] = (
     ("federation", "evaluators"),
-    ("model", "adapter", "site_ranks"),
     ("data", "partition", "rows"),
     ("virtual_time",),
 )
@@ -71,7 +70,8 @@ def read_experiment(raw: Mapping[str, object]) -> Experiment:
 
 
 def to_document(experiment: Experiment) -> dict[str, Json]:
-    """The experiment as plain JSON values, in the shape of the TOML; keys that are ``None`` are left out.
+    """The experiment as plain JSON values, in the shape of the TOML; keys that are ``None``, and tables with
+    nothing in them, are left out.
 
     Send it with ``json.dumps``: ``canonical_bytes`` is for digests only, since it turns floats into text.
     """
@@ -280,7 +280,7 @@ def _plain(wanted: object, value: object) -> Json:
         return {"name": value.name, **dict(sorted(value.knobs.items()))}
     if is_dataclass(value):
         pairs = [(key, hint, getattr(value, name)) for key, (name, hint) in _fields(type(value)).items()]
-        return {key: _plain(hint, inner) for key, hint, inner in pairs if inner is not None}
+        return {key: _plain(hint, inner) for key, hint, inner in pairs if inner not in (None, {})}
     if isinstance(value, Mapping):
         return {key: _plain(get_args(wanted)[1], inner) for key, inner in sorted(value.items())}
     if isinstance(value, tuple):

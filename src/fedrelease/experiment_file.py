@@ -261,7 +261,7 @@ def _toml_value(value: Json) -> str:
         if list(value) == ["name"] and isinstance(value["name"], str):  # a strategy without knobs
             return _toml_value(value["name"])
         pairs = ", ".join(f"{_toml_key(key)} = {_toml_value(inner)}" for key, inner in value.items())
-        return f"{{ {pairs} }}" if pairs else "{}"
+        return f"{{ {pairs} }}"
     if isinstance(value, list):
         return f"[{', '.join(map(_toml_value, value))}]"
     if isinstance(value, str):
