@@ -149,7 +149,8 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
 def _residual(planned: PlannedRound, parent: State, state: State, updates: Sequence[Update]) -> dict[str, float]:
     """By LoRA layer, against the mean with the strategy's own weights where it has that knob, else with equal ones.
 
-    Empty where it is 0 in every layer, so that rules which are exact by themselves (frozen factors) have nothing to tell.
+    Empty where it is 0 in every layer, so that rules which are exact by themselves (frozen factors) have nothing to tell. It
+    follows from what the sites sent and from what is released: under privacy it costs nothing more.
     """
     examples = planned.phase.strategy.knobs.get("weighting") == "examples"
     weights = weights_of(updates, "examples" if examples else "uniform")
