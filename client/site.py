@@ -35,6 +35,7 @@ from fedrelease.messages import Answer, Request
 from fedrelease.models.classifier import load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.models.metrics import Matrix
+from fedrelease.models.ranks import at_rank
 from fedrelease.models.tasks import Classifier
 from fedrelease.privacy import PrivacyPlan, Receipt, plan_privacy
 from fedrelease.update import State, state_digest
@@ -85,7 +86,7 @@ def charge_identity(site: Site, shared: Mapping[str, Json], *, pool: str) -> str
 def train_site(
     site: Site, request: Request, state: State, model: Classifier, companions: State | None = None
 ) -> tuple[Answer, dict[str, Tensor]]:
-    """Train from ``state`` and return the answer with the trained state (float32, same names and shapes).
+    """Train from ``state`` and return the answer with the trained state (float32, same names; factors in the site's rank).
 
     ``companions`` came with the state, and those that go back are beside the trained tensors, by ``<kind>/<name>``.
 
@@ -98,19 +99,21 @@ def train_site(
     """
     directives = parse_directives(request.directives)
     companions = companions or {}
+    rank = request.experiment.model.adapter.rank_of(site.data.name)
     load_state(model, state)  # before the charge, as what follows it: a state or wish that does not fit costs nothing
     check_companions(request, state, companions)
-    with frozen(model, directives.freeze):
-        task = begin_training(
-            site,
-            request,
-            model,
-            shared=charge_facts(request, state, companions),
-            check=lambda job: check_gradients(model, job.rows),
-            carried=open_variate(site.home, request, state, companions),
-        )
-        done = train(model, task.job)
-    trained = trainable_state(model)
+    with at_rank(model, rank):
+        with frozen(model, directives.freeze):
+            task = begin_training(
+                site,
+                request,
+                model,
+                shared=charge_facts(request, state, companions),
+                check=lambda job: check_gradients(model, job.rows),
+                carried=open_variate(site.home, request, state, companions),
+            )
+            done = train(model, task.job)
+        trained = trainable_state(model)
     return task.answer(done), {**trained, **task.end(state, trained, done)}
 
 

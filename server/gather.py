@@ -6,8 +6,11 @@ Example::
     evaluated = gather_evaluations(setting, request, candidate)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from torch import Size
 
 from fedrelease.errors import FedreleaseError, UpdateRefused
 from fedrelease.experiment import Experiment
@@ -108,10 +111,18 @@ def _screened(experiment: Experiment, reply: Reply, parent: State, kinds: Sequen
 
 def _keep(setting: Setting, request: Request, spool: Spool, together: Sequence[Screened]) -> None:
     """Write down what arrived together, then tell."""
-    if together:
-        spool.accept(together)
+    for alike in _by_shape(together):
+        spool.accept(alike)
     for update in together:
         setting.tell(request, "train", update.site, None, update.answer.receipt)
+
+
+def _by_shape(updates: Sequence[Screened]) -> Iterable[Sequence[Screened]]:
+    """Updates that lie in one file have the same shapes; sites of several ranks do not."""
+    found: dict[tuple[Size, ...], list[Screened]] = defaultdict(list)
+    for update in updates:
+        found[tuple(tensor.shape for tensor in update.delta.values())].append(update)
+    return found.values()
 
 
 def gather_evaluations(setting: Setting, request: Request, candidate: State) -> Evaluated:

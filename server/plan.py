@@ -9,7 +9,7 @@ Example::
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedrelease.errors import ExperimentError
@@ -17,7 +17,16 @@ from fedrelease.experiment import Experiment, Federation, Phase
 from fedrelease.manifest import version_key
 from fedrelease.population import Population
 
-__all__ = ["BASE_VERSION", "PlannedRound", "cohort", "eligible", "evaluators", "planned_rounds", "remaining"]
+__all__ = [
+    "BASE_VERSION",
+    "PlannedRound",
+    "check_named",
+    "cohort",
+    "eligible",
+    "evaluators",
+    "planned_rounds",
+    "remaining",
+]
 
 MOST_NAMED = 50
 
@@ -66,6 +75,22 @@ def eligible(phase: Phase, sites: Sequence[str]) -> Sequence[str]:
             hint="check the spelling, or leave sites out to ask all",
         )
     return tuple(sorted(phase.sites)) if phase.sites else sites
+
+
+def check_named(ranks: Mapping[str, int], *, sites: Sequence[str]) -> None:
+    """Refuse ranks of sites that are not there.
+
+    Raises:
+        ExperimentError: the text names them.
+    """
+    unknown = sorted(site for site in ranks if site not in sites)
+    if unknown:
+        raise ExperimentError(
+            "model.adapter.site_ranks names sites that are not there",
+            value=", ".join(unknown),
+            rule=f"its sites are some of {_named(sites)}",
+            hint="check the spelling, or leave them out",
+        )
 
 
 def _named(sites: Sequence[str]) -> str:

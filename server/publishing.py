@@ -7,7 +7,7 @@ Example::
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed
 
 from fedrelease.experiment import Experiment, StrategyChoice
@@ -15,12 +15,14 @@ from fedrelease.experiment_document import experiment_digest
 from fedrelease.experiment_file import to_toml
 from fedrelease.files import canonical_bytes
 from fedrelease.manifest import (
+    RESIDUAL,
     Accepted,
     AdapterFacts,
     BaseFacts,
     FederationFacts,
     FileEntry,
     Manifest,
+    MetricsFacts,
     PrivacyFacts,
     Refused,
     TaskFacts,
@@ -40,7 +42,7 @@ PACKAGES = ("fedrelease", "flwr", "numpy", "opacus", "peft", "torch", "transform
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """All that a round ended with."""
+    """All that a round ended with; ``residual`` is by LoRA layer, see :func:`fedrelease.strategies.lora.residuals`."""
 
     version: str
     phase: str
@@ -54,6 +56,7 @@ class Outcome:
     updates: Sequence[Update]
     refused: Mapping[str, str]
     evaluated: Evaluated
+    residual: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
@@ -86,7 +89,7 @@ def publish(outcome: Outcome, cost: Cost, *, experiment: Experiment, base: Base,
         task=_task(experiment, base),
         federation=_federation(outcome, experiment),
         privacy=_privacy(outcome, experiment),
-        metrics=outcome.evaluated.metrics,
+        metrics=_metrics(outcome),
         environment=_environment(experiment),
     )
     entry = entry_for(
@@ -111,6 +114,8 @@ def _files(outcome: Outcome, experiment: Experiment) -> list[tuple[str, str, byt
         files.append(("memory.safetensors", "memory", state_bytes(outcome.memory)))
     if outcome.evaluated.report:
         files.append(("report.json", "doc", canonical_bytes(outcome.evaluated.report)))
+    if outcome.residual:  # not in the report, where every name is a site's
+        files.append(("residual.json", "doc", canonical_bytes(outcome.residual)))
     return files
 
 
@@ -150,6 +155,14 @@ def _federation(outcome: Outcome, experiment: Experiment) -> FederationFacts:
         accepted=tuple(Accepted(site=u.site, update=u.digest, examples=u.examples) for u in outcome.updates),
         refused=tuple(Refused(site=site, reason=why) for site, why in sorted(refused.items())),
     )
+
+
+def _metrics(outcome: Outcome) -> MetricsFacts:
+    """What sites and server saw, and the largest residual of any LoRA layer."""
+    metrics = outcome.evaluated.metrics
+    if not outcome.residual:
+        return metrics
+    return replace(metrics, server={**metrics.server, RESIDUAL: max(outcome.residual.values())})
 
 
 def _privacy(outcome: Outcome, experiment: Experiment) -> PrivacyFacts | None:

@@ -21,16 +21,29 @@ from fedrelease.server.arrivals import arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
 from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
 from fedrelease.server.journal import LogEntry, utc_now
-from fedrelease.server.plan import BASE_VERSION, PlannedRound, cohort, eligible, evaluators, planned_rounds, remaining
+from fedrelease.server.plan import (
+    BASE_VERSION,
+    PlannedRound,
+    check_named,
+    cohort,
+    eligible,
+    evaluators,
+    planned_rounds,
+    remaining,
+)
 from fedrelease.server.publishing import Cost, Outcome, publish
 from fedrelease.server.release import Release
 from fedrelease.server.spool import Spool, sweep_spools
-from fedrelease.strategies import Strategy, check_strategy, make_strategy
+from fedrelease.strategies import Strategy, check_ranks, check_strategy, make_strategy
+from fedrelease.strategies.averaging import weights_of
+from fedrelease.strategies.lora import residuals
 from fedrelease.update import State, Update, forget_open_files, state_bytes
 
 __all__ = ["run_rounds"]
 
 REASONS_SHOWN = 12
+DECIMALS = 6
+"""Of a residual: rounding of float32 factors is not told, so that an exact rule's is 0."""
 
 
 def run_rounds(setting: Setting) -> None:
@@ -55,6 +68,7 @@ def run_rounds(setting: Setting) -> None:
     )
     for planned in todo:  # a plan that cannot be carried out must not cost anybody anything
         _check_plan(setting, planned)
+    check_named(setting.experiment.model.adapter.site_ranks, sites=setting.sites.names())
     keep, unfinished = setting.experiment.federation.keep_updates, frozenset(planned.version for planned in todo)
     sweep_spools(setting.store.folder / "spool", unfinished=unfinished, keep=keep)
     parent = head if head is not None else _publish_base(setting)
@@ -70,6 +84,7 @@ def run_rounds(setting: Setting) -> None:
 
 def _check_plan(setting: Setting, planned: PlannedRound) -> None:
     check_strategy(planned.phase.strategy, setting.experiment.privacy)
+    check_ranks(planned.phase.strategy, setting.experiment.model.adapter)
     strategy = _strategy(setting, planned)
     asked = cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
     if len(asked) < strategy.least:
@@ -147,6 +162,7 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
         updates=updates,
         refused=refused,
         evaluated=gather_evaluations(setting, request, aggregated),
+        residual=_residual(planned, state, aggregated, updates),
     )
     release = _publish(setting, outcome, begun, beside=companions)
     if not setting.experiment.federation.keep_updates:
@@ -169,6 +185,18 @@ def _memory(setting: Setting, planned: PlannedRound, parent: Release) -> State:
             )
         )
     return {}
+
+
+def _residual(planned: PlannedRound, parent: State, state: State, updates: Sequence[Update]) -> dict[str, float]:
+    """By LoRA layer, against the mean with the strategy's own weights where it has that knob, else with equal ones.
+
+    Empty where it is 0 in every layer, so that rules which are exact by themselves (frozen factors) have nothing to tell. It
+    follows from what the sites sent and from what is released: under privacy it costs nothing more.
+    """
+    examples = planned.phase.strategy.knobs.get("weighting") == "examples"
+    weights = weights_of(updates, "examples" if examples else "uniform")
+    found = {layer: round(value, DECIMALS) for layer, value in residuals(parent, state, updates, weights).items()}
+    return found if any(found.values()) else {}
 
 
 def _request(setting: Setting, version: str, number: int, **directives: float | str | bool) -> Request:

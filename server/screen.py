@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedrelease.errors import UpdateRefused
 from fedrelease.experiment import Experiment
+from fedrelease.factors import truncated
 from fedrelease.messages import Answer
 from fedrelease.privacy import Receipt
 from fedrelease.update import State
@@ -30,6 +31,7 @@ def screen(
 ) -> dict[str, Tensor]:
     """The delta ``trained - parent``, once every check has passed.
 
+    A site with a rank of its own trained from the leading ranks of the parent's factors, and answers in that rank.
     Checked, in this order: the site's name; the number of examples, which privacy keeps to the site; tensor names; shapes and
     dtypes; finite values; the delta's L2 norm against ``federation.max_update_norm``; with privacy a receipt that promises at
     least what the experiment asks for.
@@ -43,6 +45,8 @@ def screen(
     if private and "loss" in answer.metrics:
         raise UpdateRefused("the answer tells a loss", value="loss", rule="with privacy it stays with the site")
     _check_names(parent, trained)
+    if experiment.model.adapter.site_ranks:
+        parent = truncated(parent, experiment.model.adapter.rank_of(site))
     delta = {name: _delta_of(name, tensor, trained[name]) for name, tensor in parent.items()}
     norm = math.hypot(*(_length(name, part, trained[name]) for name, part in delta.items()))
     _check_norm("update", norm, experiment)

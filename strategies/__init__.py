@@ -10,22 +10,25 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from fedrelease.errors import ExperimentError
-from fedrelease.experiment import Privacy, StrategyChoice
+from fedrelease.experiment import Adapter, Privacy, StrategyChoice
 from fedrelease.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
 from fedrelease.strategies.asynchronous import FedAsync, FedBuff
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
 from fedrelease.strategies.feddyn import FedDyn
+from fedrelease.strategies.fedit import FedIT
 from fedrelease.strategies.fednova import FedNova
 from fedrelease.strategies.fedopt import DiLoCo, FedAvgM, FedOpt
 from fedrelease.strategies.fedprox import FedProx
 from fedrelease.strategies.ffa_lora import FFALoRA
+from fedrelease.strategies.flexlora import FlexLoRA
+from fedrelease.strategies.flora import FLoRA
 from fedrelease.strategies.merging import Dare, TaskArithmetic, Ties
 from fedrelease.strategies.qfedavg import QFedAvg
 from fedrelease.strategies.rolora import RoLoRA
 from fedrelease.strategies.scaffold import Scaffold
 
-__all__ = ["STRATEGIES", "Strategy", "check_strategy", "make_strategy"]
+__all__ = ["STRATEGIES", "Strategy", "check_ranks", "check_strategy", "make_strategy"]
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
     "dare": Dare,
@@ -37,11 +40,15 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "fedavgm": FedAvgM,
     "fedbuff": FedBuff,
     "feddyn": FedDyn,
+    "fedit": FedIT,
     "fednova": FedNova,
     "fedopt": FedOpt,
     "fedprox": FedProx,
     "fedyogi": FedYogi,
     "ffa-lora": FFALoRA,
+    "flexlora": FlexLoRA,
+    "flora": FLoRA,
+    "hlora": FlexLoRA,
     "qfedavg": QFedAvg,
     "rolora": RoLoRA,
     "scaffold": Scaffold,
@@ -88,4 +95,21 @@ def check_strategy(choice: StrategyChoice, privacy: Privacy) -> None:
             value=choice.name,
             rule=f"with privacy.unit = {privacy.unit} nothing that is computed from private rows leaves a site without noise",
             hint='choose a strategy that needs the updates alone, such as fedavg, or set [privacy] unit = "none"',
+        )
+
+
+def check_ranks(choice: StrategyChoice, adapter: Adapter) -> None:
+    """Refuse a strategy that cannot add up factors of several ranks where sites have them.
+
+    Raises:
+        ExperimentError: the text names the strategies that can.
+    """
+    fewer = {site: rank for site, rank in adapter.site_ranks.items() if rank != adapter.rank}
+    if fewer and not STRATEGIES[choice.name].mixed_ranks:
+        able = ", ".join(sorted(name for name, kind in STRATEGIES.items() if kind.mixed_ranks))
+        raise ExperimentError(
+            f"{choice.name} needs every site to have the same rank",
+            value=fewer,
+            rule=f"with model.adapter.site_ranks phase.strategy is one of {able}",
+            hint='set strategy = "flexlora", or leave site_ranks out',
         )

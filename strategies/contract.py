@@ -25,6 +25,7 @@ class Strategy(ABC):
     Attributes:
         equal_stays_equal: one site alone, or sites that all ended alike, give their own state back. Tested for every rule
             that says so, in its first round with an empty memory and its default knobs.
+        same_product: that state is the same as a model only: each LoRA layer's product ``B A`` is the site's, from other factors.
         mixed_ranks: LoRA factors of updates may have lower ranks than the parent's.
         companions: kinds of tensors that sites and server send each other beside the state, one for each of its tensors and of
             its shape, named ``<kind>/<name>``: control variates, for instance.
@@ -34,6 +35,7 @@ class Strategy(ABC):
     """
 
     equal_stays_equal: ClassVar[bool] = True
+    same_product: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = False
     companions: ClassVar[tuple[str, ...]] = ()
     tells: ClassVar[tuple[str, ...]] = ()

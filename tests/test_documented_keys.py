@@ -61,6 +61,8 @@ def keys(section: type) -> dict[str, object]:
 def type_name(hint: object) -> str:
     if get_origin(hint) is tuple:
         return "list of texts"
+    if get_origin(hint) is Mapping:
+        return f"table of {TYPES[get_args(hint)[1]]}s"
     options = get_args(hint) or (hint,)
     names = " or ".join(TYPES[option] for option in options if option is not NoneType)
     return f"{names}, or left out" if NoneType in options else names

@@ -195,6 +195,8 @@ def test_a_file_that_nests_too_deep_is_refused() -> None:
         ("model.labels.1=junk", 'model.labels: ["ham", "spam"] -> ["ham", "junk"]'),
         ('model.labels=["a", "b"]', 'model.labels: ["ham", "spam"] -> ["a", "b"]'),
         ("model.adapter={ rank = 2 }", "model.adapter.rank: 4 -> 2"),
+        ("model.adapter.site_ranks.amazon=2", "model.adapter.site_ranks.amazon: left out -> 2"),
+        ("model.adapter.site_ranks={ amazon = 2 }", "model.adapter.site_ranks.amazon: left out -> 2"),
     ],
 )
 def test_an_override_changes_one_key(override: str, difference: str) -> None:
@@ -337,7 +339,11 @@ EXPERIMENTS = st.builds(
         base=TEXTS,
         labels=st.lists(TEXTS, min_size=2, max_size=4, unique=True).map(tuple),
         adapter=st.builds(
-            e.Adapter, rank=st.integers(1, 1024), alpha=POSITIVE, layers=st.sampled_from(["all", "last:3"])
+            e.Adapter,
+            rank=st.integers(8, 1024),
+            alpha=POSITIVE,
+            layers=st.sampled_from(["all", "last:3"]),
+            site_ranks=st.dictionaries(TEXTS, st.integers(1, 8), max_size=2),
         ),
     ),
     data=st.builds(
@@ -451,6 +457,30 @@ def test_every_default_comes_from_the_dataclasses() -> None:
 def test_a_key_that_came_later_counts_only_where_it_is_set() -> None:
     """The digests are those of the version before these keys: what its ledgers know is still the same experiment."""
     assert experiment_digest(Experiment()) == "4731ed763c06f116d4faae4ef71ff95eabfe3964d416acb140434f761626c367"
-    for later in ("federation.evaluators=5", "data.partition.rows=21", "virtual_time.examples_per_s=1.0"):
+    some = ("federation.evaluators=5", "data.partition.rows=21", "virtual_time.examples_per_s=1.0")
+    for later in (*some, "model.adapter.site_ranks.a=4"):
         assert experiment_digest(load("", later)) != experiment_digest(Experiment())
         assert experiment_digest(load("", later, "federation.seed=8")) != experiment_digest(load("", later))
+
+
+def test_ranks_by_site_are_a_table_in_its_section_whose_order_does_not_matter() -> None:
+    ranks = load('[model.adapter]\nsite_ranks = { movie = 8, amazon = 4, "a b" = 1 }')
+    assert 'site_ranks = { "a b" = 1, amazon = 4, movie = 8 }\n' in to_toml(ranks)
+    other = load('[model.adapter.site_ranks]\namazon = 4\n"a b" = 1\nmovie = 8')
+    assert experiment_digest(other) == experiment_digest(ranks) and other == ranks
+    assert (ranks.model.adapter.rank_of("amazon"), ranks.model.adapter.rank_of("nyt")) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "rule"),
+    [
+        ("[model.adapter]\nrank = 4\nsite_ranks = { a = 8 }", 3, "between 1 and rank = 4"),
+        ("[model.adapter]\nsite_ranks = { a = 0 }", 2, "between 1 and rank = 8"),
+        ("[model.adapter]\nsite_ranks = 4", 2, "a table such as"),
+        ("[model.adapter]\nsite_ranks = { a = 4.0 }", 2, "a whole number"),
+        ('[model.adapter]\nkind = "full"\nsite_ranks = { a = 4 }', 3, 'left out with kind = "full"'),
+    ],
+)
+def test_ranks_that_no_site_can_have_are_refused_with_their_line(text: str, line: int, rule: str) -> None:
+    error = refused(text)
+    assert f"line {line}: model.adapter.site_ranks" in error.what and rule in error.rule

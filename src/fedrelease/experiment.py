@@ -88,8 +88,9 @@ class Adapter:
 
     ``full`` is for a base such as ``mlp:784-64``, which has no weights to keep, or for all of a pretrained encoder; then the
     other keys say nothing. ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value),
-    ``"all-linear"``, or a comma separated list of the base's own module names. Source: Hu et al. (2021),
-    https://arxiv.org/abs/2106.09685.
+    ``"all-linear"``, or a comma separated list of the base's own module names. ``site_ranks``: sites that train fewer ranks than
+    ``rank``, by name: the first rows of each A and columns of each B; the product's factor stays ``alpha / rank``. Source: Hu et
+    al. (2021), https://arxiv.org/abs/2106.09685.
     """
 
     kind: str = "lora"
@@ -97,6 +98,7 @@ class Adapter:
     alpha: float = 16.0
     layers: str = "last:2"
     targets: str = "attention"
+    site_ranks: Mapping[str, int] = field(default_factory=dict, hash=False)  # compared all the same
 
     def __post_init__(self) -> None:
         """Check bounds."""
@@ -106,6 +108,14 @@ class Adapter:
         fits = self.layers == "all" or re.fullmatch(r"last:[1-9][0-9]{0,3}", self.layers) is not None
         require(fits, "model.adapter.layers", self.layers, 'is "all" or "last:k" with k between 1 and 9999')
         require(bool(self.targets), "model.adapter.targets", self.targets, f"is one of {TARGETS} or module names")
+        wrong = {site: rank for site, rank in self.site_ranks.items() if not 1 <= rank <= self.rank}
+        require(not wrong, "model.adapter.site_ranks", wrong, f"is between 1 and rank = {self.rank} for every site")
+        fits = self.kind == "lora" or not self.site_ranks
+        require(fits, "model.adapter.site_ranks", dict(self.site_ranks), 'is left out with kind = "full"')
+
+    def rank_of(self, site: str) -> int:
+        """The rank of what this site trains."""
+        return self.site_ranks.get(site, self.rank)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,8 @@ def read_experiment(raw: Mapping[str, object]) -> Experiment:
 
 
 def to_document(experiment: Experiment) -> dict[str, Json]:
-    """The experiment as plain JSON values, in the shape of the TOML; keys that are ``None`` are left out.
+    """The experiment as plain JSON values, in the shape of the TOML; keys that are ``None``, and tables with
+    nothing in them, are left out.
 
     Send it with ``json.dumps``: ``canonical_bytes`` is for digests only, since it turns floats into text.
     """
@@ -153,7 +154,8 @@ def wanted_at(path: KeyPath) -> object:
         if _is_section(wanted):
             wanted = _fields(cast(type, wanted)).get(part, ("", None))[1]
         else:
-            wanted = get_args(wanted)[0] if get_origin(wanted) is tuple else None
+            kind, inside = get_origin(wanted), get_args(wanted)
+            wanted = inside[0] if kind is tuple else inside[1] if kind is Mapping else None
     return wanted
 
 
@@ -164,6 +166,8 @@ def _read(wanted: object, raw: object, path: KeyPath) -> object:
         return _read_section(cast(type, wanted), raw, path)
     if get_origin(wanted) is tuple:
         return _read_list(get_args(wanted)[0], raw, path)
+    if get_origin(wanted) is Mapping:
+        return _read_table(get_args(wanted)[1], raw, path)
     return _read_scalar(wanted, raw, path)
 
 
@@ -194,6 +198,13 @@ def _read_list(item: object, raw: object, path: KeyPath) -> tuple[object, ...]:
         example = f"a list: [[{dotted(path)}]]" if _is_section(item) else 'a list such as ["a", "b"]'
         raise _wrong_type(path, raw, example)
     return tuple(_read(item, value, (*path, str(index))) for index, value in enumerate(raw))
+
+
+def _read_table(item: object, raw: object, path: KeyPath) -> dict[str, object]:
+    if not isinstance(raw, Mapping):
+        raise _wrong_type(path, raw, "a table such as { a = 4, b = 8 }")
+    names = {key: cast(str, _read_scalar(str, key, (*path, ascii(key)))) for key in raw}
+    return {name: _read(item, raw[key], (*path, name)) for key, name in names.items()}
 
 
 def _read_scalar(wanted: object, raw: object, path: KeyPath) -> object:
@@ -269,7 +280,9 @@ def _plain(wanted: object, value: object) -> Json:
         return {"name": value.name, **dict(sorted(value.knobs.items()))}
     if is_dataclass(value):
         pairs = [(key, hint, getattr(value, name)) for key, (name, hint) in _fields(type(value)).items()]
-        return {key: _plain(hint, inner) for key, hint, inner in pairs if inner is not None}
+        return {key: _plain(hint, inner) for key, hint, inner in pairs if inner not in (None, {})}
+    if isinstance(value, Mapping):
+        return {key: _plain(get_args(wanted)[1], inner) for key, inner in sorted(value.items())}
     if isinstance(value, tuple):
         return [_plain(get_args(wanted)[0], inner) for inner in value]
     kinds = get_args(wanted) or (wanted,)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import NoneType
-from typing import cast, get_args
+from typing import cast, get_args, get_origin
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, StrategyChoice
@@ -241,10 +241,15 @@ def _toml_blocks(key: str, section: Json) -> Iterator[str]:
             yield _toml_block(f"[[{key}]]", cast(Mapping[str, Json], item))
         return
     table = cast(Mapping[str, Json], section)
-    yield _toml_block(f"[{key}]", {name: value for name, value in table.items() if not isinstance(value, Mapping)})
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _toml_blocks(f"{key}.{name}", value)
+    inner = {name: value for name, value in table.items() if _is_inner(f"{key}.{name}", value)}
+    yield _toml_block(f"[{key}]", {name: value for name, value in table.items() if name not in inner})
+    for name, value in inner.items():
+        yield from _toml_blocks(f"{key}.{name}", value)
+
+
+def _is_inner(key: str, value: Json) -> bool:
+    """Whether it is a section of its own, and no table of values such as ranks by site."""
+    return isinstance(value, Mapping) and get_origin(wanted_at(tuple(key.split(".")))) is not Mapping
 
 
 def _toml_block(header: str, table: Mapping[str, Json]) -> str:
@@ -253,10 +258,16 @@ def _toml_block(header: str, table: Mapping[str, Json]) -> str:
 
 def _toml_value(value: Json) -> str:
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items())
-        return _toml_value(value["name"]) if list(value) == ["name"] else f"{{ {pairs} }}"
+        if list(value) == ["name"] and isinstance(value["name"], str):  # a strategy without knobs
+            return _toml_value(value["name"])
+        pairs = ", ".join(f"{_toml_key(key)} = {_toml_value(inner)}" for key, inner in value.items())
+        return f"{{ {pairs} }}"
     if isinstance(value, list):
         return f"[{', '.join(map(_toml_value, value))}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value).lower()
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch("[A-Za-z0-9_-]+", key) else _toml_value(key)

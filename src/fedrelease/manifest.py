@@ -23,6 +23,7 @@ from fedrelease.files import digest_bytes
 from fedrelease.privacy import Receipt
 
 __all__ = [
+    "RESIDUAL",
     "ROLES",
     "SCHEMA",
     "VERDICTS",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 SCHEMA = 1
+RESIDUAL = "lora_residual"
+"""The server's metric of how far a release is from the mean of the sites' LoRA products, in its worst layer."""
 ROLES = ("adapter", "config", "doc", "memory", "rng", "tokenizer", "weights")
 VERDICTS = ("held", "released")
 _NUMBER = r"(0|[1-9][0-9]{0,8})"

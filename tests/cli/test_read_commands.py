@@ -1,12 +1,14 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from example_store import make_store
+from example_store import adapter, make_store, manifest_of
 
 from fedrelease.cli import run
 from fedrelease.cli.page import privacy_sentence
+from fedrelease.manifest import MetricsFacts
+from fedrelease.server.journal import entry_for
 from fedrelease.server.store import Store
 
 Capture = pytest.CaptureFixture[str]
@@ -142,3 +144,23 @@ def test_epsilon_is_explained_by_the_factor_it_allows() -> None:
     assert "a factor of e^1.00 = 2.72, plus 1e-05" in privacy_sentence(1.0, 1e-5)
     assert "= 2,981, plus" in privacy_sentence(8.0, 1e-5)
     assert "e^800.00, plus" in privacy_sentence(800.0, 1e-5)
+
+
+def test_the_residual_of_factors_is_told_with_the_round_and_not_as_a_hold_out_metric(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    store = make_store(tmp_path / "store", rounds=0)
+    parent = store.find("0.0.0")
+    told = replace(
+        manifest_of(1, parents=(parent.digest,)),
+        metrics=MetricsFacts(server={"accuracy": 0.5, "lora_residual": 0.0625}),
+    )
+    with store.lock():
+        store.put_blob(adapter(1))
+        store.publish(
+            told, entry_for(told, channels=(), time="2031-05-01T12:00:00+00:00", seconds=1.0, bytes_up=1, bytes_down=1)
+        )
+    page = read(capsys, "show", "0.1.1", *where(store))
+    assert "0.0625 of the mean of products" in page
+    assert "server hold-out" in page and "lora_residual" not in page
+    assert "mean of products" not in read(capsys, "show", "0.0.0", *where(store))

@@ -10,12 +10,15 @@ from one_site import make_experiment, make_request, random_state
 from torch import Tensor
 
 from fedrelease.client import site as site_module
-from fedrelease.client.site import Site, charge_facts, charge_identity, evaluate_site, train_site
-from fedrelease.client.training import Job
+from fedrelease.client.private_step import PrivateOptimizer
+from fedrelease.client.site import Site, begin_training, charge_facts, charge_identity, evaluate_site, train_site
+from fedrelease.client.training import Job, train
 from fedrelease.errors import BudgetExceeded, DataError, ModelError, PrivacyError
-from fedrelease.experiment import Experiment
+from fedrelease.experiment import Adapter, Experiment, Model
+from fedrelease.factors import truncated
 from fedrelease.messages import Request
-from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
+from fedrelease.models.bases import open_base
+from fedrelease.models.classifier import TextClassifier, build_classifier, load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.noise import calibrate
 
@@ -433,3 +436,86 @@ def test_a_multiplier_that_somebody_lowered_ends_the_plan_early_and_never_oversp
     with pytest.raises(BudgetExceeded):
         train_site(site, replace(request_, round=2, version="0.1.2"), state, model)
     assert charged(site) == 1
+
+
+def with_rank(request: Request, **site_ranks: int) -> Request:
+    adapter = replace(request.experiment.model.adapter, site_ranks=site_ranks)
+    return replace(
+        request,
+        experiment=replace(request.experiment, model=replace(request.experiment.model, adapter=adapter)),
+    )
+
+
+@pytest.mark.parametrize("unit", ["none", "example"])
+def test_a_site_of_lower_rank_trains_and_tells_the_leading_ranks_only(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier, unit: str
+) -> None:
+    _, trained = train_site(site, with_rank(with_privacy(request_, unit=unit), a=1), state, model)
+    assert trained.keys() == state.keys()
+    for name, start in truncated(state, 1).items():
+        assert trained[name].shape == start.shape and not torch.equal(trained[name], start)
+    assert {len(trained[name]) for name in trained if name.endswith("lora_A")} == {1}
+
+
+def test_what_it_trains_is_what_a_model_of_that_rank_and_scale_trains(
+    site: Site, request_: Request, state: dict[str, Tensor], tiny_base: Path, model: TextClassifier
+) -> None:
+    """A model that was built with rank 1 and alpha 8 has the scale 8 / 1 = 16 / 2 of the experiment's rank 2 and alpha 16."""
+    asked = with_privacy(request_, unit="none")
+    _, trained = train_site(site, with_rank(asked, a=1), state, model)
+    small = build_classifier(
+        open_base(str(tiny_base), cache=tiny_base), Model(adapter=Adapter(rank=1, alpha=8.0, layers="last:1")), seed=0
+    )
+    load_state(small, truncated(state, 1))
+    task = begin_training(
+        site, with_rank(asked, a=1), small, shared=charge_facts(with_rank(asked, a=1), state), check=print
+    )
+    train(small, task.job)
+    assert all(torch.equal(trained[name], value) for name, value in trainable_state(small).items())
+
+
+def test_clipping_and_noise_concern_its_own_numbers_only(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    add_noise = PrivateOptimizer.add_noise
+
+    def counting(self: PrivateOptimizer) -> None:
+        seen.append(sum(parameter.numel() for parameter in self.params))
+        add_noise(self)
+
+    monkeypatch.setattr(PrivateOptimizer, "add_noise", counting)
+    _, trained = train_site(site, with_rank(request_, a=1), state, model)
+    assert set(seen) == {sum(value.numel() for value in trained.values())}
+    assert seen[0] < sum(value.numel() for value in state.values())
+
+
+def test_the_resident_model_has_its_own_factors_back_afterwards_even_if_training_fails(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = list(model.parameters())
+    train_site(site, with_rank(request_, a=1), state, model)
+    monkeypatch.setattr(site_module, "train", _dies)
+    with pytest.raises(MemoryError):
+        train_site(site, with_rank(with_privacy(request_, unit="none"), a=1), state, model)
+    assert [id(parameter) for parameter in model.parameters()] == [id(parameter) for parameter in before]
+    assert trainable_state(model).keys() == state.keys()
+
+
+def _dies(*_: object) -> int:
+    raise MemoryError
+
+
+def test_a_frozen_factor_of_lower_rank_comes_back_as_it_went(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    asked = replace(with_rank(request_, a=1), directives={"freeze": "lora_A"})
+    _, trained = train_site(site, asked, state, model)
+    assert all(torch.equal(trained[name], state[name][:1]) for name in state if name.endswith("lora_A"))
+
+
+def test_a_site_that_is_not_named_trains_every_rank(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    _, trained = train_site(site, with_rank(request_, b=1), state, model)
+    assert {name: value.shape for name, value in trained.items()} == {name: v.shape for name, v in state.items()}

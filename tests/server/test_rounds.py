@@ -1,22 +1,26 @@
 """The round with sites that answer in this process: order, quorum, refusals, resuming."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from fake_sites import START, FakeSites, make_experiment, make_setting, moved, run
+from torch import Tensor
 
 from fedrelease.errors import ExperimentError, RoundFailed, StoreError
-from fedrelease.experiment import Federation, StrategyChoice
+from fedrelease.experiment import Adapter, Experiment, Federation, Model, Phase, StrategyChoice
+from fedrelease.factors import truncated
 from fedrelease.messages import Answer
 from fedrelease.server.events import Event, Opened, Released, RoundStarted, SiteAnswered, Watcher
 from fedrelease.server.rounds import run_rounds
 from fedrelease.server.sites import Reply
+from fedrelease.server.spool import Spool
 from fedrelease.server.store import Store
 from fedrelease.server.verify import verify
 from fedrelease.strategies import Strategy
@@ -344,3 +348,80 @@ def test_a_plan_that_cannot_be_carried_out_costs_no_site_a_question(tmp_path: Pa
         run(setting)
     assert sites.asked == []
     assert setting.store.releases() == ()
+
+
+FACTORS: Mapping[str, Tensor] = {
+    "head.bias": torch.zeros(2),
+    "q.lora_A": torch.arange(20.0).reshape(4, 5) / 10,
+    "q.lora_B": torch.zeros(5, 4),
+}
+
+
+def of_rank(rank: int) -> Callable[[Reply], Reply]:
+    return lambda reply: replace(reply, arrays=truncated(reply.arrays, rank))
+
+
+def ranked(strategy: str, ranks: Mapping[str, int]) -> Experiment:
+    plain = make_experiment(rounds=1, keep=True)
+    phases = (Phase(name="pilot", rounds=1, strategy=StrategyChoice(name=strategy)),)
+    return replace(plain, model=Model(adapter=Adapter(rank=4, site_ranks=ranks)), phases=phases)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedit", "flexlora"])
+def test_a_release_tells_by_layer_how_far_it_is_from_the_mean_of_products(tmp_path: Path, strategy: str) -> None:
+    setting = make_setting(tmp_path / "s", FakeSites("abc"), experiment=ranked(strategy, {}), start=FACTORS)
+    run(setting)
+    release = setting.store.find("0.1.1")
+    ended = [moved(site, "0.1.1", FACTORS) for site in "abc"]
+    mean = sum((one["q.lora_B"].double() @ one["q.lora_A"].double() / 3 for one in ended), torch.zeros(()))
+    product = release.state()["q.lora_B"].double() @ release.state()["q.lora_A"].double()
+    expected = float((mean - product).norm() / mean.norm())
+    told = json.loads(release.read("residual.json"))
+    assert told.keys() == {"q"} and abs(float(told["q"]) - expected) < 2e-6
+    assert release.manifest.metrics.server["lora_residual"] == float(told["q"])
+    assert verify(setting.store).ok
+
+
+def test_where_every_layer_is_exact_there_is_no_residual_in_the_release(tmp_path: Path) -> None:
+    """One site alone, and a base: no file and no metric, so that the bytes of such releases stay what they were."""
+    setting = make_setting(tmp_path / "s", FakeSites("a"), experiment=ranked("fedavg", {}), start=FACTORS)
+    run(setting)
+    for release in setting.store.releases():
+        assert "residual.json" not in [file.path for file in release.manifest.files]
+        assert "lora_residual" not in release.manifest.metrics.server
+
+
+def test_sites_of_several_ranks_that_answer_together_make_one_round(tmp_path: Path) -> None:
+    """Updates that arrived together lie in one file only where they have the same shapes."""
+    sites = FakeSites("abcd", spoil={"a": of_rank(1), "b": of_rank(2), "c": of_rank(1)})
+    one_by_one = sites.train
+    sites.train = lambda *given: together(one_by_one(*given))  # type: ignore[method-assign]
+    setting = make_setting(
+        tmp_path / "s", sites, experiment=ranked("flexlora", {"a": 1, "b": 2, "c": 1}), start=FACTORS
+    )
+    run(setting)
+    assert [one.site for one in setting.store.find("0.1.1").manifest.federation.accepted] == ["a", "b", "c", "d"]
+    spool = Spool(setting.store.folder / "spool" / "0.1.1", parent=setting.store.find("0.0.0").digest)
+    assert [len(one.tensors["q.lora_A"]) for one in spool.updates()] == [1, 2, 1, 4]
+    assert len(list((setting.store.folder / "spool" / "0.1.1").glob("*.safetensors"))) == 3
+
+
+def together(replies: Iterator[Reply]) -> Iterator[Reply]:
+    found = list(replies)
+    yield from (replace(reply, more=place < len(found)) for place, reply in enumerate(found, 1))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "said"),
+    [
+        ("fedavg", {"a": 2}, "fedavg needs every site to have the same rank.*fedit, flexlora, flora, hlora"),
+        ("flexlora", {"amazom": 2}, "site_ranks names sites that are not there.*amazom.*a, b"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused_before_anybody_is_asked(
+    tmp_path: Path, strategy: str, ranks: Mapping[str, int], said: str
+) -> None:
+    sites = FakeSites("ab")
+    with pytest.raises(ExperimentError, match=said):
+        run(make_setting(tmp_path / "s", sites, experiment=ranked(strategy, ranks), start=FACTORS))
+    assert sites.asked == []

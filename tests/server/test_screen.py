@@ -7,7 +7,7 @@ from fake_sites import MATRIX, START, moved, receipt
 from torch import Tensor
 
 from fedrelease.errors import UpdateRefused
-from fedrelease.experiment import Experiment, Federation, Privacy
+from fedrelease.experiment import Adapter, Experiment, Federation, Model, Privacy
 from fedrelease.messages import Answer
 from fedrelease.server.screen import screen, screen_evaluation
 
@@ -155,3 +155,33 @@ def test_a_hold_out_must_not_leave_a_site_without_its_noise(metrics: str, answer
 def test_exact_metrics_need_no_receipt() -> None:
     experiment = replace(PRIVATE, privacy=replace(PRIVATE.privacy, metrics="exact"))
     screen_evaluation(replace(HOLDOUT, receipt=None, loss=0.5), experiment=experiment, site="a")
+
+
+PAIR: Mapping[str, Tensor] = {"q.lora_A": torch.ones(4, 3), "q.lora_B": torch.ones(2, 4), "head.bias": torch.zeros(2)}
+RANKED = replace(PLAIN, model=Model(adapter=Adapter(rank=4, site_ranks={"a": 2})))
+
+
+def ranked(trained: Mapping[str, Tensor], site: str = "a") -> dict[str, Tensor]:
+    return screen(PAIR, trained, Answer(site=site, examples=10, metrics={}), experiment=RANKED, site=site)
+
+
+def test_a_site_of_lower_rank_answers_in_it_and_its_delta_is_from_the_leading_ranks() -> None:
+    start = {**PAIR, "q.lora_A": torch.arange(12.0).reshape(4, 3), "q.lora_B": torch.arange(8.0).reshape(2, 4)}
+    trained = {"q.lora_A": torch.zeros(2, 3), "q.lora_B": torch.zeros(2, 2), "head.bias": torch.ones(2)}
+    delta = screen(start, trained, Answer(site="a", examples=10, metrics={}), experiment=RANKED, site="a")
+    assert delta["q.lora_A"].tolist() == [[0, -1, -2], [-3, -4, -5]]
+    assert delta["q.lora_B"].tolist() == [[0, -1], [-4, -5]]
+
+
+@pytest.mark.parametrize(
+    ("site", "ranks", "said"),
+    [
+        ("a", (4, 4), r"q.lora_A has another shape.*\(4, 3\).*\(2, 3\)"),
+        ("a", (2, 4), r"q.lora_B has another shape.*\(2, 4\).*\(2, 2\)"),
+        ("a", (1, 1), "q.lora_A has another shape"),
+        ("b", (2, 2), r"q.lora_A has another shape.*\(2, 3\).*\(4, 3\)"),
+    ],
+)
+def test_a_rank_that_is_not_the_sites_is_refused_by_name(site: str, ranks: tuple[int, int], said: str) -> None:
+    with pytest.raises(UpdateRefused, match=said):
+        ranked({**PAIR, "q.lora_A": torch.ones(ranks[0], 3), "q.lora_B": torch.ones(2, ranks[1])}, site)

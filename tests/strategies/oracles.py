@@ -82,6 +82,24 @@ def fedasync(_: Strategy, parent: State, updates: Sequence[Update], __: State, _
     return found, {}
 
 
+def by_dense_products(
+    rule: Strategy, parent: State, updates: Sequence[Update], memory: State, number: int
+) -> tuple[State, State]:
+    """The head by loops; each layer's mean of dense products, cut by torch's SVD: values in B, A's largest entries positive."""
+    found = dict(by_loops(rule, parent, updates, memory, number)[0])
+    for first in [name for name in parent if name.endswith(".lora_A")]:
+        second = first[:-1] + "B"
+        whole = sum(
+            (parent[second].double() + one.tensors[second]) @ (parent[first].double() + one.tensors[first])
+            for one in updates
+        ) / len(updates)
+        u, values, v = torch.linalg.svd(torch.as_tensor(whole))
+        for rank in range(len(parent[first])):
+            sign = 1.0 if v[rank][v[rank].abs().argmax()] > 0 else -1.0
+            found[first][rank], found[second][:, rank] = sign * v[rank], sign * values[rank] * u[:, rank]
+    return found, {}
+
+
 ORACLES: Mapping[str, Oracle] = {
     "fedasync": fedasync,
     "fedbuff": fedbuff,
@@ -91,4 +109,8 @@ ORACLES: Mapping[str, Oracle] = {
     **SERVER_ORACLES,
     "rolora": by_loops,
     "scaffold": scaffold,
+    "fedit": by_loops,
+    "flexlora": by_dense_products,
+    "flora": by_dense_products,
+    "hlora": by_dense_products,
 }

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import conformance
 import pytest
@@ -101,6 +102,27 @@ class _Counter:
         self.rounds += 1
         state, _ = _mean(parent, updates, memory)
         return {name: value + 0.01 * (self.rounds - 1) for name, value in state.items()}, {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokenFactors(Strategy):
+    """FedAvg of one site, which promises products only: its factors are multiplied by two numbers."""
+
+    same_product: ClassVar[bool] = True
+
+    first: float
+    second: float
+
+    def aggregate(self, parent: State, updates: Sequence[Update], memory: State) -> tuple[State, State]:
+        scales = {"lora_A": self.first, "lora_B": self.second}
+        state, _ = _mean(parent, updates, memory)
+        return {name: value * scales.get(name.rpartition(".")[2], 1.0) for name, value in state.items()}, {}
+
+
+def test_a_rule_that_promises_products_may_change_factors_and_nothing_else() -> None:
+    conformance.check_equal_stays_equal(BrokenFactors(first=2.0, second=0.5))
+    with pytest.raises(AssertionError, match="product by"):
+        conformance.check_equal_stays_equal(BrokenFactors(first=2.0, second=0.6))
 
 
 @pytest.mark.parametrize(

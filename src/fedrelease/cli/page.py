@@ -14,7 +14,7 @@ from rich.text import Text
 from fedrelease.cli.output import Column, fitting, put, section
 from fedrelease.cli.views import moment
 from fedrelease.experiment_file import load_experiment
-from fedrelease.manifest import Accepted, Manifest, PrivacyFacts
+from fedrelease.manifest import RESIDUAL, Accepted, Manifest, PrivacyFacts
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.release import Release
 from fedrelease.server.store import Store
@@ -82,6 +82,7 @@ def _print_round(console: Console, manifest: Manifest, entry: LogEntry | None) -
     federation = manifest.federation
     knobs = ", ".join(f"{name} = {value}" for name, value in sorted(federation.strategy_params.items()))
     accepted = [_accepted(one) for one in federation.accepted]
+    residual = manifest.metrics.server.get(RESIDUAL)
     up, down = (entry.bytes_up, entry.bytes_down) if entry else (None, None)
     pairs = [
         ("strategy", federation.strategy + (f" ({knobs})" if knobs else "")),
@@ -90,6 +91,10 @@ def _print_round(console: Console, manifest: Manifest, entry: LogEntry | None) -
         *((f"refused {one.site}", one.reason) for one in federation.refused[:NAMED]),
         ("refused", f"and {len(federation.refused) - NAMED} more: --json" if len(federation.refused) > NAMED else ""),
         ("traffic", f"{amount(up)} up, {amount(down)} down" if up is not None else ""),
+        (
+            "residual",
+            f"{residual:.4f} of the mean of products, in the worst LoRA layer" if residual is not None else "",
+        ),
         ("took", duration(entry.seconds) if entry and entry.seconds is not None else ""),
     ]
     section(console, "round", pairs)
@@ -145,7 +150,7 @@ def _print_metrics(console: Console, manifest: Manifest) -> None:
         **dict(sorted(metrics.sites.items())[:NAMED]),
         "mean of sites": metrics.mean,
         "worst of sites": metrics.worst,
-        "server hold-out": metrics.server,
+        "server hold-out": {name: value for name, value in metrics.server.items() if name != RESIDUAL},
     }
     told = {name: values for name, values in rows.items() if values}
     section(console, "metrics", [] if told else [("", "the sites keep their metrics private")])

@@ -1,0 +1,42 @@
+"""LoRA factors in a state: which layers have them, and the state of a site that trains fewer ranks than the others.
+
+Example::
+
+    layers_of(state)                        # ('encoder.layer.5.attention.self.query', ...)
+    truncated(state, 4)                     # the first 4 rows of each A, the first 4 columns of each B, all else as it was
+"""
+
+from collections.abc import Collection
+
+from torch import Tensor
+
+from fedrelease.update import State
+
+__all__ = ["FIRST", "SECOND", "is_factor", "layers_of", "truncated"]
+
+FIRST = ".lora_A"
+"""What the name of a layer's factor A ends in, ``[rank, in]``."""
+SECOND = ".lora_B"
+"""What the name of its factor B ends in, ``[out, rank]``; the layer adds ``alpha / rank * B A`` to its weight."""
+
+
+def layers_of(names: Collection[str]) -> tuple[str, ...]:
+    """The layers that have both factors, sorted."""
+    firsts = (name.removesuffix(FIRST) for name in names if name.endswith(FIRST))
+    return tuple(sorted(layer for layer in firsts if layer + SECOND in names))
+
+
+def is_factor(name: str) -> bool:
+    """Whether a tensor of this name is a LoRA factor."""
+    return name.endswith((FIRST, SECOND))
+
+
+def truncated(state: State, rank: int) -> dict[str, Tensor]:
+    """The state of a site with ``rank``: views of the leading rows of A and columns of B; other tensors are the same ones."""
+    return {name: _leading(name, tensor, rank) for name, tensor in state.items()}
+
+
+def _leading(name: str, tensor: Tensor, rank: int) -> Tensor:
+    if name.endswith(FIRST):
+        return tensor[:rank]
+    return tensor[:, :rank] if name.endswith(SECOND) else tensor
