@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import final
 
-from fedrelease.errors import EngineError, FedreleaseError
+from fedrelease.errors import EngineError
 from fedrelease.experiment import Experiment
 from fedrelease.models.bases import Base
 from fedrelease.simulations.engine import Engine, default_workers
@@ -63,7 +63,7 @@ class Lender:
         try:
             yield engine
             whole = True
-        except FedreleaseError as error:
+        except Exception as error:
             whole = not isinstance(error, EngineError)
             raise
         finally:

@@ -54,6 +54,15 @@ pre { background: #f4f4f4; padding: .7rem; overflow-x: auto; font-size: 12px; wh
 @media print { body { margin: 0; max-width: none; font-size: 11pt; }
   table { font-size: 7.5pt; } th, td { padding: .2rem .3rem; } }
 """
+METHOD = """A seed is the unit of analysis: it decides the split, the first adapter and every cohort, and all variants share it,
+so differences are taken seed by seed and judged by Student's paired t test. Batches and noise are drawn for each run by itself.
+With privacy.metrics = "noised" what sites tell of their hold-outs has noise too, which widens every interval. The winner is
+whoever beats every other variant in the family of all pairs (here {pairs}), two-sided at 0.05 after Holm's step-down correction.
+That is stricter than the table, because nobody knew beforehand who would be best. Sites of one run are not independent of each
+other; intervals by seed and site (bootstrap over whole seeds) are in summary.csv. Seeds draw from the same rows, so they are not
+fully independent either: read p-values near 0.05 with care. How many more seeds would decide is the number for a power of 0.8 at
+the observed difference and spread; they are asked for in a new comparison, since looking and then adding seeds would count
+chances twice."""
 CAPTIONS = {
     "learning-curves.png": "Accuracy after each round. Line: mean over seeds; band: Student's 95 % interval of that mean.",
     "differences.png": "Final accuracy minus the baseline's, seed by seed. Bar: Student's 95 % interval of the mean difference, "
@@ -79,14 +88,12 @@ def setting(plan: Plan) -> list[tuple[str, str]]:
         else f"one {privacy.unit}, epsilon {privacy.epsilon:g}, delta {privacy.delta:g}"
     )
     seeds = f"{plan.seeds[0]} to {plan.seeds[-1]}" if len(plan.seeds) > 1 else f"{plan.seeds[0]}"
-    training = (
-        f"{shared.training.epochs:g} epochs a round, batches of {shared.training.batch_size}, lr {shared.training.lr:g}"
-    )
+    training = f"{shared.training.epochs:g} epoch(s) a round, batches of {shared.training.batch_size}, lr {shared.training.lr:g}"
     return [
         ("variants", f"{len(plan.variants)}: {', '.join(variant.name for variant in plan.variants)}"),
         (
             "seeds",
-            f"{len(plan.seeds)} ({seeds}); each decides split, initial adapter, cohorts and noise for all variants alike",
+            f"{len(plan.seeds)} ({seeds}); each decides split, first adapter and cohorts for all variants alike",
         ),
         (
             "runs",
@@ -154,8 +161,8 @@ def _question(plan: Plan) -> Iterator[str]:
     what = f"values of {', '.join(plan.swept)}" if plan.swept else "aggregation strategies"
     yield "<h2>Question</h2>"
     yield f"<p>Which of these {escape(what)} gives the most accurate federated model on the sites' own held-out rows, "
-    yield "when data, splits, rounds and privacy are the same for all but where they are what is varied; and is the difference more "
-    yield "than luck?</p>"
+    yield "when data, splits, rounds and privacy are the same for all but where they are what is varied; and is the difference "
+    yield "more than luck?</p>"
 
 
 def _setting(plan: Plan) -> Iterator[str]:
@@ -173,8 +180,8 @@ def _results(verdict: Verdict) -> Iterator[str]:
 def _caption(verdict: Verdict) -> str:
     return (
         f"Final accuracy: mean over sites, then over seeds. Difference: to {verdict.baseline}, paired by seed, p from Student's "
-        "t with Holm's correction over this table; g: Hedges' g of the paired differences. Epsilon: worst site. Bytes: from and to "
-        "the sites in one run. Time: of one run's rounds on the machine that ran it."
+        "t with Holm's correction over this table; g: Hedges' g of the paired differences. Epsilon: worst site. Bytes: from "
+        "and to the sites in one run. Time: of one run's rounds on the machine that ran it."
     )
 
 
@@ -202,19 +209,13 @@ def _figure(name: str, png: bytes) -> str:
 
 
 def _method(verdict: Verdict) -> Iterator[str]:
-    yield "<h2>Method</h2><p>A seed is the unit of analysis: it decides the split, the first adapter, every cohort and all "
-    yield "noise, and all variants share it, so differences are taken seed by seed and judged by Student's paired t test. The winner is "
-    yield f"whoever beats every other variant in the family of all {len(verdict.pairs)} pairs, two-sided at 0.05 after Holm's "
-    yield "step-down correction; this is stricter than the table, because nobody knew beforehand who would be best. Sites of one "
-    yield "run are not independent; intervals by seed and site (bootstrap over whole seeds) are in summary.csv. Seeds draw from "
-    yield "the same rows, so they are not fully independent either: read p-values near 0.05 with care. How many more seeds would "
-    yield "decide is the count for a power of 0.8 at the observed difference and spread.</p>"
+    yield f"<h2>Method</h2><p>{escape(METHOD.format(pairs=len(verdict.pairs)))}</p>"
 
 
 def _repeat(results: Results, command: str) -> Iterator[str]:
     versions = f"fedrelease {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     yield f"<h2>How to repeat it</h2><pre>{escape(command)}</pre>"
     yield f"<p>{escape(versions)}, {escape(platform.machine())}. Equal seeds give equal releases, bit for bit, on processors of "
-    yield "one kind; results.jsonl has every digest. Each run's store can be audited with <code>fedrelease log --store</code> and "
-    yield "<code>fedrelease verify --store</code>. The experiment that all variants share, with every default filled in:</p>"
+    yield "one kind; results.jsonl has every digest. Each run's store can be audited with <code>fedrelease log --store</code> "
+    yield "and <code>fedrelease verify --store</code>. The experiment that all variants share, with every default filled in:</p>"
     yield f"<pre>{escape(to_toml(results.plan.experiment))}</pre>"

@@ -4,7 +4,7 @@ Example::
 
     results = compare(plan, out=Path("comparison"), cache=cache_folder(), workers=None, watch=watch, say=print)
 
-Below ``out``: ``comparison.json`` (the plan), ``runs/VARIANT/seed-N`` (a store each, with ``seed-N.sites`` beside it), ``engine``.
+Below ``out``: ``comparison.json`` (the plan), ``engine``, and ``runs/VARIANT/seed-N``: a store each, and beside it its sites.
 """
 
 import json
@@ -192,7 +192,7 @@ def _differences(saved: dict[str, Json], plan: Plan) -> list[str]:
         lines += differences(_placed(old, plan.experiment), plan.experiment)
     if saved["seeds"] != now["seeds"]:
         lines.append(f"seeds: {_listed(saved['seeds'])} -> {_listed(now['seeds'])}")
-    if not lines and saved["variants"] != now["variants"] or _names(saved) != _names(now):
+    if (not lines and saved["variants"] != now["variants"]) or _names(saved) != _names(now):
         lines.append(f"variants: {', '.join(_names(saved))} -> {', '.join(_names(now))}")
     return lines
 

@@ -6,8 +6,8 @@ Example::
     test.difference, test.interval, test.p_value                # 0.0233..., (0.0090..., 0.0376...), 0.0198...
     holm([0.01, 0.04, 0.03])                                    # (0.03, 0.06, 0.06)
 
-A seed is the unit: it decides the split, the noise and every draw, and all variants of a seed share it, so differences are taken
-seed by seed. Sites of one run are not independent of each other; where they are used, whole seeds are drawn again.
+A seed is the unit: all variants of a seed share its split, first adapter and cohorts, so differences are taken seed by seed.
+Sites of one run are not independent of each other; where they are used, whole seeds are drawn again.
 """
 
 import math
