@@ -11,6 +11,7 @@ Equal results give equal bytes. Every colour goes with a marker or a number of i
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import mean
 
 from matplotlib.axes import Axes
@@ -29,13 +30,14 @@ MARKERS = "osD^vPX*"
 STROKES = ("-", "--", ":", "-.")
 SITES_SHOWN = 30
 NUMBERS_SHOWN = 14
+TICKS_SHOWN = 5
 ACCURACY = "accuracy, mean of the sites"
 
 
 def figures(results: Results, verdict: Verdict) -> Mapping[str, bytes]:
     """File name -> PNG. A picture that would have nothing in it is left out."""
     names = results.names()
-    drawn = {"learning-curves.png": _curves(results, names)} if any(map(results.finals, names)) else {}
+    drawn = {"learning-curves.png": _curves(results, verdict)} if any(map(results.finals, names)) else {}
     if any(line.against is not None for line in verdict.lines):
         drawn["differences.png"] = _differences(verdict)
     if any(line.bytes_total is not None for line in verdict.lines):
@@ -95,19 +97,20 @@ def _height(count: int, least: float = 5.0) -> float:
     return max(least, 1.4 + 0.34 * count)
 
 
-def _curves(results: Results, names: Sequence[str]) -> bytes:
-    seeds = len(results.plan.seeds)
+def _curves(results: Results, verdict: Verdict) -> bytes:
+    """Best first in the legend, as the lines end."""
+    names, seeds = results.names(), len(results.plan.seeds)
     band = ", with 95 % intervals" if seeds > 2 else ""
     figure = _blank(10, _height(len(names)), f"Accuracy by round: mean of {_count(seeds, 'seed')}{band}")
     axes = figure.subplots()
     _style(axes, "round (0 is the base)", ACCURACY)
-    for place, name in enumerate(names):
-        told = _by_round(results, name)
+    for name in (line.variant for line in verdict.lines):
+        place, told = names.index(name), _by_round(results, name)
         if told:
             middle = [mean(values) for values in told.values()]
             look, mark, colour = _stroke(place), _marker(place), _colour(place)
             axes.plot(list(told), middle, look, marker=mark, color=colour, label=_safe(name), linewidth=2)
-            _band(axes, told, colour)
+            _band(axes, told, colour, alpha=0.13 if len(names) <= 4 else 0.07)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, axes)
     return _png(figure)
@@ -123,11 +126,11 @@ def _by_round(results: Results, name: str) -> dict[int, list[float]]:
     return dict(sorted(found.items()))
 
 
-def _band(axes: Axes, told: Mapping[int, Sequence[float]], colour: str) -> None:
+def _band(axes: Axes, told: Mapping[int, Sequence[float]], colour: str, *, alpha: float) -> None:
     spans = {round_: span for round_, values in told.items() if (span := mean_interval(values)) is not None}
     if spans:
         low, high = zip(*spans.values(), strict=True)
-        axes.fill_between(list(spans), low, high, color=colour, alpha=0.13, linewidth=0)
+        axes.fill_between(list(spans), low, high, color=colour, alpha=alpha, linewidth=0)
 
 
 def _differences(verdict: Verdict) -> bytes:
@@ -200,7 +203,15 @@ def _point(axes: Axes, line: Line, x: float, place: int) -> None:
         return
     name, colour = _safe(line.variant), _colour(place)
     axes.plot(
-        x, line.accuracy, _marker(place), color=colour, markersize=9, markeredgecolor="white", label=name, zorder=3
+        x,
+        line.accuracy,
+        _marker(place),
+        color=colour,
+        markersize=10,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        label=name,
+        zorder=3,
     )
     if line.interval is not None:
         axes.plot([x, x], line.interval, color=colour, linewidth=1.2, alpha=0.7, zorder=2)
@@ -219,12 +230,19 @@ def _front(axes: Axes, points: Sequence[tuple[Line, float]]) -> None:
 
 
 def _room(axes: Axes, at: Sequence[float]) -> None:
-    """Costs that hardly differ must not look as if they did."""
+    """Costs that hardly differ must not look as if they did: a wide axis, and a tick at each true cost where these are few."""
     if not at:
         return
     low, high = min(at), max(at)
     pad = max(0.15 * (high - low), 0.1 * high, 1e-9)
     axes.set_xlim(max(0.0, low - pad), high + pad)
+    told = [
+        x
+        for place, x in enumerate(sorted(at))
+        if place == 0 or not math.isclose(x, sorted(at)[place - 1], rel_tol=0.01)
+    ]
+    if len(told) <= TICKS_SHOWN and all(after - before > pad / 3 for before, after in pairwise(told)):
+        axes.set_xticks(told, [f"{x:.3g}" for x in told])
 
 
 def _sites(results: Results, verdict: Verdict) -> bytes:

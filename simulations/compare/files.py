@@ -47,6 +47,8 @@ def line_document(line: Line) -> dict[str, Json]:
     low, high = line.interval or (None, None)
     worst_low, worst_high = line.worst_interval or (None, None)
     span = (paired.interval if paired else None) or (None, None)
+    worst = line.worst_against
+    worst_span = (worst.interval if worst else None) or (None, None)
     clustered = (against.clustered if against else None) or (None, None)
     return {
         "variant": line.variant,
@@ -63,6 +65,9 @@ def line_document(line: Line) -> dict[str, Json]:
         "difference_high": span[1],
         "difference_clustered_low": clustered[0],
         "difference_clustered_high": clustered[1],
+        "worst_difference": worst.difference if worst else None,
+        "worst_difference_low": worst_span[0],
+        "worst_difference_high": worst_span[1],
         "p_value": paired.p_value if paired else None,
         "p_corrected": against.corrected if against else None,
         "hedges_g": paired.effect if paired else None,

@@ -192,8 +192,10 @@ def _differences(saved: dict[str, Json], plan: Plan) -> list[str]:
         lines += differences(_placed(old, plan.experiment), plan.experiment)
     if saved["seeds"] != now["seeds"]:
         lines.append(f"seeds: {_listed(saved['seeds'])} -> {_listed(now['seeds'])}")
-    if (not lines and saved["variants"] != now["variants"]) or _names(saved) != _names(now):
+    if _names(saved) != _names(now):
         lines.append(f"variants: {', '.join(_names(saved))} -> {', '.join(_names(now))}")
+    elif not lines and saved["variants"] != now["variants"]:
+        lines.append("variants: the same names stand for other settings")
     return lines
 
 

@@ -51,7 +51,8 @@ class Line:
     Attributes:
         accuracy, worst: final, mean over seeds. interval, worst_interval: of these means, 95 %.
         epsilon: the highest of its runs. bytes_total: of a run, mean over seeds. seconds: of a run's rounds, mean.
-        against: the baseline; ``None`` for the baseline itself, or where they share no seed.
+        against: the baseline; ``None`` for the baseline itself, or where they share no seed. worst_against: the same for the
+            worst site of each seed; not corrected, since accuracy is what the verdict is about.
         failed: how many runs failed.
     """
 
@@ -66,6 +67,7 @@ class Line:
     bytes_total: float | None
     seconds: float | None
     against: Difference | None
+    worst_against: Paired | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ def judge(results: Results, *, baseline: str) -> Verdict:
     """All tests of a comparison. Runs that failed are missing from the pairs, and counted."""
     against = _family(results, [(name, baseline) for name in results.names() if name != baseline])
     pairs = _family(results, list(combinations(results.names(), 2)))
-    lines = [_line(results, name, _find(against, name)) for name in results.names()]
+    lines = [_line(results, name, baseline, _find(against, name)) for name in results.names()]
     lines.sort(key=lambda line: (line.accuracy is None, -(line.accuracy or 0.0)))
     told = [line.variant for line in lines if line.accuracy is not None]
     ours = [_seen_from(told[0], pair) for pair in pairs if told and told[0] in (pair.first, pair.second)]
@@ -129,11 +131,9 @@ def _family(results: Results, names: Sequence[tuple[str, str]]) -> tuple[Differe
 
 
 def _difference(results: Results, first: str, second: str) -> Difference | None:
-    ours, theirs = results.finals(first), results.finals(second)
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
+    paired = _paired(results.finals(first), results.finals(second))
+    if paired is None:
         return None
-    paired = paired_test([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
     clusters = _clusters(results.by_site(first), results.by_site(second))
     return Difference(first=first, second=second, paired=paired, corrected=None, clustered=cluster_interval(clusters))
 
@@ -147,7 +147,7 @@ def _clusters(ours: Mapping[int, Mapping[str, float]], theirs: Mapping[int, Mapp
     return [cluster for cluster in found if cluster]
 
 
-def _line(results: Results, name: str, against: Difference | None) -> Line:
+def _line(results: Results, name: str, baseline: str, against: Difference | None) -> Line:
     runs = results.of(name)
     finals, worsts = list(results.finals(name).values()), list(results.worsts(name).values())
     done = [run for run in runs if run.last is not None]
@@ -164,7 +164,14 @@ def _line(results: Results, name: str, against: Difference | None) -> Line:
         bytes_total=_mean_bytes(done),
         seconds=mean(run.seconds for run in done) if done else None,
         against=against,
+        worst_against=None if name == baseline else _paired(results.worsts(name), results.worsts(baseline)),
     )
+
+
+def _paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | None:
+    """The test over the seeds that both have."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    return paired_test([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]) if seeds else None
 
 
 def _mean_bytes(done: Sequence[Finished]) -> float | None:

@@ -66,6 +66,15 @@ def test_differences_are_to_the_baseline_whoever_is_best() -> None:
     assert above.corrected is not None and above.paired.p_value is not None and above.corrected >= above.paired.p_value
 
 
+def test_worst_sites_are_paired_by_seed_too() -> None:
+    """Every worst site is 0.02 below its mean, so that the difference is that of the means."""
+    (best, second, _) = judged(CLEAR).lines
+    assert best.worst_against is None
+    assert second.worst_against is not None and second.against is not None
+    assert second.worst_against.difference == pytest.approx(second.against.paired.difference)
+    assert second.worst_against.p_value == pytest.approx(second.against.paired.p_value)
+
+
 def test_a_variant_whose_runs_failed_stays_in_the_table_and_others_are_paired_by_the_seeds_they_share() -> None:
     found = judged(FAILED)
     lines = {line.variant: line for line in found.lines}
