@@ -115,6 +115,11 @@ class Engine:
             for _ in self.collect(wait_s=1.0):
                 pass
 
+    @property
+    def idle(self) -> bool:
+        """Whether every task has its outcome, so that somebody else may use the engine."""
+        return not self._queue and not self._busy
+
     def submit(self, task: str, frame: Mapping[str, Json]) -> None:
         """Queue a task; its outcome comes out of :meth:`collect` under the same name."""
         self._queue.append((task, {**frame, "id": task}))

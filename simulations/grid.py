@@ -146,6 +146,12 @@ class LocalGrid(Grid):
             self._held = content  # while it is held, its id is nobody else's
         return self._packed[1]
 
+    def close(self) -> None:
+        """Remove the last content's files: the engine may go on to another grid."""
+        if self._packed is not None:
+            _remove_files(self._packed[1])
+            self._packed = None
+
     def pull_messages(self, message_ids: Iterable[str]) -> Iterator[Message]:
         """Replies that are there, waiting a moment for the first. A reply that nobody waits for any more is dropped."""
         wanted = set(message_ids)

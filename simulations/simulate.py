@@ -38,8 +38,9 @@ from fedrelease.server.events import Watcher
 from fedrelease.server.lock import hold
 from fedrelease.server.plan import planned_rounds
 from fedrelease.server.store import Store
-from fedrelease.simulations.engine import Engine, default_workers
+from fedrelease.simulations.engine import Engine
 from fedrelease.simulations.grid import LocalGrid
+from fedrelease.simulations.lending import Lender, own_engine
 from fedrelease.simulations.nodes import Nodes
 from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.ray_cluster import Ray, check_ray
@@ -84,6 +85,7 @@ def simulate(
     watch: Watcher,
     say: Callable[[str], None],
     ray: Ray | None = None,
+    lender: Lender | None = None,
 ) -> Summary:
     """Run the plan of rounds to its end, from the store's head on.
 
@@ -93,6 +95,8 @@ def simulate(
         workers: processes; ``None`` for one a core, or for what a cluster has room for.
         watch: told what happens. say: told in sentences what takes a while before the first round.
         ray: run the sites in Ray actors; ``None`` for the one-machine engine. The releases are the same.
+        lender: has the engine that several runs use one after the other, and its number of workers; ``None`` starts one for
+            this run alone. The releases are the same.
 
     Raises:
         FedreleaseError: whatever a user can mend; everything that was released or accepted before it stays.
@@ -115,7 +119,7 @@ def simulate(
         if _is_complete(opened, experiment):
             say(f"nothing to do: {store} holds every release of this experiment")
         else:
-            _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say, ray=ray)
+            _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say, ray=ray, lender=lender)
     return _summary(experiment, opened, seconds=time.monotonic() - begun, resumed=resumed)
 
 
@@ -159,10 +163,12 @@ def _run(
     watch: Watcher,
     say: Callable[[str], None],
     ray: Ray | None,
+    lender: Lender | None,
 ) -> None:
-    base = _base(experiment, cache, say)
+    opened = partial(_base, experiment, cache, say)
+    base = opened() if lender is None else lender.base(experiment, opened)
     home = sites_folder(store)
-    with _engine(experiment, base, home, workers, ray) as grid_of:
+    with _engine(experiment, base, home, workers, ray, lender) as grid_of:
         prepared = _prepare(experiment, base, cache, say)
         federate(experiment, store=store, base=base, prepared=prepared, grid_of=grid_of, watch=watch)
 
@@ -200,14 +206,14 @@ def _initial(experiment: Experiment, grid: Grid) -> Callable[[Base, Experiment],
 
 
 @contextmanager
-def _engine(experiment: Experiment, base: Base, home: Path, workers: int | None, ray: Ray | None) -> Iterator[GridOf]:
+def _engine(
+    experiment: Experiment, base: Base, home: Path, workers: int | None, ray: Ray | None, lender: Lender | None
+) -> Iterator[GridOf]:
     """What runs the sites. Workers load while the caller prepares the data."""
     if ray is not None:
         yield partial(_ray_sites, ray, workers, experiment, home)
         return
-    partition = experiment.data.partition
-    count = workers or default_workers(None if partition.by == "column" else partition.sites)
-    with Engine(base=base.folder, experiment=experiment, workers=count, home=home) as engine:
+    with own_engine(experiment, base, home, workers) if lender is None else lender.lend(experiment, base) as engine:
         yield partial(_local_sites, engine, experiment, home)
 
 
@@ -216,9 +222,12 @@ def _local_sites(engine: Engine, experiment: Experiment, home: Path, nodes: Node
     engine.wait_until_ready()
     timed = experiment.virtual_time.examples_per_s is not None
     clock = Clock(experiment, rows_of=nodes.rows_of, book=home / "virtual-time.csv") if timed else None
-    yield LocalGrid(
-        engine, nodes=nodes, abreast=ABREAST if experiment.model.task == "image-classification" else 1, clock=clock
-    )
+    abreast = ABREAST if experiment.model.task == "image-classification" else 1
+    grid = LocalGrid(engine, nodes=nodes, abreast=abreast, clock=clock)
+    try:
+        yield grid
+    finally:
+        grid.close()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import click
 import typer
 
 from fedrelease import __version__
+from fedrelease.cli.compare import compare
 from fedrelease.cli.doctor import doctor
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
@@ -37,6 +38,10 @@ QUIET_LIBRARIES = {
 }
 VERBS: Mapping[Callable[..., None], str] = {
     simulate: example("fedrelease simulate", "fedrelease simulate my.toml --set federation.seed=8 --store releases-8"),
+    compare: example(
+        "fedrelease compare my.toml --strategies fedavg,ffa-lora --seeds 5",
+        "fedrelease compare --vary training.lr=1e-4,1e-3 --seeds 3 --out rates",
+    ),
     log: example("fedrelease log", "fedrelease log --json"),
     show: example("fedrelease show stable", "fedrelease show 0.0.3 --json"),
     verify: example("fedrelease verify", "fedrelease verify 0.0.3 && echo intact"),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fedrelease.simulations.report import Row
     from fedrelease.simulations.simulate import Summary
 
-__all__ = ["built_in", "plan", "simulate"]
+__all__ = ["built_in", "load", "plan", "simulate"]
 
 DEFAULT = "default"
 STUDIES = "fedrelease.simulations.studies"
@@ -93,7 +93,7 @@ def simulate(
         return
     if ray_address is not None and engine != "ray":
         raise typer.BadParameter("a cluster's address goes with --engine ray", param_hint="--ray-address")
-    experiment = _load(file, settings or [], store)
+    experiment = load(file, settings or [], store)
     talk = to_stderr()
     if not quiet:
         plan(experiment, talk)
@@ -101,7 +101,12 @@ def simulate(
     _finish(experiment, summary, as_json=as_json)
 
 
-def _load(file: str | None, settings: Sequence[str], store: Path | None) -> Experiment:
+def load(file: str | None, settings: Sequence[str], store: Path | None) -> Experiment:
+    """The experiment of a file or of a built-in name, with overrides, and with another store if one is named.
+
+    Raises:
+        ExperimentError: there is no such experiment, or something in it is wrong.
+    """
     from fedrelease.experiment_file import load_experiment
 
     with _path_of(file or DEFAULT) as path:

@@ -1,0 +1,293 @@
+"""The pictures of a comparison: learning curves, differences to the baseline, what quality costs, and every site.
+
+Example::
+
+    for name, png in figures(results, verdict).items():
+        (out / name).write_bytes(png)                        # learning-curves.png, differences.png, cost.png, sites.png
+
+Equal results give equal bytes. Every colour goes with a marker or a number of its own, so that a grey print can be read too.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import mean
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fedrelease.simulations.compare.results import Results
+from fedrelease.simulations.compare.statistics import mean_interval
+from fedrelease.simulations.compare.verdict import Line, Verdict
+from fedrelease.simulations.curve import COLOURS, INK
+
+__all__ = ["figures"]
+
+MARKERS = "osD^vPX*"
+STROKES = ("-", "--", ":", "-.")
+SITES_SHOWN = 30
+NUMBERS_SHOWN = 14
+TICKS_SHOWN = 5
+ACCURACY = "accuracy, mean of the sites"
+
+
+def figures(results: Results, verdict: Verdict) -> Mapping[str, bytes]:
+    """File name -> PNG. A picture that would have nothing in it is left out."""
+    names = results.names()
+    drawn = {"learning-curves.png": _curves(results, verdict)} if any(map(results.finals, names)) else {}
+    if any(line.against is not None for line in verdict.lines):
+        drawn["differences.png"] = _differences(verdict)
+    if any(line.bytes_total is not None for line in verdict.lines):
+        drawn["cost.png"] = _cost(verdict, names)
+    if any(any(by_seed.values()) for by_seed in map(results.by_site, names)):
+        drawn["sites.png"] = _sites(results, verdict)
+    return drawn
+
+
+def _blank(width: float, height: float, title: str) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=14, color=INK)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()
+
+
+def _safe(text: str) -> str:
+    """Text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
+
+
+def _colour(place: int) -> str:
+    return COLOURS[place % len(COLOURS)]
+
+
+def _marker(place: int) -> str:
+    """Shifted with each turn of the colours, so that no two of the first 64 variants look alike."""
+    return MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
+
+
+def _stroke(place: int) -> str:
+    return STROKES[place // len(COLOURS) % len(STROKES)]
+
+
+def _style(axes: Axes, across: str, up: str) -> None:
+    axes.set_xlabel(across, fontsize=12)
+    axes.set_ylabel(up, fontsize=12)
+    axes.tick_params(labelsize=11)
+    axes.grid(color="#E2E2E2")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Beside the axes, never over the data."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=11, frameon=False)
+
+
+def _height(count: int, least: float = 5.0) -> float:
+    return max(least, 1.4 + 0.34 * count)
+
+
+def _curves(results: Results, verdict: Verdict) -> bytes:
+    """Best first in the legend, as the lines end."""
+    names, seeds = results.names(), len(results.plan.seeds)
+    band = ", with 95 % intervals" if seeds > 2 else ""
+    figure = _blank(10, _height(len(names)), f"Accuracy by round: mean of {_count(seeds, 'seed')}{band}")
+    axes = figure.subplots()
+    _style(axes, "round (0 is the base)", ACCURACY)
+    for name in (line.variant for line in verdict.lines):
+        place, told = names.index(name), _by_round(results, name)
+        if told:
+            middle = [mean(values) for values in told.values()]
+            look, mark, colour = _stroke(place), _marker(place), _colour(place)
+            axes.plot(list(told), middle, look, marker=mark, color=colour, label=_safe(name), linewidth=2)
+            _band(axes, told, colour, alpha=0.13 if len(names) <= 4 else 0.07)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(figure, axes)
+    return _png(figure)
+
+
+def _by_round(results: Results, name: str) -> dict[int, list[float]]:
+    """Accuracies by round over those runs that finished."""
+    found: dict[int, list[float]] = {}
+    for run in results.of(name):
+        for row in run.rows if run.failed is None else ():
+            if row.accuracy is not None:
+                found.setdefault(row.round, []).append(row.accuracy)
+    return dict(sorted(found.items()))
+
+
+def _band(axes: Axes, told: Mapping[int, Sequence[float]], colour: str, *, alpha: float) -> None:
+    spans = {round_: span for round_, values in told.items() if (span := mean_interval(values)) is not None}
+    if spans:
+        low, high = zip(*spans.values(), strict=True)
+        axes.fill_between(list(spans), low, high, color=colour, alpha=alpha, linewidth=0)
+
+
+def _differences(verdict: Verdict) -> bytes:
+    shown = [line for line in reversed(verdict.lines) if line.against is not None]
+    title = f"Difference of final accuracy to {_safe(verdict.baseline)}, paired by seed"
+    figure = _blank(9, _height(len(shown), 2.6), title)
+    axes = figure.subplots()
+    _style(axes, "difference of accuracy (95 % interval; filled: corrected p < 0.05)", "")
+    axes.axvline(0, color=INK, linewidth=1.2)
+    for place, line in enumerate(shown):
+        _whisker(axes, place, line)
+    axes.set_yticks(range(len(shown)), [_safe(line.variant) for line in shown], fontsize=11)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
+    return _png(figure)
+
+
+def _whisker(axes: Axes, place: int, line: Line) -> None:
+    against = line.against
+    if against is None:
+        return
+    sure = against.corrected is not None and against.corrected < 0.05
+    middle, span = against.paired.difference, against.paired.interval
+    if span is not None:
+        axes.plot(span, [place, place], color=COLOURS[0], linewidth=2, solid_capstyle="butt")
+    axes.plot(middle, place, "o", color=COLOURS[0] if sure else "white", markeredgecolor=COLOURS[0], markersize=8)
+    axes.annotate(
+        f"{middle:+.4f}", (middle, place), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=10
+    )
+
+
+def _cost(verdict: Verdict, names: Sequence[str]) -> bytes:
+    """Quality against bytes, and against epsilon where there is privacy."""
+    private = any(line.epsilon is not None for line in verdict.lines)
+    costs = {
+        "sent from and to the sites in a run (MB)": _megabytes,
+        **({"epsilon (worst site)": _epsilon} if private else {}),
+    }
+    what = "bytes and privacy" if private else "bytes"
+    figure = _blank(
+        6.5 * len(costs) + 1.5, _height(len(names)), f"What final accuracy costs in {what}; up and left is better"
+    )
+    panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    for axes, (label, cost) in zip(panels, costs.items(), strict=True):
+        _style(axes, label, ACCURACY if axes is panels[0] else "")
+        points = [(line, x) for line in verdict.lines if (x := cost(line)) is not None and line.accuracy is not None]
+        _front(axes, points)
+        for line, x in points:
+            _point(axes, line, x + _aside(points, line, x), names.index(line.variant))
+        _room(axes, [x for _, x in points])
+    _legend(figure, panels[0])
+    return _png(figure)
+
+
+def _megabytes(line: Line) -> float | None:
+    return None if line.bytes_total is None else line.bytes_total / 1e6
+
+
+def _epsilon(line: Line) -> float | None:
+    return line.epsilon
+
+
+def _aside(points: Sequence[tuple[Line, float]], line: Line, x: float) -> float:
+    """Points at one place are drawn side by side, 0.8 % apart."""
+    near = [other for other, at in points if math.isclose(at, x, rel_tol=0.01)]
+    return (near.index(line) - (len(near) - 1) / 2) * 0.008 * max(x, 1e-9)
+
+
+def _point(axes: Axes, line: Line, x: float, place: int) -> None:
+    if line.accuracy is None:
+        return
+    name, colour = _safe(line.variant), _colour(place)
+    axes.plot(
+        x,
+        line.accuracy,
+        _marker(place),
+        color=colour,
+        markersize=10,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        label=name,
+        zorder=3,
+    )
+    if line.interval is not None:
+        axes.plot([x, x], line.interval, color=colour, linewidth=1.2, alpha=0.7, zorder=2)
+
+
+def _front(axes: Axes, points: Sequence[tuple[Line, float]]) -> None:
+    """The best accuracy that can be had for at most so much."""
+    best, steps = -math.inf, list[tuple[float, float]]()
+    for x, quality in sorted((x, -(line.accuracy or 0.0)) for line, x in points):
+        if -quality > best:
+            best = -quality
+            steps.append((x, best))
+    if len(steps) > 1:
+        across, up = zip(*steps, strict=True)
+        axes.step(across, up, where="post", color="#999999", linewidth=1, zorder=1)
+
+
+def _room(axes: Axes, at: Sequence[float]) -> None:
+    """Costs that hardly differ must not look as if they did: a wide axis, and a tick at each true cost where these are few."""
+    if not at:
+        return
+    low, high = min(at), max(at)
+    pad = max(0.15 * (high - low), 0.1 * high, 1e-9)
+    axes.set_xlim(max(0.0, low - pad), high + pad)
+    told = [
+        x
+        for place, x in enumerate(sorted(at))
+        if place == 0 or not math.isclose(x, sorted(at)[place - 1], rel_tol=0.01)
+    ]
+    if len(told) <= TICKS_SHOWN and all(after - before > pad / 3 for before, after in pairwise(told)):
+        axes.set_xticks(told, [f"{x:.3g}" for x in told])
+
+
+def _sites(results: Results, verdict: Verdict) -> bytes:
+    """Mean final accuracy over seeds of each variant at each site; with many sites, the worst of them."""
+    means = {line.variant: _site_means(results, line.variant) for line in verdict.lines}
+    means = {name: sites for name, sites in means.items() if sites}
+    every = sorted({site for sites in means.values() for site in sites}, key=lambda site: _typical(means, site))
+    sites = sorted(every[:SITES_SHOWN])
+    more = f", the {len(sites)} lowest of {len(every)}" if len(every) > len(sites) else ""
+    figure = _blank(max(6.5, 3.5 + 0.75 * len(sites)), 2.2 + 0.42 * len(means), f"Final accuracy by site{more}")
+    axes = figure.subplots()
+    grid = [[of.get(site, math.nan) for site in sites] for of in means.values()]
+    image = axes.imshow(grid, cmap="cividis", aspect="auto")
+    long = max(len(site) for site in sites) > 8
+    axes.set_xticks(range(len(sites)), map(_safe, sites), rotation=45 if long else 0, ha="right" if long else "center")
+    axes.set_yticks(range(len(means)), map(_safe, means))
+    axes.tick_params(labelsize=11, length=0)
+    if len(sites) <= NUMBERS_SHOWN:
+        _numbers(axes, grid)
+    figure.colorbar(image, ax=axes, label="accuracy, mean over seeds", pad=0.02)
+    return _png(figure)
+
+
+def _site_means(results: Results, name: str) -> dict[str, float]:
+    runs = list(results.by_site(name).values())
+    return {
+        site: mean([run[site] for run in runs if site in run])
+        for site in sorted({site for run in runs for site in run})
+    }
+
+
+def _typical(means: Mapping[str, Mapping[str, float]], site: str) -> float:
+    return mean([sites[site] for sites in means.values() if site in sites])
+
+
+def _numbers(axes: Axes, grid: Sequence[Sequence[float]]) -> None:
+    """The number in each cell, light on dark and dark on light."""
+    known = [value for row in grid for value in row if not math.isnan(value)]
+    middle = (min(known) + max(known)) / 2
+    for up, row in enumerate(grid):
+        for across, value in enumerate(row):
+            if not math.isnan(value):
+                colour = "white" if value < middle else "black"
+                axes.text(across, up, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=11)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,212 @@
+"""Which runs a comparison has: variants of one experiment, times seeds.
+
+Example::
+
+    plan = make_plan(experiment, strategies=("fedavg", "fedavg:weighting=examples"), sweeps=(), seeds=3)
+    [(run.variant.name, run.seed) for run in plan.runs()]       # all variants of the first seed, then of the next
+"""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+from fedrelease.errors import ExperimentError
+from fedrelease.experiment import Experiment, StrategyChoice
+from fedrelease.experiment_document import experiment_digest, to_document
+from fedrelease.experiment_file import load_experiment, to_toml
+from fedrelease.files import Json
+from fedrelease.strategies import make_strategy
+
+__all__ = ["DEFAULT_STRATEGIES", "Plan", "Run", "Variant", "make_plan", "parse_strategy"]
+
+DEFAULT_STRATEGIES = ("fedavg", "ffa-lora")
+"""What is compared when nobody says what."""
+
+MOST_SEEDS = 1000
+MOST_RUNS = 10_000
+LONGEST_FOLDER = 80
+NOT_SWEPT: Mapping[str, str] = {
+    "data": "all variants see the same rows, or their difference by seed means nothing; make two comparisons",
+    "federation.seed": "say how many seeds with --seeds",
+    "federation.store": "every run has a store of its own below --out",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One of the things compared: the experiment with a strategy in every phase, or with other values of some keys.
+
+    Attributes:
+        name: as typed, such as ``fedavg:weighting=examples training.lr=0.001``.
+        experiment: with everything but the seed set.
+    """
+
+    name: str
+    experiment: Experiment
+
+    @property
+    def folder(self) -> str:
+        """The name as a folder's name."""
+        plain = re.sub(r"[^\w.=+-]+", "_", self.name)
+        if len(plain) <= LONGEST_FOLDER and plain == self.name:
+            return plain
+        return f"{plain[:LONGEST_FOLDER]}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One federation of the comparison."""
+
+    variant: Variant
+    seed: int
+    experiment: Experiment
+
+    def store(self, out: Path) -> Path:
+        """Its own store."""
+        return out / "runs" / self.variant.folder / f"seed-{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All runs. ``seeds`` are values of ``federation.seed``, from the experiment's own upwards.
+
+    So the first run of a strategy that the experiment has already is what ``simulate`` makes of it, bit for bit.
+    """
+
+    experiment: Experiment
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    swept: tuple[str, ...] = ()
+
+    def runs(self) -> Iterator[Run]:
+        """All variants of the first seed, then of the second: a comparison that is cut short is a smaller comparison."""
+        for seed, variant in product(self.seeds, self.variants):
+            federation = replace(variant.experiment.federation, seed=seed)
+            yield Run(variant=variant, seed=seed, experiment=replace(variant.experiment, federation=federation))
+
+    def to_json(self) -> dict[str, Json]:
+        """What makes this plan another one: experiment, variants by name and digest, seeds."""
+        variants: list[Json] = [
+            {"name": one.name, "experiment": experiment_digest(one.experiment)} for one in self.variants
+        ]
+        return {"experiment": to_document(self.experiment), "variants": variants, "seeds": list(self.seeds)}
+
+
+def make_plan(experiment: Experiment, *, strategies: Sequence[str], sweeps: Sequence[str], seeds: int) -> Plan:
+    """The plan of what a user typed.
+
+    Args:
+        experiment: what all variants share.
+        strategies: each ``name`` or ``name:knob=value:knob=value``; none = the experiment's own if keys are swept, else
+            ``DEFAULT_STRATEGIES``.
+        sweeps: each ``section.key=a,b``, or several of them with ``;`` between; all combinations are variants.
+        seeds: how many.
+
+    Raises:
+        ExperimentError: a strategy, knob, key or value that there is not; nothing was run.
+    """
+    _check_seeds(experiment, seeds)
+    keys = [_sweep(text) for given in sweeps for text in given.split(";")]
+    _check_once([key for key, _ in keys], "--vary")
+    texts = strategies or (() if keys else DEFAULT_STRATEGIES)
+    named: list[tuple[str, StrategyChoice | None]] = [(text.strip(), parse_strategy(text)) for text in texts]
+    named = named or [("", None)]
+    settings = list(product(*([f"{key}={value}" for value in values] for key, values in keys)))
+    if len(named) * len(settings) * seeds > MOST_RUNS:
+        _refuse("too many runs", len(named) * len(settings) * seeds, f"a comparison has at most {MOST_RUNS}")
+    variants = [_variant(experiment, name, choice, swept) for name, choice in named for swept in settings]
+    _check_different(variants)
+    first = experiment.federation.seed
+    return Plan(
+        experiment=experiment,
+        variants=tuple(variants),
+        seeds=tuple(range(first, first + seeds)),
+        swept=tuple(key for key, _ in keys),
+    )
+
+
+def parse_strategy(text: str) -> StrategyChoice:
+    """``fedavg:weighting=examples`` as a choice that exists; values are TOML, else bare text.
+
+    Raises:
+        ExperimentError: the strategy or the knob does not exist, or the value does not fit.
+    """
+    name, *knobs = text.strip().split(":")
+    choice = StrategyChoice(name=name, knobs=dict(_knob(text, knob) for knob in knobs))
+    make_strategy(choice)
+    return choice
+
+
+def _knob(text: str, knob: str) -> tuple[str, float | int | bool | str]:
+    key, equals, value = knob.partition("=")
+    if not (equals and key and value):
+        _refuse("this is no strategy with knobs", text, "it is written name:knob=value", "fedavg:weighting=examples")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except ValueError:
+        return key, value
+    return key, parsed if isinstance(parsed, float | int | bool | str) else value
+
+
+def _sweep(text: str) -> tuple[str, list[str]]:
+    """A key and its values. Whether the experiment has the key is found out when it is set."""
+    key, equals, values = (part.strip() for part in text.partition("="))
+    listed = [value.strip() for value in values.split(",")]
+    if not (key and equals and all(listed)):
+        _refuse("this is no key with values", text, "it is written section.key=a,b", "--vary training.lr=1e-4,1e-3")
+    for fixed, hint in NOT_SWEPT.items():
+        if key == fixed or key.startswith(f"{fixed}."):
+            _refuse(f"{key} cannot be varied", text, "seeds, rows and stores are the comparison's own", hint)
+    if re.fullmatch(r"phase\.\d+\.strategy(\..*)?", key):
+        _refuse(f"{key} cannot be varied", text, "a strategy is set in every phase", "use --strategies")
+    _check_once(listed, f"--vary {key}")
+    return key, listed
+
+
+def _variant(experiment: Experiment, name: str, choice: StrategyChoice | None, swept: Sequence[str]) -> Variant:
+    made = load_experiment(Path("--vary"), swept, text=to_toml(experiment)) if swept else experiment
+    if choice is not None:
+        made = replace(made, phases=tuple(replace(phase, strategy=choice) for phase in made.phases))
+    for phase in made.phases:
+        make_strategy(phase.strategy)
+    return Variant(name=" ".join(part for part in (name, *swept) if part), experiment=made)
+
+
+def _check_seeds(experiment: Experiment, seeds: int) -> None:
+    if not 1 <= seeds <= MOST_SEEDS:
+        _refuse("no number of seeds", seeds, f"a comparison has 1 to {MOST_SEEDS} seeds", "--seeds 3")
+    highest = 2**31 - seeds
+    if experiment.federation.seed > highest:
+        _refuse("the seeds run out", experiment.federation.seed, f"federation.seed is at most {highest} here")
+
+
+def _check_once(names: Sequence[str], where: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        _refuse(f"{where} names something twice", ", ".join(twice), "everything compared is named once")
+
+
+def _check_different(variants: Sequence[Variant]) -> None:
+    """Two names for one thing would be compared with each other, and never differ."""
+    seen: dict[str, str] = {}
+    for variant in variants:
+        digest = experiment_digest(variant.experiment)
+        if digest in seen:
+            same = f"{seen[digest]} and {variant.name}"
+            _refuse("two variants are the same", same, "variants differ in a strategy, a knob or a key")
+        seen[digest] = variant.name
+    if len(variants) < 2:
+        _refuse(
+            "one variant is no comparison",
+            variants[0].name,
+            "a comparison has at least two",
+            "name another strategy with --strategies, or two values with --vary",
+        )
+
+
+def _refuse(what: str, value: object, rule: str, hint: str = "") -> None:
+    raise ExperimentError(what, value=value, rule=rule, hint=hint)

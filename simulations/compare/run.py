@@ -1,0 +1,212 @@
+"""Running a comparison: each run a federation with a store of its own, one after the other on one engine.
+
+Example::
+
+    results = compare(plan, out=Path("comparison"), cache=cache_folder(), workers=None, watch=watch, say=print)
+
+Below ``out``: ``comparison.json`` (the plan), ``engine``, and ``runs/VARIANT/seed-N``: a store each, and beside it its sites.
+"""
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from fedrelease.errors import ExperimentError, FedreleaseError, StoreBusy, StoreError
+from fedrelease.experiment import Experiment
+from fedrelease.experiment_document import from_document
+from fedrelease.experiment_file import differences
+from fedrelease.files import Json, write_durably
+from fedrelease.server.blobs import disk_errors
+from fedrelease.server.events import Event
+from fedrelease.server.lock import hold
+from fedrelease.simulations.compare.plan import Plan, Run
+from fedrelease.simulations.compare.results import Finished, Results, read_run
+from fedrelease.simulations.lending import Lender
+from fedrelease.simulations.simulate import simulate
+
+__all__ = ["Begun", "Ended", "Progress", "compare"]
+
+PLAN = "comparison.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """Run ``number`` of ``total`` begins, or goes on."""
+
+    run: Run
+    number: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A run is over; ``seconds`` that it took now, ``None`` if it was done before; ``left``: seconds for the rest, if known."""
+
+    finished: Finished
+    number: int
+    total: int
+    seconds: float | None
+    left: float | None
+
+
+Progress: TypeAlias = Callable[[Begun | Ended | Event], None]
+
+
+def compare(
+    plan: Plan, *, out: Path, cache: Path, workers: int | None, watch: Progress, say: Callable[[str], None]
+) -> Results:
+    """Run what is missing of the plan, and read all of it.
+
+    A run that fails is told in the results, and the others go on; typed again, it is tried again.
+
+    Raises:
+        StoreError: ``out`` holds something else, or another comparison; the text says what differs. Nothing was run.
+        StoreBusy: another process is at it.
+    """
+    _check_tells(plan.experiment)
+    _check_folder(out)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with hold(out / ".lock", of=out):
+        _keep_plan(plan, out)
+        with Lender(home=out / "engine", workers=workers) as lender:
+            runs = tuple(_all_runs(plan, out, cache, lender, watch, _once(say)))
+    return Results(plan=plan, runs=runs)
+
+
+def _all_runs(
+    plan: Plan, out: Path, cache: Path, lender: Lender, watch: Progress, say: Callable[[str], None]
+) -> Iterator[Finished]:
+    runs, took = list(plan.runs()), list[float]()
+    for number, run in enumerate(runs, 1):
+        finished = read_run(run, out)
+        seconds = None
+        if finished.failed is not None:
+            watch(Begun(run=run, number=number, total=len(runs)))
+            begun = time.monotonic()
+            finished = _one_run(run, out, cache, lender, watch, say)
+            seconds = time.monotonic() - begun
+            took.append(seconds)
+        left = sum(took) / len(took) * (len(runs) - number) if took else None
+        watch(Ended(finished=finished, number=number, total=len(runs), seconds=seconds, left=left))
+        yield finished
+
+
+def _one_run(run: Run, out: Path, cache: Path, lender: Lender, watch: Progress, say: Callable[[str], None]) -> Finished:
+    store = run.store(out)
+    with disk_errors(store):
+        store.parent.mkdir(parents=True, exist_ok=True)
+    experiment = replace(run.experiment, federation=replace(run.experiment.federation, store=str(store)))
+    try:
+        simulate(experiment, store=store, cache=cache, workers=None, watch=watch, say=say, lender=lender)
+    except StoreBusy:
+        raise
+    except FedreleaseError as error:
+        return read_run(run, out, failed=str(error))
+    except Exception as error:  # a rule may fail in any way; the comparison tells it and goes on
+        return read_run(run, out, failed=_unforeseen(error, store))
+    return read_run(run, out)
+
+
+def _unforeseen(error: Exception, store: Path) -> str:
+    """The reason in one line; the traceback lies beside the store."""
+    log = store.with_name(f"{store.name}.failed.log")
+    log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    return f"unexpected {type(error).__name__}: {error}; see {log}"
+
+
+def _once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Runs share their data: what one has said the next need not repeat."""
+    said: set[str] = set()
+
+    def listen(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            say(line)
+
+    return listen
+
+
+def _check_tells(experiment: Experiment) -> None:
+    """Refuse an experiment whose releases nobody measures: hours of work, and nothing to compare."""
+    withheld = experiment.privacy.unit != "none" and experiment.privacy.metrics == "withheld"
+    if (withheld or experiment.federation.evaluators == 0) and not experiment.data.server_holdout:
+        raise ExperimentError(
+            "no release of this experiment would have an accuracy",
+            value='privacy.metrics = "withheld"' if withheld else "federation.evaluators = 0",
+            rule="a comparison needs what sites tell of their hold-outs, or a hold-out of the server's",
+            hint="--set data.server_holdout=0.1",
+        )
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise StoreError("a file stands where a folder is needed", value=str(out), hint="name another with --out")
+    found = sorted(path.name for path in out.iterdir() if path.name != ".lock") if out.exists() else []
+    if found and PLAN not in found:
+        raise StoreError(
+            f"{out} holds something else than a comparison",
+            value=", ".join(found[:5]),
+            rule="a comparison begins in a folder that is new or empty",
+            hint="name another folder with --out",
+        )
+
+
+def _keep_plan(plan: Plan, out: Path) -> None:
+    """Write the plan into a new folder; in an old one, refuse another plan than the one it was begun with."""
+    path = out / PLAN
+    if not path.exists():
+        write_durably(path, json.dumps(plan.to_json(), indent=2).encode() + b"\n")
+        return
+    differs = _differences(_read(path), plan)
+    if differs:
+        raise StoreError(
+            f"{out} holds another comparison",
+            value="; ".join(differs),
+            rule="one folder, one comparison: its runs are of one plan",
+            hint="name another folder with --out, or type the command that this one was begun with",
+        )
+
+
+def _read(path: Path) -> dict[str, Json]:
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise StoreError(f"{path} is not a plan: {error}", value=str(path), hint="name another folder") from error
+    if not isinstance(document, dict) or not {"experiment", "variants", "seeds"} <= document.keys():
+        raise StoreError(f"{path} is not the plan of a comparison", value=str(path), hint="name another folder")
+    return document
+
+
+def _differences(saved: dict[str, Json], plan: Plan) -> list[str]:
+    """What a saved plan has otherwise; where stores lie is no difference."""
+    now = plan.to_json()
+    before = saved["experiment"]
+    lines: list[str] = []
+    if isinstance(before, dict):
+        old = from_document(before)
+        lines += differences(_placed(old, plan.experiment), plan.experiment)
+    if saved["seeds"] != now["seeds"]:
+        lines.append(f"seeds: {_listed(saved['seeds'])} -> {_listed(now['seeds'])}")
+    if _names(saved) != _names(now):
+        lines.append(f"variants: {', '.join(_names(saved))} -> {', '.join(_names(now))}")
+    elif not lines and saved["variants"] != now["variants"]:
+        lines.append("variants: the same names stand for other settings")
+    return lines
+
+
+def _placed(old: Experiment, new: Experiment) -> Experiment:
+    return replace(old, federation=replace(old.federation, store=new.federation.store))
+
+
+def _listed(seeds: Json) -> str:
+    return ", ".join(str(seed) for seed in seeds) if isinstance(seeds, list) else str(seeds)
+
+
+def _names(document: dict[str, Json]) -> list[str]:
+    variants = document["variants"]
+    return [str(one.get("name")) for one in variants if isinstance(one, dict)] if isinstance(variants, list) else []

@@ -1,0 +1,221 @@
+"""``fedrelease compare``: the same federation under several strategies and seeds, with a verdict. Run again, it goes on.
+
+Example::
+
+    fedrelease compare                                                        # the built-in experiment, 3 seeds
+    fedrelease compare my.toml --strategies fedavg,ffa-lora --seeds 5 --out comparison
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.status import Status
+
+from fedrelease.cli.output import Column, emit_json, fitting, put, section, to_stderr, to_stdout
+from fedrelease.cli.simulate import load
+from fedrelease.files import Json
+from fedrelease.wording import clock, duration, number, plain
+
+if TYPE_CHECKING:
+    from fedrelease.simulations.compare.plan import Plan
+    from fedrelease.simulations.compare.results import Results
+    from fedrelease.simulations.compare.run import Ended, Progress
+    from fedrelease.simulations.compare.verdict import Verdict
+
+__all__ = ["compare"]
+
+
+def _at_least_one(number: int | None) -> int | None:
+    if number is not None and number < 1:
+        raise typer.BadParameter(f"{number} is not at least 1")
+    return number
+
+
+def compare(
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", hidden=True)] = None,
+    strategies: Annotated[
+        str | None,
+        typer.Option(
+            "--strategies",
+            metavar="A,B:KNOB=VALUE,...",
+            help="What is compared, in every phase [default: a list of built-in ones].",
+        ),
+    ] = None,
+    sweeps: Annotated[
+        list[str] | None,
+        typer.Option("--vary", metavar="KEY=A,B", help="Compare values of a key; repeatable: all combinations."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", callback=_at_least_one, help="Runs of each, from federation.seed up.")
+    ] = 3,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            "--baseline", metavar="NAME", help="What differences are taken to [default: fedavg, else the first]."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of runs and results.")] = Path("comparison"),
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the file; repeatable.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            callback=_at_least_one,
+            help="Processes that train sites [default: what fits this machine].",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
+) -> None:
+    """Compare strategies, or values of keys, on one experiment.
+
+    FILE is a TOML file or the name of a built-in experiment; without it the experiment called default runs. Every
+    variant runs once a seed, on the same split and budget, into a store of its own. Run the same command again to go
+    on after an interruption.
+    """
+    from fedrelease.simulations.compare.files import write_files
+    from fedrelease.simulations.compare.plan import make_plan
+    from fedrelease.simulations.compare.verdict import baseline_of, judge
+
+    listed = strategies.split(",") if strategies is not None else ()
+    made = make_plan(load(file, settings or [], None), strategies=listed, sweeps=sweeps or [], seeds=seeds)
+    against = baseline_of(made, baseline)
+    talk = to_stderr()
+    if not quiet:
+        _show(made, talk, against, out)
+    results = _run(made, talk, out=out, workers=workers, quiet=quiet)
+    verdict = judge(results, baseline=against)
+    files = write_files(results, verdict, out=out, command=_command(file, listed, sweeps, seeds, baseline, settings))
+    _finish(results, verdict, files, as_json=as_json)
+    if len(results.failures()) == len(results.runs):
+        raise typer.Exit(1)
+
+
+def _command(
+    file: str | None,
+    strategies: Sequence[str],
+    sweeps: Sequence[str] | None,
+    seeds: int,
+    baseline: str | None,
+    settings: Sequence[str] | None,
+) -> str:
+    """The command line that repeats the comparison anywhere."""
+    words = ["fedrelease", "compare", *([file] if file else [])]
+    words += ["--strategies", ",".join(strategies)] if strategies else []
+    words += [word for sweep in sweeps or [] for word in ("--vary", sweep)]
+    words += ["--seeds", str(seeds)]
+    words += ["--baseline", baseline] if baseline else []
+    words += [word for setting in settings or [] for word in ("--set", setting)]
+    return shlex.join(words)
+
+
+def _show(plan: "Plan", console: Console, baseline: str, out: Path) -> None:
+    """What will run, what is the same for all, and where it goes."""
+    from fedrelease.simulations.compare.report import setting
+
+    name = plan.experiment.federation.name
+    pairs = [*setting(plan), ("baseline", baseline), ("out", str(out)), ("time", "told after the first run")]
+    section(console, f"{name}: {len(plan.variants)} variants, {len(plan.seeds)} seeds", pairs)
+    console.print()
+
+
+def _run(plan: "Plan", talk: Console, *, out: Path, workers: int | None, quiet: bool) -> "Results":
+    from fedrelease.cache import cache_folder
+    from fedrelease.simulations.compare.run import compare as run
+
+    def say(line: str) -> None:
+        if not quiet:
+            talk.print(plain(line))
+
+    with _watching(talk, quiet=quiet) as watch:
+        return run(plan, out=out, cache=cache_folder(), workers=workers, watch=watch, say=say)
+
+
+@contextmanager
+def _watching(console: Console, *, quiet: bool) -> "Iterator[Progress]":
+    """One line for each run that is over; on a terminal also what is going on."""
+    if quiet:
+        yield lambda event: None
+    elif not console.is_terminal:
+        yield lambda event: _tell(console, None, event)
+    else:
+        with console.status("starting ...") as status:
+            yield lambda event: _tell(console, status, event)
+
+
+def _tell(console: Console, status: Status | None, event: object) -> None:
+    from fedrelease.server.events import Released
+    from fedrelease.simulations.compare.run import Begun, Ended
+
+    if isinstance(event, Ended):
+        console.print(plain(_line_of(event)))
+    elif status is not None and isinstance(event, Begun):
+        status.update(plain(f"run {event.number} of {event.total}: {event.run.variant.name}, seed {event.run.seed}"))
+    elif status is not None and isinstance(event, Released):
+        label = str(status.status).partition(" - ")[0]
+        status.update(plain(f"{label} - {event.version} released"))
+
+
+def _line_of(ended: "Ended") -> str:
+    """``run 2/6  ffa-lora, seed 7  accuracy 0.812  31 s  about 2:05 left``."""
+    run, last = ended.finished.run, ended.finished.last
+    told = f"failed: {ended.finished.failed}" if last is None else f"accuracy {number(last.accuracy)}"
+    took = "was done already" if ended.seconds is None else duration(ended.seconds)
+    left = f"  about {clock(ended.left)} left" if ended.left and ended.number < ended.total else ""
+    return f"run {ended.number}/{ended.total}  {run.variant.name}, seed {run.seed}  {told}  {took}{left}"
+
+
+def _finish(results: "Results", verdict: "Verdict", files: Mapping[str, Path], *, as_json: bool) -> None:
+    if as_json:
+        emit_json(_document(results, verdict, files))
+        return
+    console = to_stdout()
+    put(console, fitting(console, _columns(verdict)))
+    console.print()
+    console.print(plain(verdict.sentence), soft_wrap=True)
+    reasons = [(f"{one.run.variant.name}, seed {one.run.seed}", one.failed or "") for one in results.failures()]
+    if reasons:
+        section(console, "failed", reasons)
+    section(console, "files", [(what, str(path)) for what, path in files.items()])
+
+
+RANKS = (0, 0, 1, 3, 0, 2, 0, 7, 5, 6, 8, 4)
+"""In which order columns go where the terminal is narrow: 8 first, 0 never."""
+
+
+def _columns(verdict: "Verdict") -> list[Column]:
+    from fedrelease.simulations.compare.report import HEADERS, cells
+
+    rows = [cells(line) for line in verdict.lines]
+    return [
+        Column(header=header if place == 0 else f"{header}>", cells=[row[place] for row in rows], rank=RANKS[place])
+        for place, header in enumerate(HEADERS)
+    ]
+
+
+def _document(results: "Results", verdict: "Verdict", files: Mapping[str, Path]) -> dict[str, Json]:
+    from fedrelease.simulations.compare.files import line_document
+
+    failed: list[Json] = [
+        {"variant": one.run.variant.name, "seed": one.run.seed, "reason": one.failed} for one in results.failures()
+    ]
+    return {
+        "name": results.plan.experiment.federation.name,
+        "seeds": list(results.plan.seeds),
+        "runs": len(results.runs),
+        "failed": failed,
+        "baseline": verdict.baseline,
+        "variants": [line_document(line) for line in verdict.lines],
+        "winner": verdict.winner,
+        "more_seeds": verdict.more_seeds,
+        "verdict": verdict.sentence,
+        "files": {what: str(path) for what, path in files.items()},
+    }

@@ -1,0 +1,138 @@
+"""The command ``compare`` over results that are made of numbers; whole comparisons are in tests/simulations."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from compared import finished
+
+from fedrelease.cli import run
+from fedrelease.simulations.compare.plan import Plan
+from fedrelease.simulations.compare.results import Results
+
+Capture = pytest.CaptureFixture[str]
+RATES = ("compare", "--vary", "training.lr=0.1,0.2", "--seeds", "3")
+
+
+class Runner:
+    """Stands in for the runs: every variant gets 0.1 times its place plus a bit for each seed; one may fail."""
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.fails: Callable[[int, int], bool] = lambda place, seed: False
+
+    def __call__(self, plan: Plan, *, out: Path, watch: Callable[[object], None], **_: object) -> Results:
+        from fedrelease.simulations.compare.run import Begun, Ended
+
+        self.plan, made = plan, []
+        names = [variant.name for variant in plan.variants]
+        for number, one in enumerate(plan.runs(), 1):
+            place = names.index(one.variant.name)
+            accuracy = 0.8 - 0.1 * place + 0.01 * ((one.seed * (place + 1)) % 3)
+            made.append(finished(one, None if self.fails(place, one.seed) else accuracy))
+            watch(Begun(run=one, number=number, total=6))
+            watch(Ended(finished=made[-1], number=number, total=6, seconds=30.0, left=30.0 * (6 - number)))
+        return Results(plan=plan, runs=tuple(made))
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runner:
+    import fedrelease.simulations.compare.run as real
+
+    module, made = ModuleType(real.__name__), Runner()
+    module.__dict__.update({name: getattr(real, name) for name in real.__all__}, compare=made)
+    monkeypatch.setitem(sys.modules, real.__name__, module)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "comparison").mkdir()
+    return made
+
+
+def test_a_comparison_ends_with_its_table_its_verdict_and_its_files(
+    runner: Runner, tmp_path: Path, capsys: Capture
+) -> None:
+    assert run(RATES) == 0
+    said = capsys.readouterr()
+    table = said.out.splitlines()
+    assert table[1].split()[:2] == ["training.lr=0.1", "0.8100"]
+    assert any(line.startswith(("training.lr=0.1 wins", "Not decided")) for line in table)
+    assert (tmp_path / "comparison" / "report.html").read_text().startswith("<!doctype html>")
+    assert (
+        "fedrelease compare --vary training.lr=0.1,0.2 --seeds 3"
+        in (tmp_path / "comparison" / "report.html").read_text()
+    )
+
+
+def test_the_plan_comes_first_and_then_a_line_for_each_run_with_what_is_left(runner: Runner, capsys: Capture) -> None:
+    assert run([*RATES, "--set", "federation.seed=40"]) == 0
+    talk = capsys.readouterr().err
+    assert "four-sites: 2 variants, 3 seeds" in talk and "3 (40 to 42)" in talk and "6, each a federation" in talk
+    assert "(varied)" in talk
+    assert "run 1/6  training.lr=0.1, seed 40  accuracy 0.8" in talk
+    assert "about 2:30 left" in talk
+    assert talk.count("seed 42") == 2
+
+
+def test_json_is_the_contract_and_nothing_else(runner: Runner, capsys: Capture) -> None:
+    runner.fails = lambda place, seed: (place, seed) == (1, 8)
+    assert run([*RATES, "--json", "--quiet"]) == 0
+    said = capsys.readouterr()
+    document = json.loads(said.out)
+    assert said.err == ""
+    contract = {"name", "seeds", "runs", "failed", "baseline", "variants", "winner", "more_seeds", "verdict", "files"}
+    assert contract <= document.keys()
+    assert document["failed"] == [{"variant": "training.lr=0.2", "seed": 8, "reason": "too few sites <answered>"}]
+    assert [(one["variant"], one["runs"], one["failed"]) for one in document["variants"]] == [
+        ("training.lr=0.1", 3, 0),
+        ("training.lr=0.2", 3, 1),
+    ]
+    assert document["seeds"] == [7, 8, 9]
+
+
+def test_a_failed_run_is_named_and_only_a_comparison_without_any_result_exits_1(
+    runner: Runner, capsys: Capture
+) -> None:
+    runner.fails = lambda place, seed: place == 1
+    assert run([*RATES, "-q"]) == 0
+    assert "training.lr=0.2, seed 8  too few sites <answered>" in capsys.readouterr().out
+    runner.fails = lambda place, seed: True
+    assert run([*RATES, "-q"]) == 1
+
+
+def test_without_a_choice_the_built_in_experiment_and_the_listed_strategies_run_with_three_seeds(
+    runner: Runner,
+) -> None:
+    from fedrelease.simulations.compare.plan import DEFAULT_STRATEGIES
+
+    assert run(["compare", "-q"]) == 0
+    assert runner.plan is not None
+    assert runner.plan.experiment.federation.name == "four-sites"
+    assert (tuple(one.name for one in runner.plan.variants), len(runner.plan.seeds)) == (DEFAULT_STRATEGIES, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--strategies", "fedavg,fedsgdd"), "ffa-lora"),
+        (("--strategies", "fedavg,fedavg:mu=1"), "no knob called mu"),
+        (("--strategies", ""), "not empty"),
+        (("--strategies", "fedavg,"), "not empty"),
+        (("--vary", "training.lrr=1,2"), "training.lr"),
+        (("--vary", "training.lr"), "section.key=a,b"),
+        (("--seeds", "0"), "0 is not at least 1"),
+        (("--seeds", "x"), "x"),
+        (("--workers", "0"), "0 is not at least 1"),
+        (("--baseline", "nobody"), "--baseline is one of: fedavg"),
+        (("nowhere.toml",), "no such experiment"),
+        (("--set", "training.lr=-1"), "training.lr"),
+    ],
+)
+def test_what_is_typed_wrong_exits_2_without_a_traceback_and_nothing_runs(
+    runner: Runner, arguments: tuple[str, ...], said: str, capsys: Capture
+) -> None:
+    assert run(["compare", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert said in told and "Traceback" not in told
+    assert runner.plan is None
