@@ -11,13 +11,30 @@ from dataclasses import fields
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import StrategyChoice
+from fedrelease.strategies.clipping import CenteredClip, NormBound
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
 from fedrelease.strategies.ffa_lora import FFALoRA
+from fedrelease.strategies.foolsgold import FoolsGold
+from fedrelease.strategies.geometric_median import GeometricMedian
+from fedrelease.strategies.krum import Bulyan, Krum, MultiKrum
+from fedrelease.strategies.order_statistics import Median, TrimmedMean
 
 __all__ = ["STRATEGIES", "Strategy", "make_strategy"]
 
-STRATEGIES: Mapping[str, type[Strategy]] = {"fedavg": FedAvg, "ffa-lora": FFALoRA}
+STRATEGIES: Mapping[str, type[Strategy]] = {
+    "bulyan": Bulyan,
+    "centered-clip": CenteredClip,
+    "fedavg": FedAvg,
+    "ffa-lora": FFALoRA,
+    "foolsgold": FoolsGold,
+    "geometric-median": GeometricMedian,
+    "krum": Krum,
+    "median": Median,
+    "multi-krum": MultiKrum,
+    "norm-bound": NormBound,
+    "trimmed-mean": TrimmedMean,
+}
 
 
 def make_strategy(choice: StrategyChoice) -> Strategy:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from conformance import Oracle
 from flwr.serverapp import strategy as flower
+from robust_oracles import ROBUST_ORACLES
 from torch import Tensor
 
 from fedrelease.server.flower_strategies import from_flower
@@ -30,4 +31,5 @@ def by_loops(_: Strategy, parent: State, updates: Sequence[Update], __: State, _
 ORACLES: Mapping[str, Oracle] = {
     "fedavg": by_loops,
     "ffa-lora": by_loops,
+    **ROBUST_ORACLES,
 }
