@@ -117,8 +117,9 @@ def run_attacks(
     """One federation for each rule and kind of attack; ``tell`` hears of each as it ends.
 
     Raises:
-        FedreleaseError: the data or the base is not there, or a federation fails.
+        FedreleaseError: the share is out of bounds, the data or the base is not there, or a federation fails.
     """
+    attacks = [Attack() if kind == "none" else Attack(kind=kind, share=share) for kind in kinds]
     folder.mkdir(parents=True, exist_ok=True)
     points: list[Point] = []
     base = _base(experiment, cache_folder())
@@ -126,13 +127,12 @@ def run_attacks(
         experiment, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=cache_folder()
     )
     with TemporaryDirectory(dir=folder) as work, _workers(experiment, base, Path(work)) as engine:
-        for kind in kinds:
-            attack = Attack() if kind == "none" else Attack(kind=kind, share=share)
+        for attack in attacks:
             for rule in rules:
                 phase = replace(experiment.phases[0], strategy=StrategyChoice(name=rule))
                 under = replace(experiment, attack=attack, phases=(phase,))
-                points.append(_run(under, base, prepared, engine, Path(work) / f"{kind}-{rule}"))
-                tell(f"{kind}, {rule}: accuracy {points[-1].accuracy:.3f}, backdoor {points[-1].backdoor:.3f}")
+                points.append(_run(under, base, prepared, engine, Path(work) / f"{attack.kind}-{rule}"))
+                tell(f"{attack.kind}, {rule}: accuracy {points[-1].accuracy:.3f}, backdoor {points[-1].backdoor:.3f}")
     return points
 
 
