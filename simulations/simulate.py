@@ -11,7 +11,7 @@ touches, and the engine's log.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,13 +35,17 @@ from fedrelease.population import Population
 from fedrelease.server.app import check_same_experiment, server_app
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.events import Watcher
+from fedrelease.server.flower import FIRST_NODE
 from fedrelease.server.lock import hold
 from fedrelease.server.plan import planned_rounds
 from fedrelease.server.store import Store
+from fedrelease.simulations.attack_grid import with_hostile
+from fedrelease.simulations.attacks import hostile_sites
 from fedrelease.simulations.engine import Engine
 from fedrelease.simulations.grid import LocalGrid
 from fedrelease.simulations.lending import Lender, own_engine
 from fedrelease.simulations.nodes import Nodes
+from fedrelease.simulations.poisoned_rows import poison_sites
 from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
@@ -127,15 +131,20 @@ def _check_fits_ray(experiment: Experiment) -> None:
     """Refuse what the one-machine engine does by itself.
 
     Raises:
-        ExperimentError: sites are virtual, or time is.
+        ExperimentError: sites are virtual or hostile, or time is virtual.
     """
-    if experiment.data.partition.by == "virtual" or experiment.virtual_time.examples_per_s is not None:
-        raise ExperimentError(
-            "Ray does not run this experiment",
-            value="virtual sites" if experiment.data.partition.by == "virtual" else "virtual time",
-            rule="virtual sites and virtual time are the one-machine engine's",
-            hint="leave --engine out",
-        )
+    for what, found in (
+        ("virtual sites", experiment.data.partition.by == "virtual"),
+        ("virtual time", experiment.virtual_time.examples_per_s is not None),
+        ("hostile sites", experiment.attack.kind != "none"),
+    ):
+        if found:
+            raise ExperimentError(
+                "Ray does not run this experiment",
+                value=what,
+                rule="virtual sites, hostile sites and virtual time are the one-machine engine's",
+                hint="leave --engine out",
+            )
 
 
 @contextmanager
@@ -191,11 +200,20 @@ def federate(
             **({"population": len(prepared.sites)} if isinstance(prepared.sites, Population) else {}),
         },
     )
-    nodes = Nodes(prepared.sites, partial(_node, prepared, home=home, base=base), partial(training_rows, prepared))
+    hostile = hostile_sites(experiment, prepared.sites)
+    poisoned = poison_sites(experiment, prepared, base, hostile=hostile, home=home)
+    nodes = Nodes(
+        prepared.sites,
+        partial(_node, prepared, home=home, base=base, poisoned=poisoned),
+        partial(training_rows, prepared),
+    )
+    by_node = {
+        FIRST_NODE + place: site for place, site in enumerate(prepared.sites if hostile else ()) if site in hostile
+    }
     with grid_of(nodes) as grid:
         clock = grid.clock if isinstance(grid, LocalGrid) else None
         begin = server_app(watch, initial=_initial(experiment, grid), seconds_of=clock.seconds if clock else None)
-        begin(grid, context)
+        begin(with_hostile(grid, experiment, by_node), context)
 
 
 def _initial(experiment: Experiment, grid: Grid) -> Callable[[Base, Experiment], State] | None:
@@ -266,11 +284,11 @@ def _prepare(experiment: Experiment, base: Base, cache: Path, say: Callable[[str
     return prepared
 
 
-def _node(prepared: Prepared, site: str, home: Path, base: Base) -> dict[str, str]:
+def _node(prepared: Prepared, site: str, home: Path, base: Base, poisoned: Mapping[str, Path]) -> dict[str, str]:
     """A simulated site's node configuration. Its noise is seeded: a simulation repeats bit for bit."""
     return {
         "site": site,
-        "data": str((prepared.folder / site).absolute()),
+        "data": str(poisoned.get(site, prepared.folder / site).absolute()),
         "home": str((home / site).absolute()),
         "base": str(base.folder.absolute()),
         "noise": "seeded",

@@ -13,6 +13,7 @@ from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Adapter, Privacy, StrategyChoice
 from fedrelease.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
 from fedrelease.strategies.asynchronous import FedAsync, FedBuff
+from fedrelease.strategies.clipping import CenteredClip, NormBound
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
 from fedrelease.strategies.feddyn import FedDyn
@@ -23,7 +24,11 @@ from fedrelease.strategies.fedprox import FedProx
 from fedrelease.strategies.ffa_lora import FFALoRA
 from fedrelease.strategies.flexlora import FlexLoRA
 from fedrelease.strategies.flora import FLoRA
+from fedrelease.strategies.foolsgold import FoolsGold
+from fedrelease.strategies.geometric_median import GeometricMedian
+from fedrelease.strategies.krum import Bulyan, Krum, MultiKrum
 from fedrelease.strategies.merging import Dare, TaskArithmetic, Ties
+from fedrelease.strategies.order_statistics import Median, TrimmedMean
 from fedrelease.strategies.qfedavg import QFedAvg
 from fedrelease.strategies.rolora import RoLoRA
 from fedrelease.strategies.scaffold import Scaffold
@@ -31,6 +36,8 @@ from fedrelease.strategies.scaffold import Scaffold
 __all__ = ["STRATEGIES", "Strategy", "check_ranks", "check_strategy", "make_strategy"]
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
+    "bulyan": Bulyan,
+    "centered-clip": CenteredClip,
     "dare": Dare,
     "diloco": DiLoCo,
     "fedadagrad": FedAdagrad,
@@ -48,12 +55,19 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "ffa-lora": FFALoRA,
     "flexlora": FlexLoRA,
     "flora": FLoRA,
+    "foolsgold": FoolsGold,
+    "geometric-median": GeometricMedian,
     "hlora": FlexLoRA,
+    "krum": Krum,
+    "median": Median,
+    "multi-krum": MultiKrum,
+    "norm-bound": NormBound,
     "qfedavg": QFedAvg,
     "rolora": RoLoRA,
     "scaffold": Scaffold,
     "task-arithmetic": TaskArithmetic,
     "ties": Ties,
+    "trimmed-mean": TrimmedMean,
 }
 
 

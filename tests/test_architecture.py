@@ -17,6 +17,7 @@ FLWR_MODULES = {
     "server/arrays.py",
     "server/flower.py",
     "server/flower_strategies.py",
+    "simulations/attack_grid.py",
     "simulations/grid.py",
     "simulations/ray_grid.py",
     "simulations/ray_site.py",

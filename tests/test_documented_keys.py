@@ -10,6 +10,7 @@ from typing import get_args, get_origin, get_type_hints
 import pytest
 
 from fedrelease import experiment as e
+from fedrelease.attack import KINDS, Attack
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import load_experiment, to_toml
 from fedrelease.strategies import make_strategy
@@ -25,6 +26,7 @@ SECTIONS: Mapping[str, type] = {
     "[training]": e.Training,
     "[privacy]": e.Privacy,
     "[virtual_time]": VirtualTime,
+    "[attack]": Attack,
     "[[phase]]": e.Phase,
 }
 CHOICES = {
@@ -38,6 +40,7 @@ CHOICES = {
     ("[privacy]", "accountant"): e.ACCOUNTANTS,
     ("[privacy]", "metrics"): e.METRICS_POLICIES,
     ("[[phase]]", "channel"): e.CHANNELS,
+    ("[attack]", "kind"): KINDS,
 }
 TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", e.StrategyChoice: "name or table"}
 
@@ -111,7 +114,9 @@ def example() -> str:
 def test_the_complete_example_loads_with_all_sections_and_strategies_that_exist() -> None:
     loaded = load_experiment(None, text=example())
     assert (loaded.model.labels, len(loaded.phases)) == (("ham", "spam"), 2)
-    assert [header for header in SECTIONS if header not in example() and header != "[virtual_time]"] == []
+    assert [
+        header for header in SECTIONS if header not in example() and header not in ("[virtual_time]", "[attack]")
+    ] == []
     for phase in loaded.phases:
         make_strategy(phase.strategy)
 

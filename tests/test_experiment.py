@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from fedrelease.attack import Attack
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import (
     Adapter,
@@ -44,6 +45,23 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("virtual_time.availability", lambda: VirtualTime(examples_per_s=1.0, availability=0.0)),
     ("virtual_time.dropout", lambda: VirtualTime(examples_per_s=1.0, dropout=1.0)),
     ("virtual_time.deadline_s", lambda: VirtualTime(examples_per_s=1.0, deadline_s=NAN)),
+    ("attack.kind", lambda: Attack(kind="magic")),
+    ("attack.kind", lambda: Attack(share=0.3)),
+    ("attack.kind", lambda: Experiment(attack=Attack(kind="backdoor"), data=Data(partition=Partition(by="virtual")))),
+    (
+        "attack.kind",
+        lambda: Experiment(
+            federation=Federation(evaluators=0),
+            attack=Attack(kind="scaling"),
+            data=Data(partition=Partition(by="virtual", sites=100_001)),
+        ),
+    ),
+    ("attack.share", lambda: Attack(kind="scaling", share=0.6)),
+    ("attack.share", lambda: Attack(kind="scaling", share=NAN)),
+    ("attack.strength", lambda: Attack(kind="scaling", strength=-1.0)),
+    ("attack.strength", lambda: Attack(kind="backdoor", strength=1.5)),
+    ("attack.trigger", lambda: Attack(kind="backdoor", trigger=" ")),
+    ("attack.target", lambda: Experiment(attack=Attack(kind="backdoor", target="no label"))),
     ("model.adapter.kind", lambda: Adapter(kind="magic")),
     ("model.adapter.rank", lambda: Adapter(rank=0)),
     ("model.adapter.alpha", lambda: Adapter(alpha=0.0)),

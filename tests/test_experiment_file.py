@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedrelease import experiment as e
+from fedrelease.attack import Attack
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, Federation, Phase, StrategyChoice, Training
 from fedrelease.experiment_document import Misfit, read_experiment
@@ -362,6 +363,13 @@ EXPERIMENTS = st.builds(
         VirtualTime, examples_per_s=POSITIVE, mbit_per_s=st.none() | POSITIVE, dropout=SHARES, deadline_s=POSITIVE
     ),
     privacy=st.builds(e.Privacy, unit=st.sampled_from(e.UNITS), epsilon=POSITIVE, delta=SHARES, clip=POSITIVE),
+    attack=st.builds(
+        Attack,
+        kind=st.sampled_from(["free-rider", "sign-flip"]),
+        share=st.floats(0, 0.5),
+        strength=st.none() | POSITIVE,
+        trigger=TEXTS.filter(str.strip),
+    ),
     phases=st.lists(PHASES, min_size=1, max_size=3).map(tuple),
 )
 
@@ -458,7 +466,7 @@ def test_a_key_that_came_later_counts_only_where_it_is_set() -> None:
     """The digests are those of the version before these keys: what its ledgers know is still the same experiment."""
     assert experiment_digest(Experiment()) == "4731ed763c06f116d4faae4ef71ff95eabfe3964d416acb140434f761626c367"
     some = ("federation.evaluators=5", "data.partition.rows=21", "virtual_time.examples_per_s=1.0")
-    for later in (*some, "model.adapter.site_ranks.a=4"):
+    for later in (*some, "attack.kind=scaling", "model.adapter.site_ranks.a=4"):
         assert experiment_digest(load("", later)) != experiment_digest(Experiment())
         assert experiment_digest(load("", later, "federation.seed=8")) != experiment_digest(load("", later))
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fedrelease.attack import Attack
 from fedrelease.bounds import amount, one_of, positive, require
 from fedrelease.virtual_time import VirtualTime
 
@@ -41,6 +42,8 @@ METRICS_POLICIES = ("exact", "noised", "withheld")
 CHANNELS = ("beta", "canary", "candidate", "stable")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "linear")
+MOST_CHOSEN_FROM = 100_000
+"""Sites among which hostile ones are chosen: each one's name is looked at."""
 MOST_EVALUATORS = 10_000
 """Virtual sites that may all look at every candidate; with more one has to say how many do."""
 
@@ -357,6 +360,7 @@ class Experiment:
     training: Training = field(default_factory=Training)
     privacy: Privacy = field(default_factory=Privacy)
     virtual_time: VirtualTime = field(default_factory=VirtualTime)
+    attack: Attack = field(default_factory=Attack)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
 
     def __post_init__(self) -> None:
@@ -373,6 +377,21 @@ class Experiment:
         rule = f"is not all of {sites.sites} virtual sites: every one of them would look at every candidate"
         hint = "set federation.evaluators = 100, or 0 and data.server_holdout = 0.2"
         require(not (many and isinstance(evaluators, float)), "federation.evaluators", evaluators, rule, hint)
+        self._check_attack()
+
+    def _check_attack(self) -> None:
+        attack, sites, labels = self.attack, self.data.partition, self.model.labels
+        rule = f"is one of model.labels, {', '.join(labels)}"
+        require(attack.target is None or attack.target in labels, "attack.target", attack.target, rule)
+        rule, hint = (
+            "changes what sites send, where they are virtual: these have no rows of their own",
+            "choose sign-flip",
+        )
+        drawn = sites.by == "virtual"
+        require(not (drawn and attack.poisons_rows), "attack.kind", attack.kind, rule, hint)
+        rule = f"is none with more than {MOST_CHOSEN_FROM} virtual sites"
+        many = drawn and sites.sites > MOST_CHOSEN_FROM
+        require(not many or attack.kind == "none", "attack.kind", attack.kind, rule, "lower data.partition.sites")
 
     @property
     def rounds(self) -> int:

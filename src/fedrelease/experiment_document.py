@@ -42,6 +42,7 @@ _COUNTED_WHERE_SET: tuple[KeyPath, ...] = (
     ("federation", "evaluators"),
     ("data", "partition", "rows"),
     ("virtual_time",),
+    ("attack",),
 )
 _TYPE_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 _KNOB = float | int | bool | str

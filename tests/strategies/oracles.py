@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from conformance import Oracle
 from oracles_servers import SERVER_ORACLES
+from robust_oracles import ROBUST_ORACLES
 from torch import Tensor
 
 from fedrelease.strategies import Strategy
@@ -113,4 +114,5 @@ ORACLES: Mapping[str, Oracle] = {
     "flexlora": by_dense_products,
     "flora": by_dense_products,
     "hlora": by_dense_products,
+    **ROBUST_ORACLES,
 }
