@@ -17,9 +17,9 @@ ROWS = {cells[0].strip("`"): cells[1:] for cells in ([c.strip() for c in line.st
 
 
 def knobs(name: str) -> dict[str, object]:
-    """Knob -> default, ``...`` where there is none."""
+    """Knob -> default, ``...`` where there is none, or where one that is left out is worked out."""
     found = fields(STRATEGIES[name])  # type: ignore[arg-type]  # every member is a dataclass
-    return {field.name: ... if field.default is MISSING else field.default for field in found}
+    return {field.name: ... if field.default in (MISSING, None) else field.default for field in found}
 
 
 def documented(name: str) -> dict[str, object]:

@@ -21,9 +21,11 @@ from fedrelease.experiment_file import load_experiment, to_toml
 from fedrelease.files import Json
 from fedrelease.strategies import make_strategy
 
-__all__ = ["DEFAULT_STRATEGIES", "Plan", "Run", "Variant", "make_plan", "parse_strategy"]
+__all__ = ["Plan", "Run", "Variant", "default_strategies", "make_plan", "parse_strategy"]
 
-DEFAULT_STRATEGIES = ("fedavg", "ffa-lora")
+FOR_ALL = ("fedavg", "fedprox", "fedavgm:lr=0.5:momentum=0.5", "fedadam:lr=0.01", "median")
+FOR_LORA = ("ffa-lora", "rolora", "flexlora")
+FOR_OTHERS = ("scaffold", "feddyn", "geometric-median")
 """What is compared when nobody says what."""
 
 MOST_SEEDS = 1000
@@ -96,13 +98,18 @@ class Plan:
         return {"experiment": to_document(self.experiment), "variants": variants, "seeds": list(self.seeds)}
 
 
+def default_strategies(experiment: Experiment) -> tuple[str, ...]:
+    """What is compared where nobody says what: eight strategies of several families that the adapter allows."""
+    return FOR_ALL + (FOR_LORA if experiment.model.adapter.kind == "lora" else FOR_OTHERS)
+
+
 def make_plan(experiment: Experiment, *, strategies: Sequence[str], sweeps: Sequence[str], seeds: int) -> Plan:
     """The plan of what a user typed.
 
     Args:
         experiment: what all variants share.
         strategies: each ``name`` or ``name:knob=value:knob=value``; none = the experiment's own if keys are swept, else
-            ``DEFAULT_STRATEGIES``.
+            :func:`default_strategies`.
         sweeps: each ``section.key=a,b``, or several of them with ``;`` between; all combinations are variants.
         seeds: how many.
 
@@ -112,7 +119,7 @@ def make_plan(experiment: Experiment, *, strategies: Sequence[str], sweeps: Sequ
     _check_seeds(experiment, seeds)
     keys = [_sweep(text) for given in sweeps for text in given.split(";")]
     _check_once([key for key, _ in keys], "--vary")
-    texts = strategies or (() if keys else DEFAULT_STRATEGIES)
+    texts = strategies or (() if keys else default_strategies(experiment))
     named: list[tuple[str, StrategyChoice | None]] = [(text.strip(), parse_strategy(text)) for text in texts]
     named = named or [("", None)]
     settings = list(product(*([f"{key}={value}" for value in values] for key, values in keys)))

@@ -104,12 +104,14 @@ def test_a_failed_run_is_named_and_only_a_comparison_without_any_result_exits_1(
 def test_without_a_choice_the_built_in_experiment_and_the_listed_strategies_run_with_three_seeds(
     runner: Runner,
 ) -> None:
-    from fedrelease.simulations.compare.plan import DEFAULT_STRATEGIES
+    from fedrelease.simulations.compare.plan import default_strategies
 
     assert run(["compare", "-q"]) == 0
     assert runner.plan is not None
     assert runner.plan.experiment.federation.name == "four-sites"
-    assert (tuple(one.name for one in runner.plan.variants), len(runner.plan.seeds)) == (DEFAULT_STRATEGIES, 3)
+    listed = default_strategies(runner.plan.experiment)
+    assert (tuple(one.name for one in runner.plan.variants), len(runner.plan.seeds)) == (listed, 3)
+    assert len(listed) == 8 and "flexlora" in listed
 
 
 @pytest.mark.parametrize(
