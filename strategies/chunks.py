@@ -6,7 +6,7 @@ Example::
     products = gram([update.tensors for update in updates], list(parent))
 
 At most ``NUMBERS`` numbers of 8 bytes (64 MiB) are stacked at a time, and one tensor of one site beside them; a rule that sorts
-needs about three times that. More sites make chunks shorter, so that a large tensor is read more often, not kept.
+needs about three times that. More sites make chunks shorter; of a file only the rows that a chunk lies in are read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fedrelease.strategies.averaging import moved_by_mean
-from fedrelease.update import State, Update
+from fedrelease.update import State, Update, part_of
 
 __all__ = ["by_coordinate", "gram", "moved", "squared_distances", "squared_lengths", "stacked_chunks"]
 
@@ -32,7 +32,7 @@ def stacked_chunks(states: Sequence[State], name: str) -> Iterator[Tensor]:
     for start in range(0, size, wide):
         chunk = rows[:, : min(wide, size - start)]
         for row, state in zip(chunk, states, strict=True):
-            row.copy_(state[name].reshape(-1)[start : start + wide])
+            row.copy_(part_of(state, name, start, start + chunk.shape[1]))
         yield chunk
 
 

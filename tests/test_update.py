@@ -12,6 +12,7 @@ from fedrelease.errors import UpdateRefused
 from fedrelease.update import (
     StateFile,
     digest_and_size,
+    part_of,
     read_state,
     stacked_pieces,
     state_bytes,
@@ -120,3 +121,15 @@ def test_stacked_states_are_a_safetensors_file_that_gives_each_of_them_back(tmp_
     for row, state in enumerate(states):
         assert same(dict(StateFile(path, row=row)), state)
         assert all(found.dtype == state[name].dtype for name, found in StateFile(path, row=row).items())
+
+
+def test_a_part_of_a_tensor_is_the_same_from_a_file_a_stack_and_memory(tmp_path: Path) -> None:
+    states = [strange_state(seed) for seed in range(3)]
+    (tmp_path / "stack").write_bytes(b"".join(stacked_pieces(states)))
+    write_state(tmp_path / "one", states[1])
+    for name, tensor in states[1].items():
+        for start, stop in {(0, tensor.numel()), (0, 1), (1, 2), (3, 7), (5, 10)}:
+            if stop <= tensor.numel():
+                wanted = tensor.reshape(-1)[start:stop]
+                for found in (states[1], StateFile(tmp_path / "one"), StateFile(tmp_path / "stack", row=1)):
+                    assert torch.equal(part_of(found, name, start, stop), wanted)

@@ -9,6 +9,7 @@ Example::
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,7 @@ __all__ = [
     "apart",
     "digest_and_size",
     "forget_open_files",
+    "part_of",
     "read_state",
     "stacked_pieces",
     "state_bytes",
@@ -115,6 +117,17 @@ class StateFile(Mapping[str, Tensor]):
         tensor: Tensor = file.get_tensor(name) if self._row is None else file.get_slice(name)[self._row]
         return tensor
 
+    def part(self, name: str, start: int, stop: int) -> Tensor:
+        """Numbers ``start`` to ``stop`` of a tensor that is read flat; no more is read than the rows that they lie in."""
+        found = self._open().get_slice(name)
+        shape = found.get_shape()[0 if self._row is None else 1 :]
+        if not shape or 0 in shape:
+            return self[name].reshape(-1)[start:stop]
+        wide = math.prod(shape[1:])
+        first, last = start // wide, -(-stop // wide)
+        rows: Tensor = found[first:last] if self._row is None else found[self._row, first:last]
+        return rows.reshape(-1)[start - first * wide : stop - first * wide]
+
     def _open(self) -> Any:
         """A file of many updates is kept open."""
         if self._row is None:
@@ -129,6 +142,11 @@ class StateFile(Mapping[str, Tensor]):
     def __len__(self) -> int:
         """How many tensors there are."""
         return len(self._names)
+
+
+def part_of(tensors: State, name: str, start: int, stop: int) -> Tensor:
+    """Numbers ``start`` to ``stop`` of a tensor, flat; of a file no more is read than that, about."""
+    return tensors.part(name, start, stop) if isinstance(tensors, StateFile) else tensors[name].reshape(-1)[start:stop]
 
 
 def state_bytes(state: State) -> bytes:

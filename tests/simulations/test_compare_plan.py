@@ -5,8 +5,8 @@ import re
 import pytest
 
 from fedrelease.errors import ExperimentError
-from fedrelease.experiment import Experiment, Federation, Phase, StrategyChoice, Training
-from fedrelease.simulations.compare.plan import DEFAULT_STRATEGIES, Plan, make_plan, parse_strategy
+from fedrelease.experiment import Adapter, Experiment, Federation, Model, Phase, StrategyChoice, Training
+from fedrelease.simulations.compare.plan import Plan, default_strategies, make_plan, parse_strategy
 from fedrelease.simulations.compare.verdict import baseline_of
 from fedrelease.strategies import STRATEGIES
 
@@ -61,9 +61,15 @@ def test_strategies_and_swept_keys_multiply() -> None:
     ]
 
 
-def test_without_a_choice_the_listed_strategies_are_compared_and_all_of_them_exist() -> None:
-    assert tuple(variant.name for variant in planned().variants) == DEFAULT_STRATEGIES
-    assert {parse_strategy(text).name for text in DEFAULT_STRATEGIES} <= STRATEGIES.keys()
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_without_a_choice_eight_that_the_adapter_allows_are_compared_and_all_of_them_exist(kind: str) -> None:
+    adapter = Adapter(kind=kind)
+    experiment = Experiment(model=Model(adapter=adapter))
+    listed = default_strategies(experiment)
+    plan = make_plan(experiment, strategies=(), sweeps=(), seeds=3)
+    assert tuple(variant.name for variant in plan.variants) == listed
+    assert len({parse_strategy(text).name for text in listed} & STRATEGIES.keys()) == 8
+    assert any("lora" in text for text in listed) == (kind == "lora")
 
 
 def test_every_variant_has_a_folder_of_its_own_that_any_system_can_name() -> None:
