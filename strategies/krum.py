@@ -21,7 +21,7 @@ from torch import Tensor
 from fedrelease.strategies.chunks import by_coordinate, gram, moved, squared_distances
 from fedrelease.strategies.contract import Strategy, check_enough
 from fedrelease.strategies.knobs import check_count
-from fedrelease.strategies.order_statistics import middle_of
+from fedrelease.strategies.order_statistics import in_order, middle_of
 from fedrelease.update import State, Update
 
 __all__ = ["Bulyan", "Krum", "MultiKrum", "krum_scores"]
@@ -169,7 +169,11 @@ class Bulyan(Strategy):
 
 
 def _mean_near_middle(rows: Tensor, count: int) -> Tensor:
-    """The mean of each column's ``count`` values nearest its median; of two equally near the smaller one counts first."""
-    ordered = rows.sort(0).values
-    nearest = (ordered - middle_of(ordered)).abs().argsort(dim=0, stable=True)[:count]
-    return ordered.gather(0, nearest).mean(0)
+    """The mean of each column's ``count`` values nearest its median; of two equally near the smaller one counts first.
+
+    In a sorted column they stand side by side: they are the window whose farther end is nearest.
+    """
+    ordered = in_order(rows)
+    middle, last = middle_of(ordered), len(ordered) - count + 1
+    begins = torch.maximum(middle - ordered[:last], ordered[count - 1 :] - middle).argmin(0)
+    return ordered.gather(0, begins + torch.arange(count)[:, None]).mean(0)

@@ -11,6 +11,8 @@ Numbers of examples do not count in any rule against hostile sites: a site could
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy
+import torch
 from torch import Tensor
 
 from fedrelease.strategies.chunks import by_coordinate
@@ -18,7 +20,12 @@ from fedrelease.strategies.contract import Strategy, check_enough
 from fedrelease.strategies.knobs import check_share, count_of
 from fedrelease.update import State, Update
 
-__all__ = ["Median", "TrimmedMean", "middle_of"]
+__all__ = ["Median", "TrimmedMean", "in_order", "middle_of"]
+
+
+def in_order(rows: Tensor) -> Tensor:
+    """Each column of ``[sites, coordinates]`` sorted upwards: by numpy, which sorts float64 several times as quickly as torch."""
+    return torch.from_numpy(numpy.sort(rows.numpy(), axis=0))
 
 
 def middle_of(ordered: Tensor) -> Tensor:
@@ -43,7 +50,7 @@ class Median(Strategy):
             RoundFailed: no update.
         """
         check_enough(self, "median", updates)
-        return by_coordinate(parent, updates, lambda rows: middle_of(rows.sort(0).values)), {}
+        return by_coordinate(parent, updates, lambda rows: middle_of(in_order(rows))), {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,4 +87,4 @@ class TrimmedMean(Strategy):
         """
         check_enough(self, "trimmed-mean", updates)
         cut, sites = count_of(self.trim, len(updates)), len(updates)
-        return by_coordinate(parent, updates, lambda rows: rows.sort(0).values[cut : sites - cut].mean(0)), {}
+        return by_coordinate(parent, updates, lambda rows: in_order(rows)[cut : sites - cut].mean(0)), {}

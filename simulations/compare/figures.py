@@ -31,6 +31,8 @@ STROKES = ("-", "--", ":", "-.")
 SITES_SHOWN = 30
 NUMBERS_SHOWN = 14
 TICKS_SHOWN = 5
+MOST_TOGETHER = 4
+PANELS_ACROSS = 4
 ACCURACY = "accuracy, mean of the sites"
 
 
@@ -50,7 +52,7 @@ def figures(results: Results, verdict: Verdict) -> Mapping[str, bytes]:
 def _blank(width: float, height: float, title: str) -> Figure:
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=14, color=INK)
+    figure.suptitle(title, fontsize=14, color=INK, x=0.01, ha="left")
     return figure
 
 
@@ -98,10 +100,13 @@ def _height(count: int, least: float = 5.0) -> float:
 
 
 def _curves(results: Results, verdict: Verdict) -> bytes:
-    """Best first in the legend, as the lines end."""
+    """One picture for a few variants, best first in the legend, as the lines end; else one panel for each."""
     names, seeds = results.names(), len(results.plan.seeds)
     band = ", with 95 % intervals" if seeds > 2 else ""
-    figure = _blank(10, _height(len(names)), f"Accuracy by round: mean of {_count(seeds, 'seed')}{band}")
+    title = f"Accuracy by round: mean of {_count(seeds, 'seed')}{band}"
+    if len(names) > MOST_TOGETHER:
+        return _panels(results, verdict, f"{title}; grey: {_safe(verdict.baseline)}")
+    figure = _blank(10, _height(len(names)), title)
     axes = figure.subplots()
     _style(axes, "round (0 is the base)", ACCURACY)
     for name in (line.variant for line in verdict.lines):
@@ -110,9 +115,31 @@ def _curves(results: Results, verdict: Verdict) -> bytes:
             middle = [mean(values) for values in told.values()]
             look, mark, colour = _stroke(place), _marker(place), _colour(place)
             axes.plot(list(told), middle, look, marker=mark, color=colour, label=_safe(name), linewidth=2)
-            _band(axes, told, colour, alpha=0.13 if len(names) <= 4 else 0.07)
+            _band(axes, told, colour, alpha=0.13)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, axes)
+    return _png(figure)
+
+
+def _panels(results: Results, verdict: Verdict, title: str) -> bytes:
+    """Best first, each beside the baseline: bands of many variants over each other tell nothing."""
+    names = [line.variant for line in verdict.lines if _by_round(results, line.variant)]
+    rows = math.ceil(len(names) / PANELS_ACROSS)
+    figure = _blank(3.1 * PANELS_ACROSS, 0.6 + 2.4 * rows, title)
+    panels = figure.subplots(rows, PANELS_ACROSS, sharex=True, sharey=True, squeeze=False)
+    before = _by_round(results, verdict.baseline)
+    for number, axes in enumerate(panels.flat):
+        last, first = number + PANELS_ACROSS >= len(names), number % PANELS_ACROSS == 0
+        _style(axes, "round (0 is the base)" if last else "", "accuracy" if first else "")
+        axes.set_visible(number < len(names))
+        for name in names[number : number + 1]:
+            colour, told = _colour(results.names().index(name)), _by_round(results, name)
+            axes.plot(list(before), [mean(values) for values in before.values()], color="#9A9A9A", linewidth=1.5)
+            axes.plot(list(told), [mean(values) for values in told.values()], color=colour, linewidth=2, marker="o")
+            _band(axes, told, colour, alpha=0.18)
+            axes.set_title(_safe(name), fontsize=11, color=INK, loc="left")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.tick_params(labelbottom=last)
     return _png(figure)
 
 
@@ -170,7 +197,9 @@ def _cost(verdict: Verdict, names: Sequence[str]) -> bytes:
     }
     what = "bytes and privacy" if private else "bytes"
     figure = _blank(
-        6.5 * len(costs) + 1.5, _height(len(names)), f"What final accuracy costs in {what}; up and left is better"
+        6.5 * len(costs) + 1.5,
+        _height(len(names)),
+        f"What final accuracy costs in {what}; up and left is better, equal costs stand side by side",
     )
     panels = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     for axes, (label, cost) in zip(panels, costs.items(), strict=True):
