@@ -66,16 +66,12 @@ def squared_distances(products: Tensor) -> Tensor:
 
 def squared_lengths(updates: Sequence[Update], names: Sequence[str]) -> Tensor:
     """``|x_i|^2`` of each update's delta over these names, float64 ``[sites]``, one tensor of one site at a time."""
-    return torch.stack(
-        [
-            sum((_square(update.tensors[name]) for name in names), torch.zeros((), dtype=torch.float64))
-            for update in updates
-        ]
-    )
+    return torch.stack([torch.stack([_square(update.tensors[name]) for name in names]).sum() for update in updates])
 
 
 def _square(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float64).square().sum()
+    length: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float64)
+    return length.square()
 
 
 def moved(parent: State, updates: Sequence[Update], weights: Sequence[float]) -> dict[str, Tensor]:
