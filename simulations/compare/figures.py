@@ -3,22 +3,22 @@
 Example::
 
     for name, png in figures(results, verdict).items():
-        (out / name).write_bytes(png)                        # learning-curves.png, differences.png, cost.png, sites.png
+        (out / name).write_bytes(png)                        # learning-curves.png, differences.png, cost.png, sites.png ...
 
 Equal results give equal bytes. Every colour goes with a marker or a number of its own, so that a grey print can be read too.
 """
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import mean
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedrelease.simulations.compare.canvas import blank, png_of, safe
+from fedrelease.simulations.compare.grids import ATTACKS, attacks_png, sites_png
 from fedrelease.simulations.compare.results import Results
 from fedrelease.simulations.compare.statistics import mean_interval
 from fedrelease.simulations.compare.verdict import Line, Verdict
@@ -28,8 +28,6 @@ __all__ = ["figures"]
 
 MARKERS = "osD^vPX*"
 STROKES = ("-", "--", ":", "-.")
-SITES_SHOWN = 30
-NUMBERS_SHOWN = 14
 TICKS_SHOWN = 5
 MOST_TOGETHER = 4
 PANELS_ACROSS = 4
@@ -45,26 +43,10 @@ def figures(results: Results, verdict: Verdict) -> Mapping[str, bytes]:
     if any(line.bytes_total is not None for line in verdict.lines):
         drawn["cost.png"] = _cost(verdict, names)
     if any(any(by_seed.values()) for by_seed in map(results.by_site, names)):
-        drawn["sites.png"] = _sites(results, verdict)
+        drawn["sites.png"] = sites_png(results, verdict)
+    if ATTACKS in results.plan.swept and any(map(results.finals, names)):
+        drawn["attacks.png"] = attacks_png(results, verdict)
     return drawn
-
-
-def _blank(width: float, height: float, title: str) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=14, color=INK, x=0.01, ha="left")
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": None})
-    return png.getvalue()
-
-
-def _safe(text: str) -> str:
-    """Text that matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")
 
 
 def _colour(place: int) -> str:
@@ -105,8 +87,8 @@ def _curves(results: Results, verdict: Verdict) -> bytes:
     band = ", with 95 % intervals" if seeds > 2 else ""
     title = f"Accuracy by round: mean of {_count(seeds, 'seed')}{band}"
     if len(names) > MOST_TOGETHER:
-        return _panels(results, verdict, f"{title}; grey: {_safe(verdict.baseline)}")
-    figure = _blank(10, _height(len(names)), title)
+        return _panels(results, verdict, f"{title}; grey: {safe(verdict.baseline)}")
+    figure = blank(10, _height(len(names)), title)
     axes = figure.subplots()
     _style(axes, "round (0 is the base)", ACCURACY)
     for name in (line.variant for line in verdict.lines):
@@ -114,18 +96,18 @@ def _curves(results: Results, verdict: Verdict) -> bytes:
         if told:
             middle = [mean(values) for values in told.values()]
             look, mark, colour = _stroke(place), _marker(place), _colour(place)
-            axes.plot(list(told), middle, look, marker=mark, color=colour, label=_safe(name), linewidth=2)
+            axes.plot(list(told), middle, look, marker=mark, color=colour, label=safe(name), linewidth=2)
             _band(axes, told, colour, alpha=0.13)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(figure, axes)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _panels(results: Results, verdict: Verdict, title: str) -> bytes:
     """Best first, each beside the baseline: bands of many variants over each other tell nothing."""
     names = [line.variant for line in verdict.lines if _by_round(results, line.variant)]
     rows = math.ceil(len(names) / PANELS_ACROSS)
-    figure = _blank(3.1 * PANELS_ACROSS, 0.6 + 2.4 * rows, title)
+    figure = blank(3.1 * PANELS_ACROSS, 0.6 + 2.4 * rows, title)
     panels = figure.subplots(rows, PANELS_ACROSS, sharex=True, sharey=True, squeeze=False)
     before = _by_round(results, verdict.baseline)
     for number, axes in enumerate(panels.flat):
@@ -137,10 +119,10 @@ def _panels(results: Results, verdict: Verdict, title: str) -> bytes:
             axes.plot(list(before), [mean(values) for values in before.values()], color="#9A9A9A", linewidth=1.5)
             axes.plot(list(told), [mean(values) for values in told.values()], color=colour, linewidth=2, marker="o")
             _band(axes, told, colour, alpha=0.18)
-            axes.set_title(_safe(name), fontsize=11, color=INK, loc="left")
+            axes.set_title(safe(name), fontsize=11, color=INK, loc="left")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.tick_params(labelbottom=last)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _by_round(results: Results, name: str) -> dict[int, list[float]]:
@@ -162,16 +144,16 @@ def _band(axes: Axes, told: Mapping[int, Sequence[float]], colour: str, *, alpha
 
 def _differences(verdict: Verdict) -> bytes:
     shown = [line for line in reversed(verdict.lines) if line.against is not None]
-    title = f"Difference of final accuracy to {_safe(verdict.baseline)}, paired by seed"
-    figure = _blank(9, _height(len(shown), 2.6), title)
+    title = f"Difference of final accuracy to {safe(verdict.baseline)}, paired by seed"
+    figure = blank(9, _height(len(shown), 2.6), title)
     axes = figure.subplots()
     _style(axes, "difference of accuracy (95 % interval; filled: corrected p < 0.05)", "")
     axes.axvline(0, color=INK, linewidth=1.2)
     for place, line in enumerate(shown):
         _whisker(axes, place, line)
-    axes.set_yticks(range(len(shown)), [_safe(line.variant) for line in shown], fontsize=11)
+    axes.set_yticks(range(len(shown)), [safe(line.variant) for line in shown], fontsize=11)
     axes.set_ylim(-0.6, len(shown) - 0.4)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _whisker(axes: Axes, place: int, line: Line) -> None:
@@ -196,7 +178,7 @@ def _cost(verdict: Verdict, names: Sequence[str]) -> bytes:
         **({"epsilon (worst site)": _epsilon} if private else {}),
     }
     what = "bytes and privacy" if private else "bytes"
-    figure = _blank(
+    figure = blank(
         6.5 * len(costs) + 1.5,
         _height(len(names)),
         f"What final accuracy costs in {what}; up and left is better, equal costs stand side by side",
@@ -210,7 +192,7 @@ def _cost(verdict: Verdict, names: Sequence[str]) -> bytes:
             _point(axes, line, x + _aside(points, line, x), names.index(line.variant))
         _room(axes, [x for _, x in points])
     _legend(figure, panels[0])
-    return _png(figure)
+    return png_of(figure)
 
 
 def _megabytes(line: Line) -> float | None:
@@ -230,7 +212,7 @@ def _aside(points: Sequence[tuple[Line, float]], line: Line, x: float) -> float:
 def _point(axes: Axes, line: Line, x: float, place: int) -> None:
     if line.accuracy is None:
         return
-    name, colour = _safe(line.variant), _colour(place)
+    name, colour = safe(line.variant), _colour(place)
     axes.plot(
         x,
         line.accuracy,
@@ -272,50 +254,6 @@ def _room(axes: Axes, at: Sequence[float]) -> None:
     ]
     if len(told) <= TICKS_SHOWN and all(after - before > pad / 3 for before, after in pairwise(told)):
         axes.set_xticks(told, [f"{x:.3g}" for x in told])
-
-
-def _sites(results: Results, verdict: Verdict) -> bytes:
-    """Mean final accuracy over seeds of each variant at each site; with many sites, the worst of them."""
-    means = {line.variant: _site_means(results, line.variant) for line in verdict.lines}
-    means = {name: sites for name, sites in means.items() if sites}
-    every = sorted({site for sites in means.values() for site in sites}, key=lambda site: _typical(means, site))
-    sites = sorted(every[:SITES_SHOWN])
-    more = f", the {len(sites)} lowest of {len(every)}" if len(every) > len(sites) else ""
-    figure = _blank(max(6.5, 3.5 + 0.75 * len(sites)), 2.2 + 0.42 * len(means), f"Final accuracy by site{more}")
-    axes = figure.subplots()
-    grid = [[of.get(site, math.nan) for site in sites] for of in means.values()]
-    image = axes.imshow(grid, cmap="cividis", aspect="auto")
-    long = max(len(site) for site in sites) > 8
-    axes.set_xticks(range(len(sites)), map(_safe, sites), rotation=45 if long else 0, ha="right" if long else "center")
-    axes.set_yticks(range(len(means)), map(_safe, means))
-    axes.tick_params(labelsize=11, length=0)
-    if len(sites) <= NUMBERS_SHOWN:
-        _numbers(axes, grid)
-    figure.colorbar(image, ax=axes, label="accuracy, mean over seeds", pad=0.02)
-    return _png(figure)
-
-
-def _site_means(results: Results, name: str) -> dict[str, float]:
-    runs = list(results.by_site(name).values())
-    return {
-        site: mean([run[site] for run in runs if site in run])
-        for site in sorted({site for run in runs for site in run})
-    }
-
-
-def _typical(means: Mapping[str, Mapping[str, float]], site: str) -> float:
-    return mean([sites[site] for sites in means.values() if site in sites])
-
-
-def _numbers(axes: Axes, grid: Sequence[Sequence[float]]) -> None:
-    """The number in each cell, light on dark and dark on light."""
-    known = [value for row in grid for value in row if not math.isnan(value)]
-    middle = (min(known) + max(known)) / 2
-    for up, row in enumerate(grid):
-        for across, value in enumerate(row):
-            if not math.isnan(value):
-                colour = "white" if value < middle else "black"
-                axes.text(across, up, f"{value:.3f}", ha="center", va="center", color=colour, fontsize=11)
 
 
 def _count(number: int, noun: str) -> str:

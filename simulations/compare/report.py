@@ -70,6 +70,7 @@ CAPTIONS = {
     "cost.png": "Final accuracy against what a run costs. Bar: 95 % interval over seeds. Grey steps: the best to be had for at "
     "most so much. Points of equal cost are drawn side by side.",
     "sites.png": "Final accuracy at each site's own hold-out, mean over seeds.",
+    "attacks.png": "Final accuracy of each strategy with hostile sites of each kind, mean over seeds.",
 }
 
 
