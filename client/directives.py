@@ -28,6 +28,7 @@ class Directives:
     Attributes:
         freeze: which LoRA factor stays as it came, ``lora_A`` or ``lora_B``, in every layer.
         proximal_mu: strength of the pull towards the state that came: each step's gradient gets ``proximal_mu * (w - w_came)``.
+        tell_fisher: the answer carries the diagonal Fisher information of the trained state; refused with privacy.
         tell_loss: the answer tells the mean loss of the state that came on the site's training rows; refused with privacy.
         variate: the control variate that the site keeps between rounds, ``scaffold`` or ``feddyn``.
         alpha: strength of FedDyn's pull; only with ``variate = feddyn``, and always with it.
@@ -35,6 +36,7 @@ class Directives:
 
     freeze: str | None = None
     proximal_mu: float = 0.0
+    tell_fisher: bool = False
     tell_loss: bool = False
     variate: str | None = None
     alpha: float = 0.0
@@ -48,6 +50,7 @@ KNOWN: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "alpha": ("a number above 0", lambda value: _number(value) and value != 0),
     "freeze": (" or ".join(FACTORS), lambda value: value in FACTORS),
     "proximal_mu": ("a number of at least 0", _number),
+    "tell_fisher": ("true or false", lambda value: isinstance(value, bool)),
     "tell_loss": ("true or false", lambda value: isinstance(value, bool)),
     "variate": (" or ".join(VARIATES), lambda value: value in VARIATES),
 }

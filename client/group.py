@@ -62,8 +62,9 @@ def train_sites(
 
 
 def _one_by_one(request: Request) -> bool:
-    """Early stopping and control variates are each site's own."""
-    return request.experiment.training.patience is not None or "variate" in request.directives
+    """Early stopping, control variates and Fisher information are each site's own."""
+    own = {"tell_fisher", "variate"} & request.directives.keys()
+    return request.experiment.training.patience is not None or bool(own)
 
 
 def _fit(model: Network, request: Request, state: State, companions: State) -> None:

@@ -19,6 +19,7 @@ from fedrelease.accounting import Segment
 from fedrelease.client.calibration import Calibrations
 from fedrelease.client.correction import Correction, MeanGradient
 from fedrelease.client.directives import Directives, frozen, parse_directives
+from fedrelease.client.fisher import check_fisher, fisher_of
 from fedrelease.client.ledger import Entry, Ledger, Standing
 from fedrelease.client.sampling import randomness
 from fedrelease.client.schedule import steps_per_round
@@ -114,7 +115,9 @@ def train_site(
             )
             done = train(model, task.job)
         trained = trainable_state(model)
-    return task.answer(done), {**trained, **task.end(state, trained, done)}
+        rows, few = site.data.train, request.experiment.training.micro_batch
+        told = fisher_of(model, rows, micro_batch=few) if directives.tell_fisher else {}
+    return task.answer(done), {**trained, **task.end(state, trained, done), **told}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +165,7 @@ def begin_training(
     _check_labels(site, request.experiment)
     _check_round(request)
     directives = parse_directives(request.directives)
-    _check_loss(directives, request.experiment)
+    _check_tells(directives, request.experiment, model)
     plan = _plan(site, request.experiment)
     variate: dict[str, Json] = {"variate": state_digest(carried.own)} if carried else {}
     identity = charge_identity(site, {**shared, **variate}, pool="train")
@@ -175,14 +178,17 @@ def begin_training(
     return Task(site=site.data.name, job=job, receipt=receipt, told=told, carried=carried)
 
 
-def _check_loss(directives: Directives, experiment: Experiment) -> None:
-    if directives.tell_loss and experiment.privacy.unit != "none":
+def _check_tells(directives: Directives, experiment: Experiment, model: Classifier) -> None:
+    asked = [name for name in ("tell_fisher", "tell_loss") if getattr(directives, name)]
+    if asked and experiment.privacy.unit != "none":
         raise PrivacyError(
-            "the strategy asks for a loss on training rows, which this site keeps to itself",
-            value="tell_loss = true",
+            "the strategy asks for what is computed from training rows, which this site keeps to itself",
+            value=f"{asked[0]} = true",
             rule=f"privacy.unit is {experiment.privacy.unit}: nothing of a row leaves without noise, and this would have none",
-            hint="choose a strategy that needs no losses",
+            hint="choose a strategy that needs the trained state alone, such as fedavg",
         )
+    if directives.tell_fisher:
+        check_fisher(model)
 
 
 def _steered(directives: Directives, carried: Carried | None) -> tuple[Correction, MeanGradient | None]:

@@ -22,6 +22,7 @@ from fedrelease.strategies.fednova import FedNova
 from fedrelease.strategies.fedopt import DiLoCo, FedAvgM, FedOpt
 from fedrelease.strategies.fedprox import FedProx
 from fedrelease.strategies.ffa_lora import FFALoRA
+from fedrelease.strategies.fisher import Fisher
 from fedrelease.strategies.flexlora import FlexLoRA
 from fedrelease.strategies.flora import FLoRA
 from fedrelease.strategies.foolsgold import FoolsGold
@@ -53,6 +54,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "fedprox": FedProx,
     "fedyogi": FedYogi,
     "ffa-lora": FFALoRA,
+    "fisher": Fisher,
     "flexlora": FlexLoRA,
     "flora": FLoRA,
     "foolsgold": FoolsGold,

@@ -7,18 +7,20 @@ import numpy
 import pytest
 import torch
 from one_site import make_experiment, make_request, random_state
+from reference import one_gradient
 from torch import Tensor
 
 from fedrelease.client import site as site_module
 from fedrelease.client.private_step import PrivateOptimizer
 from fedrelease.client.site import Site, begin_training, charge_facts, charge_identity, evaluate_site, train_site
 from fedrelease.client.training import Job, train
+from fedrelease.data.row_files import token_rows
 from fedrelease.errors import BudgetExceeded, DataError, ModelError, PrivacyError
 from fedrelease.experiment import Adapter, Experiment, Model
 from fedrelease.factors import truncated
 from fedrelease.messages import Request
 from fedrelease.models.bases import open_base
-from fedrelease.models.classifier import TextClassifier, build_classifier, load_state, trainable_state
+from fedrelease.models.classifier import TextClassifier, build_classifier, canonical_name, load_state, trainable_state
 from fedrelease.models.evaluation import look
 from fedrelease.noise import calibrate
 
@@ -400,6 +402,33 @@ def test_a_strategy_that_asks_for_it_is_told_the_loss_of_the_state_that_came(
     load_state(model, trained)
     assert answer.metrics["loss"] != look(model, site.data.train, classes=2)[1]
     assert answer.metrics.keys() == {"loss", "steps"} and untold.keys() == trained.keys()
+
+
+def test_fisher_information_is_the_mean_square_of_each_rows_gradient_at_the_trained_state(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    """The twin takes one row at a time through plain layers."""
+    plain = with_privacy(request_, unit="none")
+    _, sent = train_site(site, replace(plain, directives={"tell_fisher": True}), state, model)
+    trained = {name: value for name, value in sent.items() if not name.startswith("fisher/")}
+    assert sent.keys() == {*state, *(f"fisher/{name}" for name in state)}
+    load_state(model.eval(), trained)
+    parameters = {canonical_name(name): value for name, value in model.named_parameters() if value.requires_grad}
+    rows = token_rows(site.data.train)
+    squares = [
+        [part.square() for part in one_gradient(model, [*parameters.values()], rows, n)] for n in range(len(rows))
+    ]
+    for place, name in enumerate(parameters):
+        expected = torch.stack([one[place] for one in squares]).mean(0)
+        torch.testing.assert_close(sent[f"fisher/{name}"], expected, rtol=1e-3, atol=1e-9)
+
+
+def test_with_privacy_no_site_tells_its_fisher_information(
+    site: Site, request_: Request, state: dict[str, Tensor], model: TextClassifier
+) -> None:
+    with pytest.raises(PrivacyError, match=r"tell_fisher.*privacy\.unit is example"):
+        train_site(site, replace(request_, directives={"tell_fisher": True}), state, model)
+    assert charged(site) == 0
 
 
 def test_with_privacy_no_server_gets_a_loss_and_asking_costs_nothing(
