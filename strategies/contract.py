@@ -27,8 +27,8 @@ class Strategy(ABC):
             that says so, in its first round with an empty memory and its default knobs.
         same_product: that state is the same as a model only: each LoRA layer's product ``B A`` is the site's, from other factors.
         mixed_ranks: LoRA factors of updates may have lower ranks than the parent's.
-        companions: kinds of tensors that sites send beside the state, and the server too if it broadcasts any: one for each of its
-            tensors and of its shape, named ``<kind>/<name>``. Control variates, for instance.
+        companions: kinds of tensors that sites send beside the state, and the server too if it broadcasts any: one for each of
+            its tensors and of its shape, named ``<kind>/<name>``. Control variates, for instance.
         tells: metrics of private rows that sites must tell beside their update, without noise. An experiment with privacy
             refuses a strategy that has any.
         from_newest: deltas lead away from the round's parent, even those of sites that trained from an older release.

@@ -5,6 +5,7 @@ Promised exact, in float32: the kept prefix, workers and their number, models th
 order.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
