@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fedrelease.bounds import amount, positive, require
 from fedrelease.strategies.averaging import mean_delta
 from fedrelease.strategies.contract import Strategy, check_enough
+from fedrelease.strategies.ranges import amount, not_negative, positive, share
 from fedrelease.update import State, Update
 
 __all__ = ["FedAsync", "FedBuff", "freshness"]
@@ -49,11 +49,9 @@ class FedBuff(Strategy):
 
     def __post_init__(self) -> None:
         """Check the knobs."""
-        amount("fedbuff's buffer", self.buffer, least=1)
-        positive("fedbuff's lr", self.lr)
-        require(
-            math.isfinite(self.power) and self.power >= 0, "fedbuff's power", self.power, "is a number of at least 0"
-        )
+        amount("buffer", self.buffer)
+        positive("lr", self.lr)
+        not_negative("power", self.power)
 
     def waits_for(self, asked: int) -> int:
         """K."""
@@ -94,11 +92,9 @@ class FedAsync(Strategy):
 
     def __post_init__(self) -> None:
         """Check the knobs."""
-        require(0 < self.mixing <= 1, "fedasync's mixing", self.mixing, "is above 0 and at most 1")
-        require(
-            math.isfinite(self.power) and self.power >= 0, "fedasync's power", self.power, "is a number of at least 0"
-        )
-        amount("fedasync's buffer", self.buffer, least=1)
+        share("mixing", self.mixing)
+        not_negative("power", self.power)
+        amount("buffer", self.buffer)
 
     def waits_for(self, asked: int) -> int:
         """The buffer."""
@@ -113,8 +109,8 @@ class FedAsync(Strategy):
         check_enough(self, "fedasync", updates)
         weights, rest = [0.0] * len(updates), 1.0
         for place in reversed(range(len(updates))):
-            share = self.mixing * freshness(updates[place], self.power)
-            weights[place], rest = share * rest, rest * (1 - share)
+            part = self.mixing * freshness(updates[place], self.power)
+            weights[place], rest = part * rest, rest * (1 - part)
         return {
             name: (tensor.to(torch.float64) + mean_delta(name, tensor, updates, weights)).to(tensor.dtype)
             for name, tensor in parent.items()

@@ -18,8 +18,8 @@ from torch import Tensor
 from fedrelease.strategies.averaging import mean_delta
 from fedrelease.strategies.chunks import gram, moved, squared_lengths
 from fedrelease.strategies.contract import Strategy, check_enough
-from fedrelease.strategies.knobs import check_count, check_positive
 from fedrelease.strategies.order_statistics import middle_of
+from fedrelease.strategies.ranges import positive, whole
 from fedrelease.update import State, Update
 
 __all__ = ["CenteredClip", "NormBound"]
@@ -53,8 +53,8 @@ class NormBound(Strategy):
     def __post_init__(self) -> None:
         """Check the knobs."""
         if self.length is not None:
-            check_positive("length", self.length)
-        check_positive("multiple", self.multiple)
+            positive("length", self.length)
+        positive("multiple", self.multiple)
 
     def aggregate(self, parent: State, updates: Sequence[Update], memory: State) -> tuple[State, State]:
         """Measure, then add up, in float64; the result has the parent's dtypes.
@@ -94,8 +94,8 @@ class CenteredClip(Strategy):
     def __post_init__(self) -> None:
         """Check the knobs."""
         if self.radius is not None:
-            check_positive("radius", self.radius)
-        check_count("iterations", self.iterations, least=1)
+            positive("radius", self.radius)
+        whole("iterations", self.iterations, least=1)
 
     def aggregate(self, parent: State, updates: Sequence[Update], memory: State) -> tuple[State, State]:
         """Find the weights in float64, then add up once; state and memory have the parent's dtypes.

@@ -15,7 +15,7 @@ from fedrelease.bounds import require
 from fedrelease.errors import RoundFailed
 from fedrelease.strategies.chunks import gram, moved
 from fedrelease.strategies.contract import Strategy, check_enough
-from fedrelease.strategies.knobs import check_positive
+from fedrelease.strategies.ranges import positive
 from fedrelease.update import State, Update
 
 __all__ = ["FoolsGold"]
@@ -50,7 +50,7 @@ class FoolsGold(Strategy):
     def __post_init__(self) -> None:
         """Check the knobs."""
         require(isinstance(self.compared, str), "compared", self.compared, 'is the beginning of names, such as "head"')
-        check_positive("confidence", self.confidence)
+        positive("confidence", self.confidence)
 
     def aggregate(self, parent: State, updates: Sequence[Update], memory: State) -> tuple[State, State]:
         """Compare in float64, then add up; the result has the parent's dtypes.

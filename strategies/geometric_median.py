@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedrelease.strategies.chunks import gram, moved
 from fedrelease.strategies.contract import Strategy, check_enough
-from fedrelease.strategies.knobs import check_count, check_positive
+from fedrelease.strategies.ranges import positive, whole
 from fedrelease.update import State, Update
 
 __all__ = ["GeometricMedian"]
@@ -43,8 +43,8 @@ class GeometricMedian(Strategy):
 
     def __post_init__(self) -> None:
         """Check the knobs."""
-        check_count("iterations", self.iterations, least=1)
-        check_positive("smoothing", self.smoothing)
+        whole("iterations", self.iterations, least=1)
+        positive("smoothing", self.smoothing)
 
     def aggregate(self, parent: State, updates: Sequence[Update], memory: State) -> tuple[State, State]:
         """Find the weights in float64, then add up once; the result has the parent's dtypes.

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from fedrelease.strategies.chunks import by_coordinate, gram, moved, squared_distances
 from fedrelease.strategies.contract import Strategy, check_enough
-from fedrelease.strategies.knobs import check_count
 from fedrelease.strategies.order_statistics import in_order, middle_of
+from fedrelease.strategies.ranges import whole
 from fedrelease.update import State, Update
 
 __all__ = ["Bulyan", "Krum", "MultiKrum", "krum_scores"]
@@ -50,7 +50,7 @@ def _best(parent: State, updates: Sequence[Update], hostile: int, keep: int) -> 
 
 def _check_hostile(hostile: int | None) -> None:
     if hostile is not None:
-        check_count("hostile", hostile, least=0)
+        whole("hostile", hostile, least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ class MultiKrum(Strategy):
         """Check the knobs."""
         _check_hostile(self.hostile)
         if self.keep is not None:
-            check_count("keep", self.keep, least=1)
+            whole("keep", self.keep, least=1)
 
     @property
     def least(self) -> int:

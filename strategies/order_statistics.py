@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedrelease.strategies.chunks import by_coordinate
 from fedrelease.strategies.contract import Strategy, check_enough
-from fedrelease.strategies.knobs import check_share, count_of
+from fedrelease.strategies.ranges import count_of, trimmed
 from fedrelease.update import State, Update
 
 __all__ = ["Median", "TrimmedMean", "in_order", "middle_of"]
@@ -72,7 +72,7 @@ class TrimmedMean(Strategy):
 
     def __post_init__(self) -> None:
         """Check the knob."""
-        check_share("trim", self.trim)
+        trimmed("trim", self.trim)
 
     @property
     def least(self) -> int:

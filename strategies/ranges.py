@@ -9,7 +9,7 @@ import math
 
 from fedrelease.bounds import require
 
-__all__ = ["not_negative", "part", "positive", "share", "whole"]
+__all__ = ["amount", "count_of", "not_negative", "part", "positive", "share", "trimmed", "whole"]
 
 
 def positive(knob: str, value: object) -> None:
@@ -32,9 +32,26 @@ def share(knob: str, value: object) -> None:
     _check(0 < _number(value) <= 1, knob, value, "is a number above 0 and at most 1")
 
 
-def whole(knob: str, value: object) -> None:
-    """Go on if ``value`` is a whole number of at least 0."""
-    _check(type(value) is int and value >= 0, knob, value, "is a whole number of at least 0")
+def whole(knob: str, value: object, *, least: int = 0) -> None:
+    """Go on if ``value`` is a whole number of at least ``least``."""
+    _check(type(value) is int and value >= least, knob, value, f"is a whole number of at least {least}")
+
+
+def amount(knob: str, value: object) -> None:
+    """Go on if ``value`` is a share of the sites (a float above 0, at most 1) or a number of them (an int, at least 1)."""
+    fits = value >= 1 if type(value) is int else type(value) is float and 0 < value <= 1
+    _check(fits, knob, value, "is a share of the sites above 0 and at most 1, or a whole number of them")
+
+
+def trimmed(knob: str, value: object) -> None:
+    """Go on if ``value`` is a share of the sites (a float, at least 0 and below 0.5) or a number of them (an int)."""
+    fits = value >= 0 if type(value) is int else type(value) is float and 0 <= value < 0.5
+    _check(fits, knob, value, "is a share of the sites below 0.5, or a whole number of them")
+
+
+def count_of(share: float | int, sites: int) -> int:
+    """How many of ``sites`` a share (rounded down) or a number means."""
+    return int(share * sites) if isinstance(share, float) else share
 
 
 def _number(value: object) -> float:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedrelease.bounds import positive
 from fedrelease.strategies.averaging import mean_delta, weights_of
 from fedrelease.strategies.contract import Strategy, check_enough
 from fedrelease.strategies.population import check_population, share_of
+from fedrelease.strategies.ranges import positive
 from fedrelease.update import State, Update
 
 __all__ = ["Scaffold"]
@@ -49,7 +49,7 @@ class Scaffold(Strategy):
 
     def __post_init__(self) -> None:
         """Check the knobs."""
-        positive("scaffold's lr", self.lr)
+        positive("lr", self.lr)
         check_population("scaffold", self.population)
 
     def among(self, sites: int) -> "Scaffold":

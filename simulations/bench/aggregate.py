@@ -24,7 +24,6 @@ from rich.table import Table
 
 from fedrelease.errors import ExperimentError, FedreleaseError
 from fedrelease.experiment import StrategyChoice
-from fedrelease.files import Json
 from fedrelease.messages import Answer
 from fedrelease.server.spool import Screened, Spool
 from fedrelease.simulations.bench.aggregate_one import METRICS, PLAIN, parent_of
@@ -99,7 +98,7 @@ def _update(site: str, parameters: int, generator: torch.Generator) -> Screened:
     return Screened(site=site, delta=delta, answer=Answer(site=site, examples=10, metrics=METRICS))
 
 
-def _document(found: Mapping[str, Cost], update_bytes: int, all_bytes: int) -> dict[str, Json]:
+def _document(found: Mapping[str, Cost], update_bytes: int, all_bytes: int) -> dict[str, dict[str, float]]:
     return {
         rule: {
             "seconds": median(cost.seconds),
@@ -112,13 +111,12 @@ def _document(found: Mapping[str, Cost], update_bytes: int, all_bytes: int) -> d
     }
 
 
-def _show(document: Mapping[str, Json], console: Console) -> None:
+def _show(document: Mapping[str, Mapping[str, float]], console: Console) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("rule", no_wrap=True)
     for column in ("time", "GB a second", "of plain", "memory", "in updates"):
         table.add_column(column, justify="right", no_wrap=True)
     for rule, told in document.items():
-        assert isinstance(told, dict)
         seconds, memory = f"{told['seconds']:.2f} s", f"{told['memory_bytes'] / 1e6:.0f} MB"
         numbers = [f"{told['gb_per_s']:.2f}", f"{told['times_plain']:.2f}", memory, f"{told['memory_in_updates']:.1f}"]
         table.add_row(rule, seconds, *numbers)
