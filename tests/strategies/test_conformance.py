@@ -1,7 +1,7 @@
 """The conformance suite over the whole kit, and what it catches."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from oracles import ORACLES
 
+from fedrelease.errors import ExperimentError
 from fedrelease.experiment import StrategyChoice
 from fedrelease.strategies import STRATEGIES, Strategy, make_strategy
 from fedrelease.update import State, Update
@@ -148,3 +149,13 @@ def test_the_same_checks_pass_for_the_rule_that_was_broken() -> None:
     conformance.check_form(rule)
     conformance.check_memory(rule)
     assert torch.is_tensor(rule.aggregate(conformance.parent_of(), conformance.updates_of(rule, 1), {})[0]["scale"])
+
+
+@EVERY_MEMBER
+def test_a_knob_of_another_kind_is_refused_by_its_name(name: str) -> None:
+    """Knobs come from a file: a text or a truth where a number is wanted, a number where a text is."""
+    for knob in fields(rule_of(name)):  # type: ignore[arg-type]  # every member is a dataclass
+        for strange in (3,) if isinstance(knob.default, str) else ("x", True, float("nan"), -1e9):
+            with pytest.raises(ExperimentError) as refusal:
+                make_strategy(StrategyChoice(name=name, knobs={**KNOBS.get(name, {}), knob.name: strange}))
+            assert refusal.value.rule
