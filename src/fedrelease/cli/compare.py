@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
+from fedrelease.cli.options import AsJson, Quiet, Settings, Workers, at_least_one
 from fedrelease.cli.output import Column, emit_json, fitting, put, section, to_stderr, to_stdout
 from fedrelease.cli.simulate import load
 from fedrelease.files import Json
@@ -28,12 +29,6 @@ if TYPE_CHECKING:
     from fedrelease.simulations.compare.verdict import Verdict
 
 __all__ = ["compare"]
-
-
-def _at_least_one(number: int | None) -> int | None:
-    if number is not None and number < 1:
-        raise typer.BadParameter(f"{number} is not at least 1")
-    return number
 
 
 def compare(
@@ -51,7 +46,7 @@ def compare(
         typer.Option("--vary", metavar="KEY=A,B", help="Compare values of a key; repeatable: all combinations."),
     ] = None,
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", callback=_at_least_one, help="Runs of each, from federation.seed up.")
+        int, typer.Option("--seeds", metavar="N", callback=at_least_one, help="Runs of each, from federation.seed up.")
     ] = 3,
     baseline: Annotated[
         str | None,
@@ -60,20 +55,10 @@ def compare(
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of runs and results.")] = Path("comparison"),
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the file; repeatable.")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            metavar="N",
-            callback=_at_least_one,
-            help="Processes that train sites [default: what fits this machine].",
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
+    settings: Settings = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare strategies, or values of keys, on one experiment.
 

@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from fedrelease.cli.options import AsJson, Quiet, Settings, Workers
 from fedrelease.cli.output import Column, emit_json, fitting, put, section, table, to_stderr, to_stdout
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, Model, Phase, Privacy
@@ -36,12 +37,6 @@ DEFAULT = "default"
 STUDIES = "fedrelease.simulations.studies"
 
 
-def _at_least_one(workers: int | None) -> int | None:
-    if workers is not None and workers < 1:
-        raise typer.BadParameter(f"{workers} workers cannot train; at least 1")
-    return workers
-
-
 def _an_address(address: str | None) -> str | None:
     if address is not None and re.fullmatch(r"auto|([\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}", address) is None:
         raise typer.BadParameter(f"{address!r} is neither 'auto' nor host:port")
@@ -50,21 +45,11 @@ def _an_address(address: str | None) -> str | None:
 
 def simulate(
     file: Annotated[str | None, typer.Argument(metavar="[FILE]", hidden=True)] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the file; repeatable.")
-    ] = None,
+    settings: Settings = None,
     store: Annotated[
         Path | None, typer.Option("--store", metavar="DIR", help="Folder of releases [default: federation.store].")
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            metavar="N",
-            callback=_at_least_one,
-            help="Processes that train sites [default: what fits this machine].",
-        ),
-    ] = None,
+    workers: Workers = None,
     engine: Annotated[
         Literal["local", "ray"],
         typer.Option("--engine", show_default=False, help="What runs the sites [default: local]."),
@@ -78,8 +63,8 @@ def simulate(
             help="A running Ray cluster, auto or host:port, for --engine ray [default: Ray is started here].",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
     listing: Annotated[bool, typer.Option("--list", help="List the built-in experiments.")] = False,
 ) -> None:
     """Run a federation on this machine.

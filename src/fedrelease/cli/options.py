@@ -1,0 +1,39 @@
+"""Flags that several commands have, said once.
+
+Example::
+
+    def simulate(settings: Settings = None, workers: Workers = None, quiet: Quiet = False) -> None: ...
+"""
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+__all__ = ["AsJson", "Quiet", "Settings", "Workers", "at_least_one"]
+
+
+def at_least_one(number: int | None) -> int | None:
+    """Refuse a number below 1; what is left out is left out.
+
+    Raises:
+        BadParameter: it is.
+    """
+    if number is not None and number < 1:
+        raise typer.BadParameter(f"{number} is not at least 1")
+    return number
+
+
+Settings: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the file; repeatable.")
+]
+Workers: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        callback=at_least_one,
+        help="Processes that train sites [default: what fits this machine].",
+    ),
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")]
