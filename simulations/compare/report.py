@@ -162,7 +162,7 @@ def _question(plan: Plan) -> Iterator[str]:
     what = f"values of {', '.join(plan.swept)}" if plan.swept else "aggregation strategies"
     yield "<h2>Question</h2>"
     yield f"<p>Which of these {escape(what)} gives the most accurate federated model on the sites' own held-out rows, "
-    yield "when data, splits, rounds and privacy are the same for all but where they are what is varied; and is the difference "
+    yield "when data, splits and all else that is not varied are the same, and is the difference "
     yield "more than luck?</p>"
 
 
@@ -217,6 +217,6 @@ def _repeat(results: Results, command: str) -> Iterator[str]:
     versions = f"fedrelease {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     yield f"<h2>How to repeat it</h2><pre>{escape(command)}</pre>"
     yield f"<p>{escape(versions)}, {escape(platform.machine())}. Equal seeds give equal releases, bit for bit, on processors of "
-    yield "one kind; results.jsonl has every digest. Each run's store can be audited with <code>fedrelease log --store</code> "
-    yield "and <code>fedrelease verify --store</code>. The experiment that all variants share, with every default filled in:</p>"
+    yield "one kind; results.jsonl has every digest. Each run's store can be audited with <code>fedrelease log --store STORE</code> "
+    yield "and <code>fedrelease verify --store STORE</code>. The experiment that all variants share, with every default filled in:</p>"
     yield f"<pre>{escape(to_toml(results.plan.experiment))}</pre>"
