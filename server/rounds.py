@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from fedrelease.errors import ExperimentError, RoundFailed
-from fedrelease.experiment import StrategyChoice
+from fedrelease.experiment import Experiment, StrategyChoice
 from fedrelease.messages import Request
 from fedrelease.server.arrivals import arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
@@ -34,12 +34,13 @@ from fedrelease.server.plan import (
 from fedrelease.server.publishing import Cost, Outcome, publish
 from fedrelease.server.release import Release
 from fedrelease.server.spool import Spool, sweep_spools
+from fedrelease.server.store import Store
 from fedrelease.strategies import Strategy, check_ranks, check_strategy, make_strategy
 from fedrelease.strategies.averaging import weights_of
 from fedrelease.strategies.lora import residuals
 from fedrelease.update import State, Update, forget_open_files, state_bytes
 
-__all__ = ["run_rounds"]
+__all__ = ["run_rounds", "sweep_finished"]
 
 REASONS_SHOWN = 12
 DECIMALS = 6
@@ -69,8 +70,7 @@ def run_rounds(setting: Setting) -> None:
     for planned in todo:  # a plan that cannot be carried out must not cost anybody anything
         _check_plan(setting, planned)
     check_named(setting.experiment.model.adapter.site_ranks, sites=setting.sites.names())
-    keep, unfinished = setting.experiment.federation.keep_updates, frozenset(planned.version for planned in todo)
-    sweep_spools(setting.store.folder / "spool", unfinished=unfinished, keep=keep)
+    sweep_finished(setting.store, setting.experiment)
     parent = head if head is not None else _publish_base(setting)
     for planned in todo:
         try:
@@ -80,6 +80,13 @@ def run_rounds(setting: Setting) -> None:
             raise
         finally:
             forget_open_files()
+
+
+def sweep_finished(store: Store, experiment: Experiment) -> None:
+    """Tidy the spool after a killed run, of rounds whose release is out too. The caller is the store's only writer."""
+    head, plan = store.head(), planned_rounds(experiment)
+    unfinished = frozenset(planned.version for planned in (remaining(plan, head.version) if head else plan))
+    sweep_spools(store.folder / "spool", unfinished=unfinished, keep=experiment.federation.keep_updates)
 
 
 def _check_plan(setting: Setting, planned: PlannedRound) -> None:

@@ -38,11 +38,13 @@ from fedrelease.server.events import Watcher
 from fedrelease.server.flower import FIRST_NODE
 from fedrelease.server.lock import hold
 from fedrelease.server.plan import planned_rounds
+from fedrelease.server.rounds import sweep_finished
 from fedrelease.server.store import Store
 from fedrelease.simulations.attack_grid import with_hostile
 from fedrelease.simulations.attacks import hostile_sites
 from fedrelease.simulations.engine import Engine
 from fedrelease.simulations.grid import LocalGrid
+from fedrelease.simulations.leftovers import sweep_handovers
 from fedrelease.simulations.lending import Lender, own_engine
 from fedrelease.simulations.nodes import Nodes
 from fedrelease.simulations.poisoned_rows import poison_sites
@@ -119,8 +121,11 @@ def simulate(
     with hold(home / ".lock", of=store), _one_thread():  # a second run must not touch what the first one's sites are at
         with opened.lock():
             check_same_experiment(opened, experiment)
+            if complete := _is_complete(opened, experiment):  # a run may have been killed after its last release
+                sweep_finished(opened, experiment)
+                sweep_handovers(home)
         resumed = opened.head() is not None
-        if _is_complete(opened, experiment):
+        if complete:
             say(f"nothing to do: {store} holds every release of this experiment")
         else:
             _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say, ray=ray, lender=lender)
