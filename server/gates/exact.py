@@ -8,17 +8,17 @@ An unconditional test: outcomes are ordered by the score statistic, and the p-va
 shares of discordant items that the hypothesis allows.
 """
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc, gammaln, xlog1py, xlogy
 
-from fedrelease.server.gates.score import scores
+from fedrelease.server.gates.score import score, scores
 
 __all__ = ["exact_bounds", "exact_critical", "exact_p_value"]
 
-COARSE, FINE, PEAKS = 121, 25, 3
+COARSE, FINE, PEAKS = 101, 25, 3
+RARE = -30.0
+"""The logarithm of a chance that changes no sum."""
 TIES = 1e-9
 SLACK = 1e-5
 """Added to every p-value, for what the largest chance may be above the grid's."""
@@ -35,8 +35,8 @@ def exact_p_value(b: int, c: int, n: int, *, margin: float) -> float:
     Source: Hsueh, Liu and Chen (2001), https://doi.org/10.1111/j.0006-341X.2001.00478.x, section 2: the exact test that orders
     by the restricted maximum likelihood score; its supremum lies on the border of the hypothesis.
     """
-    table = _table(n, -margin)
-    return _largest_tail(_first(table, float(table[b, c])), n, margin)
+    least = score(b, c, n, -margin)
+    return _largest_tail(_first(n, -margin, least), n, margin)
 
 
 def exact_critical(n: int, *, margin: float, alpha: float) -> float:
@@ -44,11 +44,13 @@ def exact_critical(n: int, *, margin: float, alpha: float) -> float:
 
     For enumerating what the test decides for every b and c: tails are nested, so one border divides them.
     """
-    levels = np.unique(np.round(_table(n, -margin)[_possible(n)], 9))
+    b, c = np.meshgrid(np.arange(n + 1), np.arange(n + 1))
+    possible = b + c <= n
+    levels = np.unique(np.round(scores(b[possible], c[possible], n, -margin), 9))
     low, high = 0, len(levels)
     while low < high:
         middle = (low + high) // 2
-        tail = _largest_tail(_first(_table(n, -margin), float(levels[middle])), n, margin)
+        tail = _largest_tail(_first(n, -margin, float(levels[middle])), n, margin)
         low, high = (low, middle) if tail <= alpha else (middle + 1, high)
     return float(levels[low]) - TIES if low < len(levels) else float("inf")
 
@@ -73,22 +75,16 @@ def _lower(b: int, c: int, n: int, alpha: float, at: float) -> float:
     return high if rejected else low
 
 
-@lru_cache(maxsize=8)
-def _table(n: int, difference: float) -> NDArray[np.float64]:
-    """The score of every outcome, ``[n + 1, n + 1]`` by b and c; minus infinity where b + c > n."""
-    b, c = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
-    return np.where(_possible(n), scores(b, c, n, difference), -np.inf)
-
-
-@lru_cache(maxsize=8)
-def _possible(n: int) -> NDArray[np.bool_]:
-    return np.add.outer(np.arange(n + 1), np.arange(n + 1)) <= n
-
-
-def _first(table: NDArray[np.float64], least: float) -> NDArray[np.int64]:
-    """For each b the smallest c whose score is at least ``least``; n + 1 where none is. Scores rise with c."""
-    tail = table >= least - TIES
-    return np.where(tail.any(axis=1), tail.argmax(axis=1), len(table)).astype(np.int64)
+def _first(n: int, difference: float, least: float) -> NDArray[np.int64]:
+    """For each b the smallest c whose score is at least ``least``, n - b + 1 where none is: scores rise with c, so by halves."""
+    b = np.arange(n + 1)
+    low, high = np.zeros(n + 1, dtype=np.int64), n - b + 1
+    while (low < high).any():
+        middle = (low + high) // 2
+        inside = scores(b, np.minimum(middle, n - b), n, difference) >= least - TIES
+        open_ = low < high
+        low, high = np.where(open_ & ~inside, middle + 1, low), np.where(open_ & inside, middle, high)
+    return low
 
 
 def _largest_tail(first: NDArray[np.int64], n: int, margin: float) -> float:
@@ -106,10 +102,10 @@ def _largest_tail(first: NDArray[np.int64], n: int, margin: float) -> float:
 def _tail(first: NDArray[np.int64], n: int, margin: float, grid: NDArray[np.float64]) -> NDArray[np.float64]:
     """The chance that c is at least ``first[b]``, for each nuisance share in ``grid``: a sum over b of binomials."""
     wrong, right = grid + max(margin, 0.0), grid + max(-margin, 0.0)  # the shares behind b and c
-    b = np.flatnonzero(first <= n)[:, None]
+    b = np.arange(n + 1)[first + np.arange(n + 1) <= n][:, None]
     weight = gammaln(n + 1) - gammaln(b + 1) - gammaln(n - b + 1) + xlogy(b, wrong) + xlog1py(n - b, -wrong)
-    given = np.clip(right / np.maximum(1 - wrong, 1e-300), 0.0, 1.0)
-    at = first[b[:, 0]][:, None]
-    beyond = np.where(at == 0, 1.0, bdtrc(np.maximum(at - 1, 0).astype(np.float64), n - b, given))
-    found: NDArray[np.float64] = (np.exp(weight) * beyond).sum(axis=0)
-    return found
+    row, column = np.nonzero(weight > RARE)
+    given = np.clip(right / np.maximum(1 - wrong, 1e-300), 0.0, 1.0)[column]
+    least, rest = first[b[row, 0]], n - b[row, 0]
+    beyond = np.where(least == 0, 1.0, bdtrc(np.maximum(least - 1, 0).astype(np.float64), rest, given))
+    return np.bincount(column, weights=np.exp(weight[row, column]) * beyond, minlength=len(grid))

@@ -47,10 +47,9 @@ def test_at_no_difference_the_score_is_mcnemars() -> None:
 
 def test_tangos_interval_holds_exactly_the_differences_that_the_score_does_not_reject() -> None:
     low, high = tango_interval(10, 3, 100, 0.025)
-    kept = [
-        at / 10_000 for at in range(-10_000, 10_001) if abs(score(10, 3, 100, at / 10_000)) <= stats.norm.isf(0.025)
-    ]
-    assert (low, high) == (approx(min(kept), abs=1e-4), approx(max(kept), abs=1e-4))
+    z = stats.norm.isf(0.025)
+    kept = [at / 5000 for at in range(-1500, 1501) if abs(score(10, 3, 100, at / 5000)) <= z]
+    assert (low, high) == (approx(min(kept), abs=2e-4), approx(max(kept), abs=2e-4))
 
 
 def test_without_a_discordant_item_the_interval_is_z2_over_n_plus_z2() -> None:
@@ -92,9 +91,9 @@ def test_below_300_items_a_model_worse_by_the_margin_passes_with_at_most_alpha_w
     critical = exact_critical(n, margin=margin, alpha=0.05)
     b, c = every_outcome(n)
     passed = scores(b, c, n, -margin) >= critical
-    for share in np.linspace(0, (1 - margin) / 2, 157):
+    for share in np.linspace(0, (1 - margin) / 2, 83):
         wrong, right = share + margin, float(share)
-        assert chances(n, wrong, right)[passed].sum() <= 0.05 + 1e-4
+        assert chances(n, wrong, right)[passed].sum() <= 0.05
 
 
 @pytest.mark.parametrize("worse", [0.03, 0.06, 0.12])
@@ -230,6 +229,6 @@ def test_the_ratio_of_medians_holds_the_truth_and_ignores_what_slows_down_both()
 
 
 def test_the_grid_of_the_exact_test_finds_the_peak_that_a_hundred_times_finer_one_finds() -> None:
-    first = exact._first(exact._table(120, -0.02), score(1, 4, 120, -0.02))
+    first = exact._first(120, -0.02, score(1, 4, 120, -0.02))
     fine = exact._tail(first, 120, 0.02, np.linspace(0, 0.49, 12_000))
-    assert exact_p_value(1, 4, 120, margin=0.02) == approx(float(fine.max()), abs=1e-5)
+    assert exact_p_value(1, 4, 120, margin=0.02) == approx(float(fine.max()), abs=1.1e-5)
