@@ -62,7 +62,7 @@ def test_more_slices_cost_equal_models_a_little_and_never_help_worse_ones() -> N
 def test_the_command_prints_one_document_and_says_by_its_exit_code_whether_a_mark_is_missed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = gates.calibrate(seeds=40, items=(200,))
+    whole = gates.calibrate(seeds=100, items=(200,))  # fewer say too little of what 19 of 20 runs lose
     monkeypatch.setattr(gates, "calibrate", lambda seeds: whole)
     assert gates.main(["--seeds", "8", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
