@@ -108,4 +108,5 @@ def _tail(first: NDArray[np.int64], n: int, margin: float, grid: NDArray[np.floa
     given = np.clip(right / np.maximum(1 - wrong, 1e-300), 0.0, 1.0)[column]
     least, rest = first[b[row, 0]], n - b[row, 0]
     beyond = np.where(least == 0, 1.0, bdtrc(np.maximum(least - 1, 0).astype(np.float64), rest, given))
-    return np.bincount(column, weights=np.exp(weight[row, column]) * beyond, minlength=len(grid))
+    chances = np.bincount(column, weights=np.exp(weight[row, column]) * beyond, minlength=len(grid))
+    return chances.astype(np.float64)

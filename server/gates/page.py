@@ -33,8 +33,8 @@ tr { break-inside: avoid; }
 @media print { body { margin: 0; max-width: none; font-size: 11pt; } table { font-size: 8pt; } }
 """
 HEADERS = ("gate", "slice", "against", "state", "severity", "what", "would decide")
-METHOD = """A release gets its channel only if no finding of severity block is fail, error or inconclusive. Quality is
-paired: the same items were answered by both releases, and the candidate must not be worse by more than the margin, with each bound
+METHOD = """A release gets its channel only if no finding of severity block is fail, error or inconclusive. Quality
+is paired: both releases answered the same items, and the candidate must not be worse by more than the margin, with each bound
 one-sided at the level of its gate. Undecided is not passed: "would decide" says with how many items four in five equal models
 would. McNemar's p stands among the evidence and decides nothing."""
 

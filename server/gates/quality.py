@@ -10,6 +10,7 @@ undecided more often instead. Chances to *fail* do add up over slices, which the
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,7 +32,12 @@ def quality(candidate: Subject, others: Sequence[Subject], rule: QualityRule) ->
     """Paired non-inferiority against each of the others, slice by slice; by noisy accuracies where there are no items."""
     if not others:
         return [skipped(GATE, rule, "nothing serves yet, and there is no anchor")]
-    return [finding for other in others for finding in _against(candidate, other, rule)]
+    return [finding for other in others for finding in _against(candidate, other, _spread(rule, other))]
+
+
+def _spread(rule: QualityRule, other: Subject) -> QualityRule:
+    """Alpha divided among the rounds that are compared with the anchor: one of them is a lucky one otherwise."""
+    return replace(rule, alpha=rule.alpha / rule.anchor_looks) if other.pinned else rule
 
 
 def _against(candidate: Subject, other: Subject, rule: QualityRule) -> Iterator[Finding]:
@@ -61,7 +67,7 @@ def _slice(pairs: Pairs, slice: Slice, rule: QualityRule, against: str) -> Findi
     found = compare(b, c, n, margin=margin, alpha=rule.alpha)
     if found.state == "inconclusive" and slice.kind != "overall":
         severity = max(severity, rule.undecided_slices, key=("block", "warn", "info").index)
-    evidence = _evidence(pairs, slice, found, b=b, c=c, n=n, margin=margin)
+    evidence = _evidence(pairs, slice, found, rule, b=b, c=c, n=n, margin=margin)
     return _finding(slice.name, against, found.state, severity, _words(found, b, c, n, margin), evidence, found.needed)
 
 
@@ -97,7 +103,9 @@ def _words(found: Paired, b: int, c: int, n: int, margin: float) -> str:
     return what + (more if found.state == "inconclusive" else "")
 
 
-def _evidence(pairs: Pairs, slice: Slice, found: Paired, *, b: int, c: int, n: int, margin: float) -> Evidence:
+def _evidence(
+    pairs: Pairs, slice: Slice, found: Paired, rule: QualityRule, *, b: int, c: int, n: int, margin: float
+) -> Evidence:
     return {
         "n": n,
         "right_to_wrong": b,
@@ -109,6 +117,7 @@ def _evidence(pairs: Pairs, slice: Slice, found: Paired, *, b: int, c: int, n: i
         "high": found.high,
         "margin": margin,
         "method": found.method,
+        "alpha": rule.alpha,
         "p_worse": found.p_worse,
         "mcnemar_p": found.mcnemar,
     }

@@ -94,8 +94,8 @@ def compare(b: int, c: int, n: int, *, margin: float, alpha: float) -> Paired:
 
     Tango's score test from 300 items on, the exact test that is built on the same statistic under that.
 
-    Guarantees: a model that is worse by the margin passes with a chance of at most ``alpha`` (exactly so below 300 items), and
-    one that is better than that fails with at most the same.
+    Guarantees: below 300 items a model that is worse by the margin passes with a chance of at most ``alpha``, and one that is
+    better than that fails with at most the same. From 300 items on both are about ``alpha``: 5.3 % instead of 5 has been seen.
     """
     exact = n < EXACT_BELOW
     bounds = exact_bounds(b, c, n, alpha=alpha, margin=margin) if exact else tango_interval(b, c, n, alpha)

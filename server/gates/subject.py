@@ -74,6 +74,7 @@ class Subject:
         plan: the privacy that was promised.
         seconds: times of single answers, ``[k]``, taken in turns with the release that it is compared with.
         memory_bytes: peak, of answering.
+        pinned: it is the anchor, with which every round is compared on the same items: see ``QualityRule.anchor_looks``.
         looks: how often its evaluation set was looked at, this time included.
     """
 
@@ -89,6 +90,7 @@ class Subject:
     seconds: NDArray[np.float64] | None = None
     memory_bytes: int | None = None
     looks: int | None = None
+    pinned: bool = False
 
 
 def layout_of(state: State) -> dict[str, str]:

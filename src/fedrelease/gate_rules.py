@@ -124,6 +124,8 @@ class QualityRule:
     Attributes:
         margin: of accuracy over all items.
         alpha: one-sided, of each bound: the chance to pass a model that is worse by the margin.
+        anchor_looks: the anchor stays while releases come and go, so its alpha is divided by the number of rounds that may be
+            compared with it on one evaluation set; 1 = every round spends the whole of it.
         class_margin, class_severity: of the recall of each class.
         site_margin, site_severity: of the accuracy at each site, at the worst one, and at the worst tenth of them.
         undecided_slices: severity of a class or site of which there are too few items to decide. ``block`` asks every slice
@@ -133,6 +135,7 @@ class QualityRule:
     severity: str = "block"
     margin: float = 0.02
     alpha: float = 0.05
+    anchor_looks: int = 20
     class_margin: float = 0.05
     class_severity: str = "block"
     site_margin: float = 0.05
@@ -146,6 +149,9 @@ class QualityRule:
         for key in ("margin", "class_margin", "site_margin"):
             _share(f"quality.{key}", getattr(self, key))
         _alpha("quality.alpha", self.alpha)
+        require(
+            1 <= self.anchor_looks <= 1000, "gates.quality.anchor_looks", self.anchor_looks, "is between 1 and 1000"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

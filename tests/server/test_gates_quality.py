@@ -68,6 +68,18 @@ def test_each_of_the_others_is_compared_so_that_small_steps_down_do_not_add_up()
     ]
 
 
+def test_the_anchors_alpha_is_divided_among_the_rounds_that_are_compared_with_it() -> None:
+    """47 turn wrong and 25 right of 2000: sure at 5 % that it is not 2 points worse, and not at a twentieth of that."""
+    stable, candidate = make_items(right(2000, range(25))), make_items(right(2000, range(25, 72)))
+    loose, tight = (
+        overall(quality(subject(items=candidate), [subject("anchor", items=stable, pinned=pinned)], RULE))
+        for pinned in (False, True)
+    )
+    assert (loose.state, loose.evidence["alpha"]) == ("pass", 0.05)
+    assert (tight.state, tight.evidence["alpha"]) == ("inconclusive", 0.0025)
+    assert tight.needed > 2000 and tight.evidence["low"] < loose.evidence["low"]
+
+
 def test_a_class_that_is_forgotten_fails_though_the_whole_passes() -> None:
     """60 of 4000 items are spam, and now all of them are wrong: 1.5 points overall, a hundred of the class."""
     truth = [0] * 3940 + [1] * 60
