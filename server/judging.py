@@ -96,12 +96,11 @@ def judge(candidate: Candidate, phase: Phase, *, experiment: Experiment, store: 
 def compared_with(store: Store) -> dict[str, Release]:
     """Name -> release that candidates are compared with: what serves, else the base; and the anchor, if it is another one."""
     stable = store.channels().channels.get("stable")
-    serving = load(store.folder, stable.version) if stable else load(store.folder, BASE_VERSION)
+    serving, pinned = load(store.folder, stable.version if stable else BASE_VERSION), anchor(store)
+    if pinned is not None and pinned.digest == serving.digest:
+        return {f"anchor {serving.version}": serving}  # which stable points at too; asked as strictly as an anchor asks
     found = {f"{'stable' if stable else 'base'} {serving.version}": serving}
-    pinned = anchor(store)
-    if pinned is not None and pinned.digest != serving.digest:
-        found[f"anchor {pinned.version}"] = pinned
-    return found
+    return {**found, f"anchor {pinned.version}": pinned} if pinned else found
 
 
 def subject_of(name: str, release: Release) -> Subject:
@@ -113,6 +112,7 @@ def subject_of(name: str, release: Release) -> Subject:
         manifest=release.manifest,
         items=Items.from_bytes(release.read("items")) if "items" in roles else None,
         scores=read_scores(release.read(SCORES)) if SCORES in paths else None,
+        pinned=name.startswith("anchor "),
     )
 
 

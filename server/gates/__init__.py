@@ -9,7 +9,6 @@ Example::
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from fedrelease.errors import ExperimentError
@@ -38,7 +37,6 @@ __all__ = [
     "SiteScores",
     "Step",
     "Subject",
-    "make_rule",
     "run_gates",
 ]
 
@@ -66,25 +64,6 @@ def run_gates(candidate: Subject, others: Sequence[Subject], rules: Mapping[str,
     for name in rules:
         _check_name(name)
     return tuple(found for name in sorted(rules) for found in CHECKS[name](candidate, others, rules[name]))
-
-
-def make_rule(name: str, knobs: Mapping[str, float | int | bool | str]) -> GateRule:
-    """The rule of a gate with these knobs; the others have their defaults.
-
-    Raises:
-        ExperimentError: no gate of that name, no such knob, or a knob out of bounds.
-    """
-    _check_name(name)
-    known = {field.name for field in fields(GATES[name])}  # type: ignore[arg-type]  # every rule is a dataclass
-    for knob in knobs:
-        if knob not in known:
-            rule = f"its knobs are {', '.join(sorted(known))}"
-            raise ExperimentError(f"gate {name} has no knob called {knob}", value=knob, rule=rule)
-    try:
-        return GATES[name](**knobs)
-    except TypeError as error:
-        hint = "text stands in quotes, numbers do not"
-        raise ExperimentError(f"gate {name} has a knob of the wrong kind", value=dict(knobs), hint=hint) from error
 
 
 def _check_name(name: str) -> None:

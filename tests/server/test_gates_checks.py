@@ -12,6 +12,7 @@ from pytest import approx
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Privacy
+from fedrelease.gate_choice import make_rule
 from fedrelease.gate_rules import (
     GATES,
     ChurnRule,
@@ -25,7 +26,7 @@ from fedrelease.gate_rules import (
     SizeRule,
     UpdateRule,
 )
-from fedrelease.server.gates import CHECKS, make_rule, run_gates
+from fedrelease.server.gates import CHECKS, run_gates
 from fedrelease.server.gates.churn import churn
 from fedrelease.server.gates.compatibility import compatibility
 from fedrelease.server.gates.cost import latency, memory, size
@@ -380,7 +381,7 @@ def test_an_unknown_gate_or_knob_is_refused_with_the_known_ones() -> None:
         make_rule("qualty", {})
     with pytest.raises(ExperimentError, match="its knobs are alpha, most, severity"):
         make_rule("churn", {"margin": 0.1})
-    with pytest.raises(ExperimentError, match="wrong kind"):
+    with pytest.raises(ExperimentError, match="wrong type"):
         make_rule("churn", {"most": "much"})
 
 

@@ -89,7 +89,7 @@ def test_a_worse_candidate_is_held_gets_no_channel_and_says_why(tmp_path: Path) 
     run(setting)
     assert verdicts(setting) == {"0.0.0": "released", "0.1.1": "released", "0.1.2": "held", "0.1.3": "released"}
     told = {event.version: event.held for event in events if isinstance(event, Released)}
-    assert told["0.1.1"] is None and str(told["0.1.2"]).startswith("held: quality against stable 0.1.1")
+    assert told["0.1.1"] is None and str(told["0.1.2"]).startswith("held: quality against anchor 0.1.1")
     line = next(entry for entry in setting.store.history() if entry.version == "0.1.2")
     assert (line.event, line.channels, line.reason) == ("held", (), told["0.1.2"])
     assert verify(setting.store).ok
