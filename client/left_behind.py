@@ -60,11 +60,12 @@ class Shelf:
         return known[max(asked)] if asked else None
 
     def read(self, path: Path, *, like: State, what: str, without: str) -> dict[str, Tensor]:
-        """The tensors in ``path``.
+        """The tensors in ``path``, a file of this shelf.
 
         Args:
-            like: names and shapes that they must have.
-            what: they are to the site. without: the file, what the site would begin with.
+            path: as :meth:`before` or :meth:`newest` say.
+            like: tensors of the names and shapes that they must have.
+            what: name of such tensors in a refusal. without: what the site begins with where there is no file.
 
         Raises:
             DataError: they do not fit.

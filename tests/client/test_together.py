@@ -141,7 +141,8 @@ def test_a_group_follows_the_directives_as_each_site_does_alone(cache: Path, mod
             assert not isinstance(found, Exception)
             answer, trained = train_site(site, request, state, model)
             assert found[0] == answer and ("loss" in answer.metrics) == ("tell_loss" in directives)
-            assert far(found[1], trained, state) < 1e-5
+            alike_ = all(torch.equal(found[1][name], value) for name, value in trained.items())
+            assert alike_ or far(found[1], trained, state) < 1e-5
 
 
 def test_a_wish_that_no_site_of_a_group_can_follow_is_refused_for_each(
