@@ -171,7 +171,8 @@ def _question(plan: Plan) -> Iterator[str]:
     what = f"values of {', '.join(plan.swept)}" if plan.swept else "aggregation strategies"
     yield "<h2>Question</h2>"
     yield f"<p>Which of these {escape(what)} gives the most accurate federated model on the sites' own held-out rows, "
-    yield f"when data, splits and all else that is not varied{' or searched' if plan.search else ''} are the same, and is the difference "
+    yield f"when data, splits and all else that is not varied{' or searched' if plan.search else ''} are the same, "
+    yield "and is the difference "
     yield "more than luck?</p>"
 
 
