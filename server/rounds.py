@@ -16,6 +16,7 @@ import torch
 
 from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.experiment import StrategyChoice
+from fedrelease.factors import trained_part
 from fedrelease.messages import Request
 from fedrelease.server.arrivals import arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
@@ -34,7 +35,7 @@ from fedrelease.server.plan import (
 from fedrelease.server.publishing import Cost, Outcome, publish
 from fedrelease.server.release import Release
 from fedrelease.server.spool import Spool, sweep_spools
-from fedrelease.strategies import Strategy, check_ranks, check_strategy, make_strategy
+from fedrelease.strategies import Strategy, check_adapter, check_strategy, make_strategy
 from fedrelease.strategies.averaging import weights_of
 from fedrelease.strategies.lora import residuals
 from fedrelease.update import State, Update, forget_open_files, state_bytes
@@ -84,7 +85,7 @@ def run_rounds(setting: Setting) -> None:
 
 def _check_plan(setting: Setting, planned: PlannedRound) -> None:
     check_strategy(planned.phase.strategy, setting.experiment.privacy)
-    check_ranks(planned.phase.strategy, setting.experiment.model.adapter)
+    check_adapter(planned.phase.strategy, setting.experiment.model.adapter)
     strategy = _strategy(setting, planned)
     asked = cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
     if len(asked) < strategy.least:
@@ -129,7 +130,8 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     strategy, memory = _strategy(setting, planned), _memory(setting, planned, parent)
     begun_from = arrivals(setting, planned, parent, strategy)
     asked, state = tuple(sorted(begun_from)), dict(parent.state())
-    companions = dict(strategy.broadcast(state, memory))
+    shown = state if strategy.writes_residual else trained_part(state)
+    companions = dict(strategy.broadcast(shown, memory))
     request = _request(setting, planned.version, planned.number, **strategy.directives(planned.number))
     setting.watch(
         RoundStarted(
@@ -147,7 +149,8 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     accepted = [update for update in spool.updates() if update.site in begun_from]
     updates = as_arrived(accepted, begun_from, parent, setting.store, strategy)
     _check_quorum(setting, planned, asked, updates, refused)
-    aggregated, memory = strategy.aggregate(state, updates, memory)
+    aggregated, memory = strategy.aggregate(shown, updates, memory)
+    aggregated = {**{name: tensor for name, tensor in state.items() if name not in shown}, **aggregated}
     _check_finite(aggregated, planned)
     outcome = Outcome(
         version=planned.version,
