@@ -6,7 +6,7 @@ Example::
     read(path).channels["stable"].version                  # '0.1.2'
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fedrelease.errors import DamagedRelease, StoreError
 from fedrelease.files import digest_bytes, write_durably
 from fedrelease.manifest import check_digest, parse_version
 
-__all__ = ["CHANNELS", "Channels", "Pointer", "check_channel", "move", "read"]
+__all__ = ["CHANNELS", "Channels", "Pointer", "check_channel", "file_bytes", "move", "read"]
 
 CHANNELS = ("anchor", "beta", "canary", "candidate", "stable")
 
@@ -72,7 +72,7 @@ def read(path: Path) -> Channels:
     Raises:
         DamagedRelease: the file is not what :func:`move` writes.
     """
-    data = _bytes(path)
+    data = file_bytes(path)
     if data is None:
         return Channels()
     try:
@@ -81,10 +81,10 @@ def read(path: Path) -> Channels:
         raise DamagedRelease(f"{path.name} is damaged: {error.what}", value=path.name, rule=error.rule) from error
 
 
-def move(path: Path, targets: Mapping[str, Pointer]) -> Channels:
+def move(path: Path, targets: Mapping[str, Pointer], *, seal: Callable[[bytes], None] | None = None) -> Channels:
     """Point channels at releases, all of them or none; a move that changes nothing makes no new generation.
 
-    The caller holds the store's lock.
+    The caller holds the store's lock. ``seal`` gets the new bytes before they are the file's.
 
     Raises:
         StoreError: a channel's name is unknown.
@@ -93,15 +93,22 @@ def move(path: Path, targets: Mapping[str, Pointer]) -> Channels:
     after = {**now.channels, **targets}
     if after == now.channels:
         return now
-    data = _bytes(path)
+    data = file_bytes(path)
     moved = Channels(
         generation=now.generation + 1, previous=None if data is None else digest_bytes(data), channels=after
     )
+    if seal is not None:
+        seal(facts.to_bytes(moved))
     write_durably(path, facts.to_bytes(moved))
     return moved
 
 
-def _bytes(path: Path) -> bytes | None:
+def file_bytes(path: Path) -> bytes | None:
+    """The bytes of the file as they are now; None before the first move.
+
+    Raises:
+        DamagedRelease: it is there and cannot be read.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -6,6 +6,8 @@
     blobs/sha256/<hex>       every byte of every release, manifests too; read-only
     versions/<version>.json  {"digest":"sha256:..."}; its hard link is the commit point
     channels.json  log.jsonl  tmp/  .lock
+    attach/<hex>/<kind>.<hex8>   what came later about a release: signatures, reports ...
+    keys/                    public keys, in a store that is signed
     publishing.json          the log line of a publish under way, so that a crash can be finished
 
 Example::
@@ -29,11 +31,13 @@ from fedrelease.errors import DamagedRelease, StoreError
 from fedrelease.files import sync_folder, write_durably
 from fedrelease.manifest import Manifest, check_digest, version_key
 from fedrelease.server import blobs, channels, journal, layout
+from fedrelease.server.attachments import Attachment, attachments, put_attachment
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.channels import Channels, Pointer
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.lock import hold
 from fedrelease.server.release import Committed, Release, committed_digest, load, resolve, version_path, versions
+from fedrelease.server.signing import Seal, Signer
 
 __all__ = ["Store"]
 
@@ -48,31 +52,34 @@ class Store:
         A publish that raised left either no release, or one that the next ``lock()`` or ``publish`` finishes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, signer: Signer | None = None) -> None:
         """Use :meth:`open` or :meth:`create_or_open`, which check the folder."""
         self.folder = folder
         self._writer: int | None = None
+        self._seal = Seal(folder, signer)
 
     @classmethod
-    def create_or_open(cls, folder: Path) -> "Store":
+    def create_or_open(cls, folder: Path, *, signer: Signer | None = None) -> "Store":
         """The store in ``folder``; made when the folder is missing or empty.
+
+        ``signer`` signs what is written; a store that was signed once takes nothing that is not.
 
         Raises:
             StoreError: the folder holds something else, or a layout that this version cannot read.
         """
         with disk_errors(folder):
             layout.create(folder)
-        return cls.open(folder)
+        return cls.open(folder, signer=signer)
 
     @classmethod
-    def open(cls, folder: Path) -> "Store":
-        """The store in ``folder``, for reading until its lock is taken.
+    def open(cls, folder: Path, *, signer: Signer | None = None) -> "Store":
+        """The store in ``folder``, for reading until its lock is taken; reading needs no ``signer``.
 
         Raises:
             StoreError: there is none, it is damaged, or its layout is newer.
         """
         layout.check(folder)
-        return cls(folder)
+        return cls(folder, signer)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -80,12 +87,14 @@ class Store:
 
         Raises:
             StoreBusy: another process, or another part of this one, is the writer.
+            SignatureError: the store is signed, and somebody without its keys changed it.
         """
         with hold(self.folder / ".lock"):
             self._writer = os.getpid()
             try:
                 self.recover()
                 yield
+                self._seal.end()
             finally:
                 self._writer = None
 
@@ -94,6 +103,19 @@ class Store:
         self._require_lock()
         with disk_errors(self.folder):
             return blobs.put_blob(self.folder, data)
+
+    def attach(self, digest: str, kind: str, data: bytes) -> Attachment:
+        """Keep what came later about a release, or about whatever has this digest; ``kind`` is a word, such as gate-report.
+
+        The same bytes again change nothing.
+        """
+        self._require_lock()
+        with disk_errors(self.folder):
+            return put_attachment(self.folder, digest, kind, data)
+
+    def attachments(self, digest: str, kind: str | None = None) -> tuple[Attachment, ...]:
+        """What was attached to a digest, oldest first."""
+        return attachments(self.folder, digest, kind)
 
     def blob_path(self, sha256: str) -> Path:
         """Where the bytes with this sha256 lie, if the store has them."""
@@ -133,8 +155,11 @@ class Store:
         self._require_lock()
         with disk_errors(self.folder):
             layout.prepare(self.folder)
-            self._finish_intent()
+            intent = self._read_intent()
+            self._seal.begin(coming=intent.version if intent else None)
+            self._finish_intent(intent)
             self._log_unlogged()
+            self._seal.settle()
 
     def head(self) -> Release | None:
         """The release with the highest version; None in an empty store."""
@@ -178,6 +203,7 @@ class Store:
     def _commit(self, manifest: Manifest, entry: LogEntry) -> None:
         self._check_publishable(manifest)
         blobs.put_blob(self.folder, manifest.to_bytes())
+        self._seal.release(manifest, entry.channels)
         sync_folder(self.folder / "blobs" / "sha256")  # a blob that a killed run left may not be durable yet
         write_durably(self._intent, facts.to_bytes(entry))
         committed = facts.to_bytes(Committed(digest=manifest.digest))
@@ -205,12 +231,14 @@ class Store:
         self._intent.unlink(missing_ok=True)
         sync_folder(self.folder)  # or a power cut could bring the intent back after a later rollback
 
-    def _finish_intent(self) -> None:
-        """The intent's release exists: complete it. It does not: the publish never happened."""
-        entry = None
+    def _read_intent(self) -> LogEntry | None:
         with suppress(FileNotFoundError, DamagedRelease):
-            entry = facts.from_bytes(LogEntry, self._intent.read_bytes())
-        if entry is not None and self._has(entry):
+            return facts.from_bytes(LogEntry, self._intent.read_bytes())
+        return None
+
+    def _finish_intent(self, entry: LogEntry | None) -> None:
+        """The intent's release exists: complete it. It does not: the publish never happened."""
+        if entry is not None and self._has(entry) and self._seal.still_to_do(entry):
             self._complete(entry)
         self._intent.unlink(missing_ok=True)
 
@@ -225,6 +253,7 @@ class Store:
             self._point(("candidate",), known[-1])
         for version in sorted(set(known) - self._logged(), key=version_key):
             pointing = self.channels().pointing_at(version)
+            self._seal.check_release(version)
             manifest = load(self.folder, version).manifest
             journal.append(self._log, journal.entry_for(manifest, channels=pointing, time=journal.utc_now()))
 
@@ -232,8 +261,9 @@ class Store:
         return {entry.version for entry in self.history() if entry.digest is not None}
 
     def _point(self, names: tuple[str, ...], version: str) -> None:
+        self._seal.check_release(version)
         pointer = Pointer(version=version, digest=committed_digest(self.folder, version))
-        channels.move(self.folder / "channels.json", dict.fromkeys(names, pointer))
+        channels.move(self.folder / "channels.json", dict.fromkeys(names, pointer), seal=self._seal.generation)
 
 
 def _moving(manifest: Manifest, entry: LogEntry) -> LogEntry:

@@ -205,3 +205,16 @@ def power_by_drawing(effect: float, count: int, *, level: float, draws: int) -> 
     values = torch.randn(draws, count, generator=generator, dtype=torch.float64) + effect
     statistic = values.mean(1) / (values.std(1) / math.sqrt(count))
     return float((statistic.abs() > stats.t.ppf(1 - level / 2, count - 1)).double().mean())
+
+
+def pre_authentication_encoding(kind: str, payload: bytes) -> bytes:
+    """What DSSE v1 signs, byte by byte: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md."""
+    encoded = bytearray(b"DSSEv1")
+    for part in (kind.encode("utf-8"), payload):
+        encoded.append(0x20)
+        for digit in str(len(part)):
+            encoded.append(ord(digit))
+        encoded.append(0x20)
+        for byte in part:
+            encoded.append(byte)
+    return bytes(encoded)
