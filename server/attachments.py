@@ -64,9 +64,9 @@ def put_attachment(root: Path, digest: str, kind: str, data: bytes) -> Attachmen
     Raises:
         StoreError: ``digest`` is none, or ``kind`` is no word.
     """
-    folder = attachments_folder(root, digest)
-    path = folder / f"{kind}.{digest_bytes(data)[:DIGITS]}"
-    if _NAME.fullmatch(path.name) is None:
+    folder, name = attachments_folder(root, digest), f"{kind}.{digest_bytes(data)[:DIGITS]}"
+    path = folder / name
+    if _NAME.fullmatch(name) is None:
         raise StoreError("no kind of attachment", value=kind, rule="a word in lower case, such as gate-report")
     if not path.is_file() or path.read_bytes() != data:
         for made in (folder.parent, folder):

@@ -86,7 +86,7 @@ class SignatureCheck:
         signed = signed_store(self._root)
         if signed is None:
             return None
-        self._known = recall(self._home, signed.id) if self._home is not None else None
+        self._known = recall(self._home, signed.id, self._root) if self._home is not None else None
         return Reader(self._root, signed, trusted_keys(self._root, signed, self._home))
 
     def _of_unsigned(self) -> Iterator[Finding]:

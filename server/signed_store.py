@@ -23,7 +23,7 @@ from fedrelease.files import digest_bytes, sync_folder
 from fedrelease.manifest import check_sha256
 from fedrelease.server.blobs import replace_durably
 from fedrelease.server.keys import KEY_ROLES, PublicKey, read_public
-from fedrelease.server.trust import TrustedKey, recall
+from fedrelease.server.trust import TrustedKey, agreed_keys
 
 __all__ = [
     "SignedStore",
@@ -113,8 +113,8 @@ def trusted_keys(root: Path, signed: SignedStore, home: Path | None) -> tuple[Tr
 
     ``home`` is the user's keys folder; None looks at the store alone.
     """
-    known = recall(home, signed.id) if home is not None else None
-    return known.keys if known is not None else tuple(_first_keys(root, signed))
+    agreed = agreed_keys(home, signed.id, root) if home is not None else None
+    return agreed if agreed is not None else tuple(_first_keys(root, signed))
 
 
 def _first_keys(root: Path, signed: SignedStore) -> Iterator[TrustedKey]:

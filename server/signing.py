@@ -206,7 +206,7 @@ def _check_untouched(root: Path, signed: SignedStore, signer: Signer, *, coming:
                 rule="who writes to a signed store has a key that it is signed with",
                 hint=f"use that key (FEDRELEASE_KEYS), or let yours in with fedrelease keys trust {mine}",
             )
-    for path, what in channel_findings(reader, recall(signer.home, signed.id), coming=coming):
+    for path, what in channel_findings(reader, recall(signer.home, signed.id, root), coming=coming):
         if what is not None and reader.lines:  # a lost log is rebuilt
             hint = "see what `fedrelease verify` says, and restore that file from a copy"
             raise SignatureError(f"{path} is not what was signed: {what}", value=str(root), hint=hint)

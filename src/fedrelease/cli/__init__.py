@@ -22,6 +22,7 @@ from fedrelease.cli.compare import compare
 from fedrelease.cli.doctor import doctor
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
+from fedrelease.cli.keys import keys
 from fedrelease.cli.output import emit, example
 from fedrelease.cli.predict import predict
 from fedrelease.cli.read import log, show, verify
@@ -45,6 +46,7 @@ VERBS: Mapping[Callable[..., None], str] = {
     log: example("fedrelease log", "fedrelease log --json"),
     show: example("fedrelease show stable", "fedrelease show 0.0.3 --json"),
     verify: example("fedrelease verify", "fedrelease verify 0.0.3 && echo intact"),
+    keys: example("fedrelease keys", "fedrelease keys trust 6a9d002ea17325ad --store releases"),
     predict: example('fedrelease predict --release stable "a warm and funny film"', "fedrelease predict < texts.txt"),
     fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),
     doctor: example("fedrelease doctor"),
