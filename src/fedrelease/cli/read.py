@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrelease.cli.output import emit_json, put, table, to_stdout
+from fedrelease.cli.output import emit_json, put, table, to_stderr, to_stdout
 from fedrelease.errors import ReleaseNotFound
 from fedrelease.wording import plain
 
@@ -100,9 +100,13 @@ def _remember(store: Path, home: Path) -> bool:
     from fedrelease.server.trust import agreed_keys
 
     signed = signed_store(store)
-    first = signed is not None and agreed_keys(home, signed.id, store) is None
-    if signed is not None:
+    if signed is None:
+        return False
+    first = agreed_keys(home, signed.id, store) is None
+    try:
         learn(store, signed, home)
+    except OSError as error:  # who may only read can verify too
+        to_stderr().print(f"note: what was seen cannot be remembered in {home}: {error.strerror}")
     return first
 
 
