@@ -159,7 +159,7 @@ def resolve(root: Path, ref: str) -> str:
     known = versions(root)
     if ref in known:
         return ref
-    pointers = channels.read(root / "channels.json").channels
+    pointers = channels.read(root).channels
     if ref in pointers:
         return pointers[ref].version
     found = _by_digest(root, ref.removeprefix("sha256:"), known)

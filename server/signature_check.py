@@ -8,14 +8,17 @@ Example::
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias, final
 
+from fedrelease import facts
 from fedrelease.errors import DamagedRelease, SignatureError
 from fedrelease.files import digest_bytes
 from fedrelease.manifest import check_digest
 from fedrelease.server.attachments import attachments
-from fedrelease.server.channels import file_bytes
+from fedrelease.server.channels import generations, read
+from fedrelease.server.intent import Intent
 from fedrelease.server.release import load, versions
 from fedrelease.server.signatures import SIGNATURE, Reader, channel_findings
 from fedrelease.server.signed_store import key_findings, signed_store, trusted_keys
@@ -66,17 +69,19 @@ class SignatureCheck:
             self._note("release", seen.by)
             yield f"attach/{check_digest(manifest.digest)} (signature of {version})", seen.what
 
-    def channels(self, coming: str | None) -> Iterator[Finding]:
-        """Whether the pointers and the log are what was signed last; ``coming`` is the version of a publish under way."""
+    def channels(self, meant: Intent | None) -> Iterator[Finding]:
+        """Whether the pointers and the log are what was signed last; ``meant`` is what a writer is about to do.
+
+        The generations before follow by their digests from the one that is signed; their own signatures are read all the same.
+        """
+        yield from self._of_generations()
         try:
-            data = file_bytes(self._root / "channels.json")
+            read(self._root)
         except DamagedRelease:
             return  # said elsewhere
-        if data is not None:
-            yield from self._attached(f"sha256:{digest_bytes(data)}", "of channels.json")
         if self._reader is not None:
             self._note("channel", self._reader.generation().by)
-            yield from channel_findings(self._reader, self._known, coming=coming)
+            yield from channel_findings(self._reader, self._known, meant)
 
     def signers(self) -> Mapping[str, tuple[str, ...]]:
         """Role -> fingerprints of the keys whose signatures were right."""
@@ -103,6 +108,12 @@ class SignatureCheck:
         for known in before:
             hint = forget_hint(self._home or self._root, known)
             yield "keys", f"this machine knows another store in this folder, {known.store[:16]}; {hint}"
+
+    def _of_generations(self) -> Iterator[Finding]:
+        with suppress(DamagedRelease):  # said elsewhere
+            for one in generations(self._root):
+                digest = f"sha256:{digest_bytes(facts.to_bytes(one))}"
+                yield from self._attached(digest, f"of channels, generation {one.generation}")
 
     def _attached(self, digest: str, of: str) -> Iterator[Finding]:
         for attachment in attachments(self._root, digest):

@@ -8,11 +8,11 @@ Example::
 
     reader = Reader(root=root, signed=signed, trusted=trusted_keys(root, signed, home))
     reader.release(manifest)                               # Seen(by='6a9d002e...', what=None)
-    [what for path, what in channel_findings(reader, known, coming=None) if what]
+    [what for path, what in channel_findings(reader, known, None) if what]
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -23,7 +23,10 @@ from fedrelease.files import digest_bytes, read_lines
 from fedrelease.manifest import Manifest
 from fedrelease.server import channels, journal
 from fedrelease.server.attachments import Attachment, attachments
+from fedrelease.server.channels import FILE
 from fedrelease.server.dsse import IN_TOTO, Envelope, open_envelope
+from fedrelease.server.intent import Intent
+from fedrelease.server.journal import FIRST, LogEntry
 from fedrelease.server.keys import PublicKey
 from fedrelease.server.signed_store import SignedStore
 from fedrelease.server.statements import ChannelsStatement, ReleaseStatement, channels_statement, release_statement
@@ -32,7 +35,6 @@ from fedrelease.server.trust import Known, TrustedKey
 __all__ = ["SIGNATURE", "Reader", "Seen", "channel_findings"]
 
 SIGNATURE = "signature"
-CHANNELS = "channels.json"
 MISSING = (
     "it is not signed, as every release of this store is: its signature is gone, or somebody without the key made it"
 )
@@ -74,13 +76,33 @@ class Reader:
     def generation(self) -> Seen:
         """Who signed ``channels.json`` as it is now, and the line of the log that it was signed with."""
         data = self.channels_bytes
-        if data is None:
-            return Seen(what="it is missing")
+        return Seen(what="it is missing") if data is None else self._generation(data, self.lines)
+
+    def announced(self, meant: Intent) -> bool:
+        """Whether who has the keys is about to do this: the channels are signed, with this very line of the log."""
+        if meant.moved is None:  # a line about a release, which has a signature of its own
+            return meant.entry.event in journal.RELEASES
+        lines = self._lines_of(meant.entry)
+        seen = self._generation(facts.to_bytes(meant.moved), lines)
+        return seen.by is not None and seen.log in lines
+
+    def line_to_come(self, entry: LogEntry) -> str:
+        """The sha256 of the line that the log gets when this is appended."""
+        previous = self.lines[-1] if self.lines else FIRST
+        return digest_bytes(facts.to_bytes(replace(entry, previous=previous)))
+
+    def _lines_of(self, entry: LogEntry) -> tuple[str, ...]:
+        """The line to come, and the one that came already."""
+        every = journal.readable(self.root / journal.FILE)
+        written = (line for line in every if replace(line, previous=FIRST) == replace(entry, previous=FIRST))
+        return (self.line_to_come(entry), *(digest_bytes(facts.to_bytes(line)) for line in written))
+
+    def _generation(self, data: bytes, lines: tuple[str, ...]) -> Seen:
         wrong: Seen | None = None
         for attachment in reversed(attachments(self.root, f"sha256:{digest_bytes(data)}", SIGNATURE)):
             found = self._open(attachment, "channel", ChannelsStatement)
             seen = Seen(what=found) if isinstance(found, str) else self._of_this_store(data, *found)
-            if seen.what is None and (seen.log is None or seen.log in self.lines):
+            if seen.what is None and (seen.log is None or seen.log in lines):
                 return seen
             wrong = wrong or seen
         return wrong or Seen(what="it is not signed: somebody without the key moved the channels")
@@ -89,7 +111,7 @@ class Reader:
     def channels_bytes(self) -> bytes | None:
         """The bytes of ``channels.json``, read once."""
         try:
-            return (self.root / CHANNELS).read_bytes()
+            return (self.root / FILE).read_bytes()
         except OSError:
             return None
 
@@ -97,7 +119,7 @@ class Reader:
     def lines(self) -> tuple[str, ...]:
         """The sha256 of each line of the log."""
         try:
-            return tuple(digest_bytes(line) for line in read_lines(self.root / "log.jsonl"))
+            return tuple(digest_bytes(line) for line in read_lines(self.root / journal.FILE))
         except OSError:
             return ()
 
@@ -138,54 +160,35 @@ def _refusal(envelope: Envelope, keys: tuple[PublicKey, ...]) -> str:
     return f"it is signed by another key, {told[:16]}, which this machine has not agreed to for this"
 
 
-def channel_findings(reader: Reader, known: Known | None, *, coming: str | None) -> Iterator[Finding]:
+def channel_findings(reader: Reader, known: Known | None, meant: Intent | None) -> Iterator[Finding]:
     """What is wrong with the pointers as a whole, and with the log that they were signed with.
 
-    ``coming`` is the version whose publish is under way: the log may tell of it before channels move.
+    ``meant`` is what a writer is about to do, or was when it was killed: the log may tell of it before channels move.
     """
-    moved = [entry.version for entry in journal.readable(reader.root / "log.jsonl") if entry.channels]
+    told = max((entry.generation or 0 for entry in journal.readable(reader.root / journal.FILE)), default=0)
+    if meant is not None and meant.moved is not None and told == meant.moved.generation and reader.announced(meant):
+        told -= 1
     if reader.channels_bytes is None:
-        if set(moved) - {coming}:
-            yield CHANNELS, "it is missing"
+        if told:
+            yield FILE, "it is missing"
         return
     seen = reader.generation()
-    yield CHANNELS, seen.what
+    yield FILE, seen.what
     if seen.what is not None:
         return
     if seen.log is not None and seen.log not in reader.lines:
-        yield "log.jsonl", "it lacks the line that channels.json was signed with: a line was changed or taken out"
-    elif _later_moves(reader, seen) - {coming}:
-        yield CHANNELS, "the log tells of later moves: an older file was put back"
-    yield from _remembered(reader.channels_bytes, known)
+        yield journal.FILE, "it lacks the line that channels.json was signed with: a line was changed or taken out"
+    generation = channels.read(reader.root).generation
+    if generation < told:
+        yield FILE, f"it is generation {generation}, and the log tells of {told}: an old file was put back"
+    yield from _remembered(reader.channels_bytes, generation, known)
 
 
-def _later_moves(reader: Reader, seen: Seen) -> set[str]:
-    """Versions that channels moved to, by the log, after the line that ``channels.json`` was signed with."""
-    after = read_lines(reader.root / "log.jsonl")[reader.lines.index(seen.log) + 1 if seen.log else 0 :]
-    found = set()
-    for line in after:
-        try:
-            entry = facts.from_bytes(journal.LogEntry, line)
-        except DamagedRelease:
-            continue  # the chain names it
-        found |= {entry.version} if entry.channels else set()
-    return found
-
-
-def _remembered(data: bytes, known: Known | None) -> Iterator[Finding]:
-    if known is None:
-        return
-    try:
-        generation = facts.from_bytes(channels.Channels, data).generation
-    except DamagedRelease:
-        return
-    if generation < known.generation:
-        what = (
-            f"it has generation {generation}, and this machine has seen {known.generation}: an older file was put back"
-        )
-        yield CHANNELS, what
-    elif generation == known.generation and digest_bytes(data) != known.channels:
+def _remembered(data: bytes, generation: int, known: Known | None) -> Iterator[Finding]:
+    if known is not None and generation < known.generation:
         yield (
-            CHANNELS,
-            f"this machine has seen another file with generation {generation}: one of them is not the store's",
+            FILE,
+            f"it is generation {generation}, and this machine has seen {known.generation}: an old file was put back",
         )
+    elif known is not None and generation == known.generation and digest_bytes(data) != known.channels:
+        yield FILE, f"this machine has seen another file with generation {generation}: one of them is not the store's"

@@ -16,15 +16,16 @@ from typing import final
 
 from fedrelease import facts
 from fedrelease.errors import SignatureError
-from fedrelease.files import digest_bytes, read_lines
+from fedrelease.files import digest_bytes
 from fedrelease.manifest import Manifest
 from fedrelease.server import channels, journal
 from fedrelease.server.attachments import put_attachment
+from fedrelease.server.channels import Channels
 from fedrelease.server.dsse import seal
-from fedrelease.server.journal import LogEntry
+from fedrelease.server.intent import Intent, announced
 from fedrelease.server.keys import PrivateKey, keys_folder, own_key
 from fedrelease.server.release import load, versions
-from fedrelease.server.signatures import SIGNATURE, Reader, Seen, channel_findings
+from fedrelease.server.signatures import SIGNATURE, Reader, channel_findings
 from fedrelease.server.signed_store import SignedStore, new_root, put_root, signed_store, trusted_keys
 from fedrelease.server.statements import channels_statement, release_statement
 from fedrelease.server.trust import Known, TrustedKey, forget_hint, known_here, recall, remember
@@ -68,15 +69,15 @@ class Seal:
         """``signer`` is None for who only reads, or writes to a store that nobody signs."""
         self._root, self._signer = root, signer
 
-    def begin(self, *, coming: str | None) -> None:
-        """Refuse to build on what somebody without the keys changed. ``coming`` is the publish that a crash stopped.
+    def begin(self) -> None:
+        """Refuse to build on what somebody without the keys changed.
 
         Raises:
             SignatureError: what is wrong with the channels or the log, or whose keys the store has.
         """
         signed = signed_store(self._root)
         if self._signer is not None and signed is not None:
-            _check_untouched(self._root, signed, self._signer, coming=coming)
+            _check_untouched(self._root, signed, self._signer)
 
     def settle(self) -> None:
         """After a recovery: sign what is there when the store was not signed before, and channels whose log was rebuilt."""
@@ -85,12 +86,9 @@ class Seal:
         signed = signed_store(self._root)
         if signed is None:
             signed = _adopt(self._root, self._signer)
-        reader, data = (
-            reader_of(self._root, signed, self._signer.home),
-            channels.file_bytes(self._root / "channels.json"),
-        )
-        if data is not None and reader.generation().log not in (None, *reader.lines):
-            _sign_generation(self._root, signed, data, self._signer)
+        now, reader = channels.read(self._root), reader_of(self._root, signed, self._signer.home)
+        if now.generation and reader.generation().log not in (None, *reader.lines):
+            _sign_generation(reader, now, _last(reader), self._signer)
         learn(self._root, signed, self._signer.home)
 
     def release(self, manifest: Manifest, to: tuple[str, ...]) -> None:
@@ -99,61 +97,48 @@ class Seal:
         if found is not None and self._signer is not None:
             _sign_release(reader_of(self._root, found, self._signer.home), manifest, to, self._signer)
 
-    def generation(self, data: bytes) -> None:
-        """Sign the bytes that ``channels.json`` is about to have."""
+    def intent(self, meant: Intent) -> None:
+        """Sign the channels that are about to be, with the line that the log is about to get."""
         found = self._writing()
-        if found is not None and self._signer is not None:
-            _sign_generation(self._root, found, data, self._signer)
+        if found is not None and self._signer is not None and meant.moved is not None:
+            reader = reader_of(self._root, found, self._signer.home)
+            _sign_generation(reader, meant.moved, reader.line_to_come(meant.entry), self._signer)
 
-    def check_release(self, version: str) -> Seen | None:
-        """Refuse to log, or to point at, a release that nobody with the key signed; None where nobody signs.
+    def check_intent(self, meant: Intent) -> None:
+        """Refuse to finish what no writer with the keys began: the note of it is not believed.
+
+        Raises:
+            SignatureError: the release, or the channels that the note asks for, are not signed.
+        """
+        signed = signed_store(self._root)
+        if signed is None:
+            return
+        if meant.entry.event in journal.RELEASES:
+            self.check_release(meant.entry.version)
+        if not reader_of(self._root, signed, self._signer.home if self._signer else None).announced(meant):
+            hint = "delete publishing.json: somebody without the key wrote it"
+            raise SignatureError("publishing.json asks for what nobody signed", value=meant.entry.event, hint=hint)
+
+    def check_release(self, version: str) -> None:
+        """Refuse to log a release that nobody with the key signed.
 
         Raises:
             SignatureError: the release has no signature, or a wrong one.
         """
         signed = signed_store(self._root)
         if signed is None:
-            return None
+            return
         found = load(self._root, version)
         seen = reader_of(self._root, signed, self._signer.home if self._signer else None).release(found.manifest)
         if seen.what is not None:
             hint = "see what `fedrelease verify` says, and restore the store from a copy"
             raise SignatureError(f"release {version}: {seen.what}", value=found.digest, hint=hint)
-        return seen
-
-    def still_to_do(self, entry: LogEntry) -> bool:
-        """Whether a publish that a crash stopped has to be finished; the note of it is not signed, so it is not believed.
-
-        Raises:
-            SignatureError: the note asks for other channels than those that the release was signed for.
-        """
-        seen = self.check_release(entry.version)
-        if seen is None:
-            return True
-        if seen.channels != entry.channels:
-            hint = "delete publishing.json: somebody without the key wrote it"
-            raise SignatureError("publishing.json asks for what nobody signed", value=list(entry.channels), hint=hint)
-        return not self._is_done(entry)
 
     def end(self) -> None:
         """Remember how far the channels have come."""
         signed = signed_store(self._root)
         if self._signer is not None and signed is not None:
             learn(self._root, signed, self._signer.home)
-
-    def _is_done(self, entry: LogEntry) -> bool:
-        """Channels were signed with the log's line of this publish, or a later one: they moved already."""
-        signed = signed_store(self._root)
-        if signed is None:
-            return False
-        reader = reader_of(self._root, signed, self._signer.home if self._signer else None)
-        at = [
-            place
-            for place, line in enumerate(journal.readable(self._root / "log.jsonl"))
-            if line.digest == entry.digest
-        ]
-        log = reader.generation().log
-        return bool(at) and log in reader.lines and reader.lines.index(log) >= at[0]
 
     def _writing(self) -> SignedStore | None:
         signed = signed_store(self._root)
@@ -177,12 +162,11 @@ def _adopt(root: Path, signer: Signer) -> SignedStore:
         raise SignatureError("the store was signed, and its keys/ no longer says so", value=str(root), hint=hint)
     keys = _keys_of(signer)
     signed = new_root(release=signer.release.public, channel=signer.channel.public)
-    reader, data = Reader(root, signed, keys), channels.file_bytes(root / "channels.json")
+    reader, now = Reader(root, signed, keys), channels.read(root)
     for version in versions(root):
-        pointing = channels.read(root / "channels.json").pointing_at(version)
-        _sign_release(reader, load(root, version).manifest, pointing, signer)
-    if data is not None:
-        _sign_generation(root, signed, data, signer)
+        _sign_release(reader, load(root, version).manifest, now.pointing_at(version), signer)
+    if now.generation:
+        _sign_generation(reader, now, _last(reader), signer)
     put_root(root, signed, keys)
     return signed
 
@@ -194,7 +178,7 @@ def _keys_of(signer: Signer) -> tuple[TrustedKey, ...]:
     )
 
 
-def _check_untouched(root: Path, signed: SignedStore, signer: Signer, *, coming: str | None) -> None:
+def _check_untouched(root: Path, signed: SignedStore, signer: Signer) -> None:
     reader = reader_of(root, signed, signer.home)
     for own in _keys_of(signer):
         if own not in reader.trusted:
@@ -206,8 +190,8 @@ def _check_untouched(root: Path, signed: SignedStore, signer: Signer, *, coming:
                 rule="who writes to a signed store has a key that it is signed with",
                 hint=f"use that key (FEDRELEASE_KEYS), or let yours in with fedrelease keys trust {mine}",
             )
-    for path, what in channel_findings(reader, recall(signer.home, signed.id, root), coming=coming):
-        if what is not None and reader.lines:  # a lost log is rebuilt
+    for path, what in channel_findings(reader, recall(signer.home, signed.id, root), announced(root)):
+        if what is not None and (reader.lines or path != journal.FILE):  # a lost log is rebuilt
             hint = "see what `fedrelease verify` says, and restore that file from a copy"
             raise SignatureError(f"{path} is not what was signed: {what}", value=str(root), hint=hint)
 
@@ -219,20 +203,22 @@ def _sign_release(reader: Reader, manifest: Manifest, to: tuple[str, ...], signe
         put_attachment(reader.root, manifest.digest, SIGNATURE, seal(statement, signer.release))
 
 
-def _sign_generation(root: Path, signed: SignedStore, data: bytes, signer: Signer) -> None:
-    """With the log as it is now."""
-    lines = read_lines(root / "log.jsonl")
-    number = facts.from_bytes(channels.Channels, data).generation
-    log = digest_bytes(lines[-1]) if lines else None
-    statement = channels_statement(data, store=signed.id, generation=number, log=log)
-    put_attachment(root, f"sha256:{digest_bytes(data)}", SIGNATURE, seal(facts.to_bytes(statement), signer.channel))
+def _sign_generation(reader: Reader, moved: Channels, log: str | None, signer: Signer) -> None:
+    data = facts.to_bytes(moved)
+    statement = channels_statement(data, store=reader.signed.id, generation=moved.generation, log=log)
+    sealed = seal(facts.to_bytes(statement), signer.channel)
+    put_attachment(reader.root, f"sha256:{digest_bytes(data)}", SIGNATURE, sealed)
+
+
+def _last(reader: Reader) -> str | None:
+    """The sha256 of the last line of the log."""
+    return reader.lines[-1] if reader.lines else None
 
 
 def learn(root: Path, signed: SignedStore, home: Path) -> None:
     """Remember the store as it is now: on first use its keys, and always how far its channels have come."""
-    data = channels.file_bytes(root / "channels.json")
-    here = Known(store=signed.id, folder=str(root.resolve()), keys=trusted_keys(root, signed, home))
-    if data is not None:
-        number = facts.from_bytes(channels.Channels, data).generation
-        here = replace(here, generation=number, channels=digest_bytes(data))
+    now, keys = channels.read(root), trusted_keys(root, signed, home)
+    here = Known(store=signed.id, folder=str(root.resolve()), keys=keys)
+    if now.generation:
+        here = replace(here, generation=now.generation, channels=digest_bytes(facts.to_bytes(now)))
     remember(home, here)

@@ -23,6 +23,7 @@ from fedrelease.cli.doctor import doctor
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
 from fedrelease.cli.keys import keys
+from fedrelease.cli.move import pause, promote, resume, rollback, yank
 from fedrelease.cli.output import emit, example
 from fedrelease.cli.predict import predict
 from fedrelease.cli.read import log, show, verify
@@ -46,6 +47,11 @@ VERBS: Mapping[Callable[..., None], str] = {
     log: example("fedrelease log", "fedrelease log --json"),
     show: example("fedrelease show stable", "fedrelease show 0.0.3 --json"),
     verify: example("fedrelease verify", "fedrelease verify 0.0.3 && echo intact"),
+    promote: example('fedrelease promote 0.2.1 --to stable --reason "two weeks in beta"'),
+    rollback: example('fedrelease rollback stable --reason "complaints from site B"'),
+    yank: example('fedrelease yank 0.2.1 --reason "wrong labels at site B"', "fedrelease yank --undo 0.2.1"),
+    pause: example('fedrelease pause stable --reason "audit"'),
+    resume: example("fedrelease resume stable"),
     keys: example("fedrelease keys", "fedrelease keys trust 6a9d002ea17325ad --store releases"),
     predict: example('fedrelease predict --release stable "a warm and funny film"', "fedrelease predict < texts.txt"),
     fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),

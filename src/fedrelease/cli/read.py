@@ -110,11 +110,12 @@ def _remember(store: Path, home: Path) -> bool:
     return first
 
 
-def open_store(folder: Path) -> "Store":
-    """The store in a folder; imported late, since it brings torch."""
+def open_store(folder: Path, *, writing: bool = False) -> "Store":
+    """The store in a folder; imported late, since it brings torch. Who writes signs with this machine's keys."""
+    from fedrelease.server.signing import own_signer
     from fedrelease.server.store import Store
 
-    return Store.open(folder)
+    return Store.open(folder, signer=own_signer() if writing else None)
 
 
 def _head(store: "Store") -> "Release":
