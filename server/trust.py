@@ -57,9 +57,8 @@ class Known:
 
 
 def record_path(home: Path, store: str, folder: Path) -> Path:
-    """Where the record of a store lies."""
-    here = digest_bytes(str(folder.resolve()).encode())
-    return home / "stores" / f"{check_sha256(store)[:SHORT]}-{here[:SHORT]}.json"
+    """Where the record of a store lies: the id and the folder's digest are its name."""
+    return home / "stores" / f"{check_sha256(store)[:SHORT]}-{_short(folder)}.json"
 
 
 def recall(home: Path, store: str, folder: Path) -> Known | None:
@@ -75,14 +74,16 @@ def recall(home: Path, store: str, folder: Path) -> Known | None:
 def agreed_keys(home: Path, store: str, folder: Path) -> tuple[TrustedKey, ...] | None:
     """The keys that this machine agreed to: for the store in this folder, else for a copy of it elsewhere; None for neither."""
     here = recall(home, store, folder)
-    found = [here] if here is not None else [known for known in _all(home) if known.store == store]
+    found = (
+        [here] if here is not None else [known for known in _named(home, f"{store[:SHORT]}-*") if known.store == store]
+    )
     return found[0].keys if found else None
 
 
 def known_here(home: Path, folder: Path) -> tuple[Known, ...]:
     """All stores that were seen in this folder; more than one where a store was deleted and made anew."""
     here = str(folder.resolve())
-    return tuple(known for known in _all(home) if known.folder == here)
+    return tuple(known for known in _named(home, f"*-{_short(folder)}") if known.folder == here)
 
 
 def remember(home: Path, known: Known) -> None:
@@ -98,8 +99,12 @@ def forget_hint(home: Path, known: Known) -> str:
     return f"if that is as you want it, delete {record_path(home, known.store, Path(known.folder))}"
 
 
-def _all(home: Path) -> Iterator[Known]:
-    found = (_read(path) for path in sorted((home / "stores").glob("*.json")))
+def _short(folder: Path) -> str:
+    return digest_bytes(str(folder.resolve()).encode())[:SHORT]
+
+
+def _named(home: Path, name: str) -> Iterator[Known]:
+    found = (_read(path) for path in sorted((home / "stores").glob(f"{name}.json")))
     return (known for known in found if known is not None)
 
 
