@@ -90,7 +90,7 @@ def gather_updates(
     size = 0
     for reply in setting.sites.train(request, parent, waiting, companions):
         try:
-            together.append(_screened(setting.experiment, reply, parent, kinds))
+            together.append(_screened(request, reply, parent, kinds))
             size += together[-1].size_bytes
         except UpdateRefused as error:
             refused[reply.site] = _short(error)
@@ -101,10 +101,12 @@ def gather_updates(
     return refused
 
 
-def _screened(experiment: Experiment, reply: Reply, parent: State, kinds: Sequence[str]) -> Screened:
+def _screened(request: Request, reply: Reply, parent: State, kinds: Sequence[str]) -> Screened:
     if reply.answer is None or reply.refused is not None:
         raise UpdateRefused(reply.refused or "no answer")
-    delta = screen(parent, reply.arrays, reply.answer, experiment=experiment, site=reply.site)
+    experiment, private = request.experiment, request.directives.get("private")
+    part = private if isinstance(private, str) else None
+    delta = screen(parent, reply.arrays, reply.answer, experiment=experiment, site=reply.site, part=part)
     companions = screen_companions(parent, reply.companions, kinds, experiment=experiment)
     return Screened(site=reply.site, delta={**delta, **companions}, answer=reply.answer)
 

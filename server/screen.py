@@ -15,8 +15,9 @@ from torch import Tensor
 from fedrelease.errors import UpdateRefused
 from fedrelease.experiment import Experiment
 from fedrelease.factors import truncated
-from fedrelease.messages import Answer
+from fedrelease.messages import ACCURACY_PRIVATE, Answer
 from fedrelease.privacy import Receipt
+from fedrelease.private_part import private_names
 from fedrelease.update import State
 
 __all__ = ["screen", "screen_companions", "screen_evaluation"]
@@ -27,14 +28,20 @@ NOISES = ("secure", "seeded")
 
 
 def screen(
-    parent: State, trained: Mapping[str, Tensor], answer: Answer, *, experiment: Experiment, site: str
+    parent: State,
+    trained: Mapping[str, Tensor],
+    answer: Answer,
+    *,
+    experiment: Experiment,
+    site: str,
+    part: str | None = None,
 ) -> dict[str, Tensor]:
     """The delta ``trained - parent``, once every check has passed.
 
     A site with a rank of its own trained from the leading ranks of the parent's factors, and answers in that rank.
     Checked, in this order: the site's name; the number of examples, which privacy keeps to the site; tensor names; shapes and
-    dtypes; finite values; the delta's L2 norm against ``federation.max_update_norm``; with privacy a receipt that promises at
-    least what the experiment asks for.
+    dtypes; that tensors of the private ``part`` are what was sent out; finite values; the delta's L2 norm against
+    ``federation.max_update_norm``; with privacy a receipt that promises at least what the experiment asks for.
 
     Raises:
         UpdateRefused: a check failed; the text names the tensor or the field.
@@ -48,7 +55,8 @@ def screen(
     if experiment.model.adapter.site_ranks:
         parent = truncated(parent, experiment.model.adapter.rank_of(site))
     delta = {name: _delta_of(name, tensor, trained[name]) for name, tensor in parent.items()}
-    norm = math.hypot(*(_length(name, part, trained[name]) for name, part in delta.items()))
+    _check_private(delta, part)
+    norm = math.hypot(*(_length(name, moved, trained[name]) for name, moved in delta.items()))
     _check_norm("update", norm, experiment)
     if private:
         _check_receipt(answer.receipt, experiment=experiment, site=site, pool="train")
@@ -94,6 +102,18 @@ def _delta_of(name: str, before: Tensor, after: Tensor) -> Tensor:
     return after - before
 
 
+def _check_private(delta: State, part: str | None) -> None:
+    """What is private to a site is not spooled, released or looked at, not even by mistake of the site."""
+    for name in private_names(delta, part):
+        if bool(delta[name].any()):
+            raise UpdateRefused(
+                f"{name} is private to its site, and came",
+                value="other numbers than were sent out",
+                rule=f"with the directive private = {part} it comes back as it went out",
+                hint="update that site",
+            )
+
+
 def _check_form(name: str, before: Tensor, after: Tensor) -> None:
     if after.shape != before.shape:
         raise UpdateRefused(f"{name} has another shape", value=tuple(after.shape), rule=f"shape {tuple(before.shape)}")
@@ -114,8 +134,9 @@ def _length(name: str, delta: Tensor, after: Tensor) -> float:
 def screen_evaluation(answer: Answer, *, experiment: Experiment, site: str) -> None:
     """Check what a site tells about its hold-out.
 
-    Checked: the site's name; a confusion matrix of the experiment's labels with believable counts; that the site tells no more
-    than ``privacy.metrics`` allows, and with noised metrics its receipt.
+    Checked: the site's name; a confusion matrix of the experiment's labels with believable counts; an ``accuracy_private``, where
+    there is one, between 0 and 1; that the site tells no more than ``privacy.metrics`` allows, and with noised metrics its
+    receipt.
 
     Raises:
         UpdateRefused: a check failed; the text names the field.
@@ -123,14 +144,17 @@ def screen_evaluation(answer: Answer, *, experiment: Experiment, site: str) -> N
     _check_site(answer, site)
     if answer.confusion is not None:
         _check_confusion(answer.confusion, classes=len(experiment.model.labels))
+    _check_share(answer.metrics.get(ACCURACY_PRIVATE))
     if experiment.privacy.unit == "none" or experiment.privacy.metrics == "exact":
         return
-    if answer.loss is not None or (experiment.privacy.metrics == "withheld" and answer.confusion is not None):
-        raise UpdateRefused(
-            "the answer tells more than was asked",
-            value="loss" if answer.loss is not None else "confusion",
-            rule=f"privacy.metrics is {experiment.privacy.metrics}",
-        )
+    told = [
+        *(["loss"] if answer.loss is not None else []),
+        *(["confusion"] if experiment.privacy.metrics == "withheld" and answer.confusion is not None else []),
+        *([ACCURACY_PRIVATE] if ACCURACY_PRIVATE in answer.metrics else []),
+    ]
+    if told:
+        rule = f"privacy.metrics is {experiment.privacy.metrics}"
+        raise UpdateRefused("the answer tells more than was asked", value=told[0], rule=rule)
     if answer.confusion is not None:
         _check_receipt(answer.receipt, experiment=experiment, site=site, pool="holdout")
 
@@ -138,6 +162,11 @@ def screen_evaluation(answer: Answer, *, experiment: Experiment, site: str) -> N
 def _check_site(answer: Answer, site: str) -> None:
     if answer.site != site:
         raise UpdateRefused("the answer names another site", value=answer.site, rule=f"site is {site}")
+
+
+def _check_share(accuracy: float | None) -> None:
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise UpdateRefused(f"{ACCURACY_PRIVATE} is not believable", value=accuracy, rule="between 0 and 1")
 
 
 def _check_confusion(rows: Sequence[Sequence[float]], *, classes: int) -> None:

@@ -52,7 +52,7 @@ from fedrelease.simulations.poisoned_rows import poison_sites
 from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
-from fedrelease.strategies import check_ranks, check_strategy
+from fedrelease.strategies import check_adapter, check_strategy
 from fedrelease.update import State
 
 __all__ = ["GridOf", "Ray", "Summary", "federate", "simulate", "sites_folder"]
@@ -112,7 +112,7 @@ def simulate(
     experiment = replace(experiment, model=chosen_precision(experiment.model, cache))
     for phase in experiment.phases:
         check_strategy(phase.strategy, experiment.privacy)
-        check_ranks(phase.strategy, experiment.model.adapter)
+        check_adapter(phase.strategy, experiment.model.adapter)
     if ray is not None:
         _check_fits_ray(experiment)
         check_ray()  # before anything is made or fetched

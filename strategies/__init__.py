@@ -21,6 +21,7 @@ from fedrelease.strategies.fedit import FedIT
 from fedrelease.strategies.fednova import FedNova
 from fedrelease.strategies.fedopt import DiLoCo, FedAvgM, FedOpt
 from fedrelease.strategies.fedprox import FedProx
+from fedrelease.strategies.fedsa_lora import FedSALoRA
 from fedrelease.strategies.ffa_lora import FFALoRA
 from fedrelease.strategies.fisher import Fisher
 from fedrelease.strategies.flexlora import FlexLoRA
@@ -34,7 +35,7 @@ from fedrelease.strategies.qfedavg import QFedAvg
 from fedrelease.strategies.rolora import RoLoRA
 from fedrelease.strategies.scaffold import Scaffold
 
-__all__ = ["STRATEGIES", "Strategy", "check_ranks", "check_strategy", "make_strategy"]
+__all__ = ["STRATEGIES", "Strategy", "check_adapter", "check_strategy", "make_strategy"]
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
     "bulyan": Bulyan,
@@ -52,6 +53,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "fednova": FedNova,
     "fedopt": FedOpt,
     "fedprox": FedProx,
+    "fedsa-lora": FedSALoRA,
     "fedyogi": FedYogi,
     "ffa-lora": FFALoRA,
     "fisher": Fisher,
@@ -114,12 +116,19 @@ def check_strategy(choice: StrategyChoice, privacy: Privacy) -> None:
         )
 
 
-def check_ranks(choice: StrategyChoice, adapter: Adapter) -> None:
-    """Refuse a strategy that cannot add up factors of several ranks where sites have them.
+def check_adapter(choice: StrategyChoice, adapter: Adapter) -> None:
+    """Refuse a strategy that needs LoRA where there is none, or cannot add up factors of several ranks where sites have them.
 
     Raises:
-        ExperimentError: the text names the strategies that can.
+        ExperimentError: the text names the key of the adapter, or the strategies that can.
     """
+    if STRATEGIES[choice.name].needs_lora and adapter.kind != "lora":
+        raise ExperimentError(
+            f"{choice.name} needs LoRA factors, and the adapter has none",
+            value=adapter.kind,
+            rule=f'with phase.strategy = "{choice.name}" model.adapter.kind is "lora"',
+            hint='set [model.adapter] kind = "lora", or choose another strategy, such as fedavg',
+        )
     fewer = {site: rank for site, rank in adapter.site_ranks.items() if rank != adapter.rank}
     if fewer and not STRATEGIES[choice.name].mixed_ranks:
         able = ", ".join(sorted(name for name, kind in STRATEGIES.items() if kind.mixed_ranks))

@@ -31,12 +31,14 @@ class Strategy(ABC):
             its tensors and of its shape, named ``<kind>/<name>``. Control variates, for instance.
         tells: metrics of private rows that sites must tell beside their update, without noise. An experiment with privacy
             refuses a strategy that has any.
+        needs_lora: the adapter must be LoRA: the rule does something of its own with its factors.
         from_newest: deltas lead away from the round's parent, even those of sites that trained from an older release.
     """
 
     equal_stays_equal: ClassVar[bool] = True
     same_product: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = False
+    needs_lora: ClassVar[bool] = False
     companions: ClassVar[tuple[str, ...]] = ()
     tells: ClassVar[tuple[str, ...]] = ()
     from_newest: ClassVar[bool] = False

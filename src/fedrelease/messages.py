@@ -17,6 +17,7 @@ from fedrelease.experiment_file import from_document, to_document
 from fedrelease.privacy import Receipt
 
 __all__ = [
+    "ACCURACY_PRIVATE",
     "Answer",
     "Request",
     "answer_text",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 
+ACCURACY_PRIVATE = "accuracy_private"
+"""The metric of a hold-out that a site tells of a release with its own private part in place."""
 LARGEST = sys.float_info.max
 
 
@@ -53,7 +56,7 @@ class Answer:
 
     Attributes:
         examples: training (or hold-out) rows behind the answer; ``None`` where that is private.
-        metrics: plain numbers, for example ``steps``.
+        metrics: plain numbers, for example ``steps``; of a hold-out ``accuracy_private`` or none.
         confusion: of the hold-out, by rows: true label, then predicted label; ``None`` when withheld or not asked.
         loss: mean loss on the hold-out; ``None`` where that is private.
         receipt: privacy spent; ``None`` without privacy, or when nothing was spent.

@@ -379,6 +379,10 @@ def test_patience_uses_the_sites_own_holdout(
         {"variate": "feddyn", "alpha": 0.0},
         {"alpha": 0.1},
         {"variate": "scaffold", "alpha": 0.1},
+        {"private": "lora_A"},
+        {"private": True},
+        {"private": "lora_B", "variate": "scaffold"},
+        {"private": "lora_B", "tell_fisher": True},
     ],
     ids=str,
 )

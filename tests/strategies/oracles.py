@@ -101,6 +101,18 @@ def by_dense_products(
     return found, {}
 
 
+def fedsa(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
+    """Guo et al. (2024): what is no B is averaged, number by number; B is nobody's business, whatever came of it."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in parent.items():
+        numbers = _numbers(parent, name)
+        if not name.endswith("lora_B"):
+            moves = [_numbers(one.tensors, name) for one in updates]
+            numbers = [number + sum(each) / len(updates) for number, *each in zip(numbers, *moves, strict=True)]
+        found[name] = _shaped(numbers, tensor)
+    return found, {}
+
+
 def fisher(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
     """Matena and Raffel, number by number; what tests tell as information is above the floor."""
     state = {}
@@ -120,6 +132,7 @@ ORACLES: Mapping[str, Oracle] = {
     "fedbuff": fedbuff,
     "fedavg": by_loops,
     "feddyn": feddyn,
+    "fedsa-lora": fedsa,
     "ffa-lora": by_loops,
     **SERVER_ORACLES,
     "rolora": by_loops,

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Adapter, StrategyChoice
 from fedrelease.factors import truncated
-from fedrelease.strategies import STRATEGIES, Strategy, check_ranks, make_strategy
+from fedrelease.strategies import STRATEGIES, Strategy, check_adapter, make_strategy
 from fedrelease.strategies.flora import stacked_factors
 from fedrelease.strategies.lora import Product, best_factors, folded, length, mean_product, residuals, stacked
 from fedrelease.update import State, Update
@@ -251,12 +251,12 @@ def test_the_length_of_a_difference_that_nearly_vanishes_is_small() -> None:
 def test_a_strategy_that_cannot_mix_ranks_is_refused_and_those_that_can_are_named() -> None:
     mixed = Adapter(rank=16, site_ranks={"a": 4})
     with pytest.raises(ExperimentError, match="fedit, flexlora, flora, hlora") as caught:
-        check_ranks(StrategyChoice(name="fedavg"), mixed)
+        check_adapter(StrategyChoice(name="fedavg"), mixed)
     assert caught.value.value == {"a": 4}
-    check_ranks(StrategyChoice(name="fedavg"), Adapter(rank=16, site_ranks={"a": 16}))
+    check_adapter(StrategyChoice(name="fedavg"), Adapter(rank=16, site_ranks={"a": 16}))
     for name, kind in STRATEGIES.items():
         if kind.mixed_ranks:
-            check_ranks(StrategyChoice(name=name), mixed)
+            check_adapter(StrategyChoice(name=name), mixed)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if kind.mixed_ranks])

@@ -43,6 +43,7 @@ VERBS: Mapping[Callable[..., None], str] = {
     compare: example(
         "fedrelease compare my.toml --strategies fedavg,ffa-lora --seeds 5",
         "fedrelease compare --vary training.lr=1e-4,1e-3 --seeds 3 --out rates",
+        "fedrelease compare --strategies fedavg,fedadam --trials 8 --search strategy.lr=0.01..1 --out tuned",
     ),
     log: example("fedrelease log", "fedrelease log --json"),
     show: example("fedrelease show stable", "fedrelease show 0.0.3 --json"),
