@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import signed_examples
 from release_examples import TIME, make_store, prepare_round, publish_round
 from signed_examples import rewrite, signed_of, whats
 
@@ -24,10 +25,9 @@ from fedrelease.server.statements import channels_statement, release_statement
 from fedrelease.server.store import Store
 from fedrelease.server.verify import verify
 
-
-@pytest.fixture
-def store(signed: Store) -> Store:
-    return signed
+signed_template, signer, store = signed_examples.signed_template, signed_examples.signer, signed_examples.signed
+thief = signed_examples.thief
+"""Fixtures."""
 
 
 def test_an_older_channels_file_that_is_put_back_is_found_by_the_log(store: Store, signer: Signer) -> None:

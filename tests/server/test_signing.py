@@ -7,6 +7,7 @@ from base64 import b64decode
 from pathlib import Path
 
 import pytest
+import signed_examples
 from faults import Fault, Killed, disk
 from release_examples import TIME, make_store, publish_round
 from signed_examples import forget, rewrite, signed_of, whats
@@ -17,10 +18,8 @@ from fedrelease.server.store import Store
 from fedrelease.server.trust import recall
 from fedrelease.server.verify import verify
 
-
-@pytest.fixture
-def store(signed: Store) -> Store:
-    return signed
+signed_template, signer, store = signed_examples.signed_template, signed_examples.signer, signed_examples.signed
+"""Fixtures."""
 
 
 def test_a_signed_store_verifies_and_says_who_signed(store: Store, signer: Signer) -> None:
