@@ -193,7 +193,7 @@ def test_a_copy_of_a_store_elsewhere_goes_its_own_way(store: Store, signer: Sign
 
 
 def test_the_first_look_agrees_to_the_stores_first_keys_and_later_looks_to_no_others(
-    store: Store, tmp_path: Path, thief: Signer
+    store: Store, tmp_path: Path
 ) -> None:
     home, signed = tmp_path / "reader", signed_of(store)
     assert recall(home, signed.id, store.folder) is None
