@@ -35,7 +35,7 @@ from fedrelease.experiment_document import experiment_digest
 from fedrelease.files import Json, canonical_bytes, digest_bytes
 from fedrelease.messages import ACCURACY_PRIVATE, Answer, Request
 from fedrelease.models.classifier import load_state, trainable_state
-from fedrelease.models.evaluation import look
+from fedrelease.models.evaluation import look, outcomes
 from fedrelease.models.metrics import Matrix, scores
 from fedrelease.models.ranks import at_rank
 from fedrelease.models.tasks import Classifier
@@ -249,13 +249,14 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
     load_state(model, state)
     matrix, loss = look(model, site.data.holdout, classes=len(experiment.model.labels))
     if not private or experiment.privacy.metrics == "exact":
-        metrics = _private_metrics(site, request, state, model, matrix)
+        told = outcomes(model, site.data.holdout, experiment.model.labels) if experiment.tells_items else None
         return Answer(
             site=site.data.name,
             examples=len(site.data.holdout),
-            metrics=metrics,
+            metrics=_private_metrics(site, request, state, model, matrix),
             confusion=_as_rows(matrix),
             loss=loss,
+            items=told,
         )
     identity = charge_identity(site, charge_facts(request, state), pool="holdout")
     segment = _holdout_segment(site, experiment)

@@ -8,7 +8,7 @@ Example::
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from fedrelease.files import write_durably
 from fedrelease.models.bases import Base, open_base
 from fedrelease.server.events import Event, Watcher
 from fedrelease.server.flower import FlowerSites
-from fedrelease.server.gather import Setting
+from fedrelease.server.gather import Seen, Setting
 from fedrelease.server.rounds import run_rounds
 from fedrelease.server.signing import own_signer
 from fedrelease.server.store import Store
@@ -90,9 +90,9 @@ def _initial_state(base: Base, experiment: Experiment) -> State:
     return initial_state(base, experiment)
 
 
-def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State], Mapping[str, float]]:
+def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State], Seen]:
     if holdout is None:
-        return lambda state: {}
+        return lambda state: Seen()
     from fedrelease.server.local_model import server_look
 
     return server_look(base, experiment, holdout)

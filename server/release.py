@@ -19,7 +19,7 @@ from fedrelease.server import channels
 from fedrelease.server.blobs import blob_path, read_blob
 from fedrelease.update import State, StateFile
 
-__all__ = ["Committed", "Release", "committed_digest", "load", "resolve", "version_path", "versions"]
+__all__ = ["Committed", "Release", "by_digest", "committed_digest", "load", "resolve", "version_path", "versions"]
 
 SHORTEST_PREFIX = 8
 
@@ -148,6 +148,15 @@ def load(root: Path, version: str) -> Release:
     if manifest.version != version:
         raise DamagedRelease(f"versions/{version}.json leads to the manifest of {manifest.version}", value=digest)
     return Release(version=version, digest=digest, manifest=manifest, root=root)
+
+
+def by_digest(root: Path, digest: str) -> Release:
+    """A release by its whole digest.
+
+    Raises:
+        ReleaseNotFound: the store has none.
+    """
+    return load(root, resolve(root, digest))
 
 
 def resolve(root: Path, ref: str) -> str:

@@ -21,6 +21,7 @@ from fedrelease.server.arrivals import arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
 from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
 from fedrelease.server.journal import LogEntry, utc_now
+from fedrelease.server.judging import report_of
 from fedrelease.server.plan import (
     BASE_VERSION,
     PlannedRound,
@@ -32,7 +33,7 @@ from fedrelease.server.plan import (
     remaining,
 )
 from fedrelease.server.publishing import Cost, Outcome, publish
-from fedrelease.server.release import Release
+from fedrelease.server.release import Release, load, versions
 from fedrelease.server.spool import Spool, sweep_spools
 from fedrelease.server.store import Store
 from fedrelease.strategies import Strategy, check_adapter, check_strategy, make_strategy
@@ -40,7 +41,7 @@ from fedrelease.strategies.averaging import weights_of
 from fedrelease.strategies.lora import residuals
 from fedrelease.update import State, Update, forget_open_files, state_bytes
 
-__all__ = ["run_rounds", "sweep_finished"]
+__all__ = ["parent_of", "run_rounds", "sweep_finished"]
 
 REASONS_SHOWN = 12
 DECIMALS = 6
@@ -71,10 +72,11 @@ def run_rounds(setting: Setting) -> None:
         _check_plan(setting, planned)
     check_named(setting.experiment.model.adapter.site_ranks, sites=setting.sites.names())
     sweep_finished(setting.store, setting.experiment)
-    parent = head if head is not None else _publish_base(setting)
+    if head is None:
+        _publish_base(setting)
     for planned in todo:
         try:
-            parent = _run_round(setting, planned, parent)
+            _run_round(setting, planned, parent_of(setting.store, setting.experiment))
         except RoundFailed as error:
             _record(setting, planned, error)
             raise
@@ -87,6 +89,20 @@ def sweep_finished(store: Store, experiment: Experiment) -> None:
     head, plan = store.head(), planned_rounds(experiment)
     unfinished = frozenset(planned.version for planned in (remaining(plan, head.version) if head else plan))
     sweep_spools(store.folder / "spool", unfinished=unfinished, keep=experiment.federation.keep_updates)
+
+
+def parent_of(store: Store, experiment: Experiment) -> Release:
+    """Where the next round starts: the head; or, where that was held in a phase that reverts, the newest one that was not.
+
+    It follows from the store alone, so that a resumed run starts where the one that was stopped would have.
+    """
+    reverting = {phase.name for phase in experiment.phases if phase.reverts}
+    newest_first = (load(store.folder, version) for version in reversed(versions(store.folder)))
+    return next(
+        release
+        for release in newest_first
+        if release.manifest.verdict == "released" or release.manifest.phase not in reverting
+    )
 
 
 def _check_plan(setting: Setting, planned: PlannedRound) -> None:
@@ -102,6 +118,13 @@ def _check_plan(setting: Setting, planned: PlannedRound) -> None:
             hint="raise phase.sites_per_round, or choose a strategy that needs fewer, such as fedavg",
         )
     check_times(setting, planned, strategy, asked)
+    if planned.phase.reverts and strategy.waits_for(len(asked)) < len(asked):
+        raise ExperimentError(
+            f"phase {planned.phase.name} reverts, and {planned.phase.strategy.name} does not wait for all sites",
+            value="on_held = revert",
+            rule="sites that are under way began from releases that a revert would leave aside",
+            hint='on_held = "continue", or a strategy that waits, such as fedavg',
+        )
 
 
 def _strategy(setting: Setting, planned: PlannedRound) -> Strategy:
@@ -115,9 +138,8 @@ def _publish_base(setting: Setting) -> Release:
     request = _request(setting, BASE_VERSION, 0)
     outcome = Outcome(
         version=BASE_VERSION,
-        phase="base",
+        phase=None,
         round=0,
-        channel=None,
         strategy=StrategyChoice(name="none"),
         parent=None,
         state=state,
@@ -158,9 +180,8 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     _check_finite(aggregated, planned)
     outcome = Outcome(
         version=planned.version,
-        phase=planned.phase.name,
+        phase=planned.phase,
         round=planned.number,
-        channel=planned.phase.channel,
         strategy=planned.phase.strategy,
         parent=parent,
         state=aggregated,
@@ -275,6 +296,12 @@ def _publish(setting: Setting, outcome: Outcome, begun: float, beside: State | N
             bytes_up=cost.bytes_up,
             bytes_down=cost.bytes_down,
             seconds=cost.seconds,
+            held=_why_held(release),
         )
     )
     return release
+
+
+def _why_held(release: Release) -> str | None:
+    report = report_of(release) if release.manifest.verdict == "held" else None
+    return report.sentence if report else None

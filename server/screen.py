@@ -144,6 +144,10 @@ def screen_evaluation(answer: Answer, *, experiment: Experiment, site: str) -> N
     _check_site(answer, site)
     if answer.confusion is not None:
         _check_confusion(answer.confusion, classes=len(experiment.model.labels))
+    if answer.items is not None and experiment.tells_items:
+        answer.items.check(experiment.model.labels)
+    elif answer.items is not None:
+        raise UpdateRefused("the answer tells more than was asked", value="items", rule="no gate may have them")
     _check_share(answer.metrics.get(ACCURACY_PRIVATE))
     if experiment.privacy.unit == "none" or experiment.privacy.metrics == "exact":
         return

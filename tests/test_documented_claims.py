@@ -11,8 +11,9 @@ PAGES = {
     "compare.md": 10,
     "privacy.md": 10,
     "store.md": 10,
-    "cluster.md": 5,
+    "gates.md": 10,
     "signatures.md": 10,
+    "cluster.md": 5,
     "speed.md": 5,
 }
 """With how many they name at least."""

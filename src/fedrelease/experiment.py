@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 from fedrelease.attack import Attack
 from fedrelease.bounds import amount, one_of, positive, require
+from fedrelease.gate_choice import chosen_gates, needs_items
+from fedrelease.gate_rules import GateRule
 from fedrelease.virtual_time import VirtualTime
 
 __all__ = [
@@ -39,6 +41,7 @@ PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
 ACCOUNTANTS = ("prv", "rdp")
 METRICS_POLICIES = ("exact", "noised", "withheld")
+ON_HELD = ("continue", "revert")
 CHANNELS = ("beta", "canary", "candidate", "stable")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "linear")
@@ -332,6 +335,9 @@ class Phase:
 
     ``sites``: the only sites that may be asked to train, by name; none named = all. ``sites_per_round``: a share of them (a
     float, 0 < share <= 1) or a number of sites (an int). All sites evaluate, whoever trains.
+
+    ``gates``: knobs of gates by name, beside those that always look (``DEFAULT_GATES``). ``on_held``: where the round after a
+    held release starts: ``continue`` from it, ``revert`` to the newest one that was released; left out = ``continue``.
     """
 
     name: str = "main"
@@ -340,6 +346,8 @@ class Phase:
     sites: tuple[str, ...] = ()
     strategy: StrategyChoice = field(default_factory=StrategyChoice)
     channel: str = "stable"
+    gates: Mapping[str, Mapping[str, float | int | bool | str]] = field(default_factory=dict)
+    on_held: str | None = None
 
     def __post_init__(self) -> None:
         """Check bounds."""
@@ -348,6 +356,18 @@ class Phase:
         amount("phase.sites_per_round", self.sites_per_round, least=1)
         require(len(set(self.sites)) == len(self.sites), "phase.sites", list(self.sites), "names no site twice")
         one_of("phase.channel", self.channel, CHANNELS)
+        one_of("phase.on_held", self.on_held or "continue", ON_HELD)
+        chosen_gates(self.gates)
+
+    @property
+    def rules(self) -> Mapping[str, GateRule]:
+        """The gates of the phase, by name."""
+        return chosen_gates(self.gates)
+
+    @property
+    def reverts(self) -> bool:
+        """Whether a held release is left aside by the round after it."""
+        return self.on_held == "revert"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,6 +412,16 @@ class Experiment:
         rule = f"is none with more than {MOST_CHOSEN_FROM} virtual sites"
         many = drawn and sites.sites > MOST_CHOSEN_FROM
         require(not many or attack.kind == "none", "attack.kind", attack.kind, rule, "lower data.partition.sites")
+
+    @property
+    def needs_items(self) -> bool:
+        """Whether a gate of any phase compares item by item."""
+        return any(needs_items(phase.gates) for phase in self.phases)
+
+    @property
+    def tells_items(self) -> bool:
+        """Whether sites tell what a candidate said about each row of their hold-outs: a gate needs it, and privacy lets it."""
+        return self.needs_items and (self.privacy.unit == "none" or self.privacy.metrics == "exact")
 
     @property
     def rounds(self) -> int:
