@@ -22,6 +22,7 @@ from fedrelease.cli.compare import compare
 from fedrelease.cli.doctor import doctor
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
+from fedrelease.cli.keys import keys
 from fedrelease.cli.move import pause, promote, resume, rollback, yank
 from fedrelease.cli.output import emit, example
 from fedrelease.cli.predict import predict
@@ -52,6 +53,7 @@ VERBS: Mapping[Callable[..., None], str] = {
     yank: example('fedrelease yank 0.2.1 --reason "wrong labels at site B"', "fedrelease yank --undo 0.2.1"),
     pause: example('fedrelease pause stable --reason "audit"'),
     resume: example("fedrelease resume stable"),
+    keys: example("fedrelease keys", "fedrelease keys trust 6a9d002ea17325ad --store releases"),
     predict: example('fedrelease predict --release stable "a warm and funny film"', "fedrelease predict < texts.txt"),
     fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),
     doctor: example("fedrelease doctor"),
