@@ -86,6 +86,7 @@ def test_without_a_residual_it_is_refused_before_anything_is_made(federation: Fe
     assert not (federation.folder / "refused").exists()
 
 
+@pytest.mark.slow
 def test_a_private_run_with_cores_that_was_stopped_goes_on_to_the_same_digest(federation: Federation) -> None:
     with pytest.raises(Stopped):
         federation.simulate("core-stopped", *CORE, watch=stop_in_round_2)
