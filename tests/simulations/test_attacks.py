@@ -31,6 +31,7 @@ from fedrelease.server.store import Store
 from fedrelease.simulations.attack_grid import HostileGrid, with_hostile
 from fedrelease.simulations.attacks import crafted, hostile_sites
 from fedrelease.simulations.backdoor import backdoor_success
+from fedrelease.simulations.lending import Lender
 from fedrelease.simulations.poisoned_rows import poison_sites, with_trigger
 from fedrelease.simulations.simulate import Ray
 
@@ -311,22 +312,32 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return Federation(folder=folder, file=folder / "digits.toml", rows=folder, cache=folder / "cache")
 
 
+@pytest.fixture(scope="module")
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
+    """Two workers, started once for all runs of this module."""
+    with Lender(home=tmp_path_factory.mktemp("engine"), workers=2) as lent:
+        yield lent
+
+
 def accuracy(federation: Federation, store: str) -> float:
     head = Store.open(federation.folder / store).head()
     assert head is not None
     return head.manifest.metrics.server["accuracy"]
 
 
-def test_two_of_ten_break_averaging_and_not_the_median_and_a_run_repeats_bit_for_bit(digits: Federation) -> None:
+def test_two_of_ten_break_averaging_and_not_the_median_and_a_run_repeats_bit_for_bit(
+    digits: Federation, lender: Lender
+) -> None:
+    """Two workers answer in another order each time."""
     flip = "attack.kind=sign-flip"
-    digits.simulate("fedavg", flip)
-    digits.simulate("median", flip, "phase.0.strategy=median")
-    digits.simulate("again", flip, "phase.0.strategy=median", workers=2)
+    digits.simulate("fedavg", flip, lender=lender)
+    for store in ("median", "again"):
+        digits.simulate(store, flip, "phase.0.strategy=median", lender=lender)
     assert accuracy(digits, "fedavg") < 0.3 < 0.5 < accuracy(digits, "median")
     assert digits.digest("again") == digits.digest("median")
 
 
-def test_a_backdoor_takes_where_half_of_the_sites_train_on_its_trigger(digits: Federation) -> None:
+def test_a_backdoor_takes_where_half_of_the_sites_train_on_its_trigger(digits: Federation, lender: Lender) -> None:
     settings = (
         "attack.kind=backdoor",
         "attack.share=0.5",
@@ -334,7 +345,7 @@ def test_a_backdoor_takes_where_half_of_the_sites_train_on_its_trigger(digits: F
         "attack.trigger=0123456789",
         "training.epochs=3",
     )
-    digits.simulate("backdoor", *settings)
+    digits.simulate("backdoor", *settings, lender=lender)
     experiment = load_experiment(digits.file, settings)
     base = open_base(experiment.model.base, cache=digits.cache)
     made = prepare_sites(
