@@ -58,8 +58,8 @@ TASKS: Mapping[str, Experiment] = {
     "sms-spam": Experiment(
         federation=_QUIET,
         model=Model(base="minilm", labels=("ham", "spam")),
-        data=Data(source="sms-spam", server_holdout=0.1, limit_per_site=100, partition=Partition(by="iid", sites=15)),
-        training=Training(batch_size=16, lr=3e-3, head_lr=1e-2, max_length=64),
+        data=Data(source="sms-spam", server_holdout=0.1, limit_per_site=80, partition=Partition(by="iid", sites=10)),
+        training=Training(batch_size=8, lr=3e-3, head_lr=1e-2, max_length=64),
         privacy=Privacy(unit="none"),
         phases=(Phase(rounds=3),),
     ),

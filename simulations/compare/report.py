@@ -14,6 +14,7 @@ import torch
 
 from fedrelease import __version__
 from fedrelease.experiment_file import to_toml
+from fedrelease.simulations.compare.attack_table import attack_cells, attack_headers, has_attacks
 from fedrelease.simulations.compare.plan import Plan
 from fedrelease.simulations.compare.results import Results
 from fedrelease.simulations.compare.verdict import Line, Verdict
@@ -63,6 +64,8 @@ other; intervals by seed and site (bootstrap over whole seeds) are in summary.cs
 fully independent either: read p-values near 0.05 with care. How many more seeds would decide is the number for a power of 0.8 at
 the observed difference and spread; they are asked for in a new comparison, since looking and then adding seeds would count
 chances twice."""
+ATTACKED = """Final accuracy, mean over seeds; in brackets the share of the strategy's own with the same seed and no attack.
+Took: the share of the server's hold-out rows of other labels that get the backdoor's once its trigger is in them."""
 CAPTIONS = {
     "learning-curves.png": "Accuracy after each round. Line: mean over seeds; band: Student's 95 % interval of that mean.",
     "differences.png": "Final accuracy minus the baseline's, seed by seed. Bar: Student's 95 % interval of the mean difference, "
@@ -145,6 +148,7 @@ def report_html(results: Results, verdict: Verdict, pictures: Mapping[str, bytes
         *_question(results.plan),
         *_setting(results.plan),
         *_results(verdict),
+        *_attacks(results),
         *_failures(results),
         *(_figure(picture, png) for picture, png in pictures.items()),
         *_method(verdict),
@@ -176,6 +180,14 @@ def _results(verdict: Verdict) -> Iterator[str]:
     yield '<h2>Results</h2><div class="wide">'
     yield _table(HEADERS, [cells(line) for line in verdict.lines], _caption(verdict))
     yield "</div>"
+
+
+def _attacks(results: Results) -> Iterator[str]:
+    """Where there are hostile sites."""
+    if has_attacks(results.plan):
+        yield '<h2>Under attack</h2><div class="wide">'
+        yield _table(attack_headers(results), attack_cells(results), ATTACKED)
+        yield "</div>"
 
 
 def _caption(verdict: Verdict) -> str:

@@ -23,6 +23,7 @@ from fedrelease.files import Json, write_durably
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.events import Event
 from fedrelease.server.lock import hold
+from fedrelease.simulations.compare.backdoors import with_backdoor
 from fedrelease.simulations.compare.plan import Plan, Run
 from fedrelease.simulations.compare.results import Finished, Results, read_run
 from fedrelease.simulations.lending import Lender
@@ -74,7 +75,10 @@ def compare(
     with hold(out / ".lock", of=out):
         _keep_plan(plan, out)
         with Lender(home=out / "engine", workers=workers) as lender:
-            runs = tuple(_all_runs(plan, out, cache, lender, watch, _once(say)))
+            runs = tuple(
+                with_backdoor(run, plan, out=out, cache=cache, lender=lender)
+                for run in _all_runs(plan, out, cache, lender, watch, _once(say))
+            )
     return Results(plan=plan, runs=runs)
 
 

@@ -31,6 +31,9 @@ from fedrelease.server.store import Store
 from fedrelease.simulations.attack_grid import HostileGrid, with_hostile
 from fedrelease.simulations.attacks import crafted, hostile_sites
 from fedrelease.simulations.backdoor import backdoor_success
+from fedrelease.simulations.compare.backdoors import with_backdoor
+from fedrelease.simulations.compare.plan import make_plan
+from fedrelease.simulations.compare.results import read_run
 from fedrelease.simulations.lending import Lender
 from fedrelease.simulations.poisoned_rows import poison_sites, with_trigger
 from fedrelease.simulations.simulate import Ray
@@ -345,18 +348,24 @@ def test_a_backdoor_takes_where_half_of_the_sites_train_on_its_trigger(digits: F
         "attack.trigger=0123456789",
         "training.epochs=3",
     )
-    digits.simulate("backdoor", *settings, lender=lender)
-    experiment = load_experiment(digits.file, settings)
+    experiment, out = load_experiment(digits.file, settings), digits.folder / "compared"
+    plan = make_plan(experiment, strategies=("fedavg",), sweeps=(), seeds=1, attacks=("backdoor",))
+    (_, run) = plan.runs()
+    digits.simulate(str(run.store(out).relative_to(digits.folder)), *settings, lender=lender)
     base = open_base(experiment.model.base, cache=digits.cache)
     made = prepare_sites(
         experiment, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=digits.cache
     )
     assert made.server_holdout is not None
-    releases = Store.open(digits.folder / "backdoor").releases()
+    releases = Store.open(run.store(out)).releases()
     honest, taken = (
         backdoor_success(one.state(), experiment, base, made.server_holdout) for one in (releases[0], releases[-1])
     )
     assert honest < 0.2 < 0.25 < taken
+    told = with_backdoor(read_run(run, out), plan, out=out, cache=digits.cache, lender=lender)
+    assert told.backdoor == taken
+    again = with_backdoor(read_run(run, out), plan, out=out, cache=digits.folder / "no-cache", lender=lender)
+    assert again.backdoor == taken, "it is measured once"
 
 
 def test_ray_does_not_run_hostile_sites(digits: Federation) -> None:
