@@ -7,8 +7,10 @@ Example::
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -23,6 +25,7 @@ from fedrelease.experiment import Experiment, Federation, StrategyChoice
 from fedrelease.experiment_document import experiment_digest
 from fedrelease.files import Json, append_durably, read_lines
 from fedrelease.models.bases import open_base
+from fedrelease.server.lock import hold
 from fedrelease.server.store import Store
 from fedrelease.simulations.backdoor import backdoor_success
 from fedrelease.simulations.lending import Lender
@@ -107,28 +110,39 @@ def run_grid(grid: Grid, *, folder: Path, watch: Watch) -> tuple[Cell, ...]:
     """The cells of a grid, in its order: those that ``folder`` keeps are read, the others are run and kept.
 
     Raises:
+        StoreBusy: another process fills the folder.
         StoreError: the folder keeps cells of another task, of other sites, rounds or of another share. Nothing was run.
         FedreleaseError: a knob is out of bounds, data or base are not there, or a federation fails. Cells that ended stay.
     """
     wanted = list(grid.wanted())
     for place in wanted:
         grid.under(*place)
-    kept = _kept(grid, folder)
-    missing = [place for place in wanted if place not in kept]
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder) as work, Lender(home=Path(work) / "engine", workers=None) as lender:
+    with _workplace(folder) as work, Lender(home=work / "engine", workers=None) as lender:
+        kept = _kept(grid, folder)
+        missing = [place for place in wanted if place not in kept]
         if missing and not (folder / CELLS).exists():
             append_durably(folder / CELLS, json.dumps(grid.shared()).encode())
         begun, done = time.monotonic(), 0
         for number, place in enumerate(wanted, 1):
             left = None
             if place not in kept:
-                kept[place] = _run(grid.under(*place), Path(work), lender)
+                kept[place] = _run(grid.under(*place), work, lender)
                 append_durably(folder / CELLS, json.dumps(kept[place].to_json()).encode())
                 done += 1
                 left = (time.monotonic() - begun) / done * (len(missing) - done)
             watch(Ended(cell=kept[place], number=number, total=len(wanted), left=left))
     return tuple(kept[place] for place in wanted)
+
+
+@contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """A folder for federations that are under way, this process's alone; what a killed one left goes first."""
+    with hold(folder / ".lock", of=folder):
+        for leftover in folder.glob("federations-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        with TemporaryDirectory(prefix="federations-", dir=folder) as work:
+            yield Path(work)
 
 
 def _kept(grid: Grid, folder: Path) -> dict[tuple[int, str, str], Cell]:

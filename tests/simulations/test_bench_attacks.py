@@ -111,6 +111,7 @@ def test_a_table_that_is_interrupted_goes_on_with_the_cells_that_it_lacks(
         run_grid(grid(), folder=tmp_path, watch=lambda ended: None)
     with (tmp_path / CELLS).open("a") as file:
         file.write('{"rule": "medi')
+    (tmp_path / "federations-of-one-that-was-killed").mkdir()
     ran.clear()
     told: list[Ended] = []
     assert len(run_grid(grid(), folder=tmp_path, watch=told.append)) == 4
@@ -118,7 +119,7 @@ def test_a_table_that_is_interrupted_goes_on_with_the_cells_that_it_lacks(
     assert [ended.left is None for ended in told] == [True, True, True, False]
     run_grid(grid(seeds=(7, 8), rules=("median",)), folder=tmp_path, watch=told.append)
     assert ran[1:] == [(8, "none", "median"), (8, "scaling", "median")]
-    assert [path.name for path in tmp_path.iterdir()] == [CELLS]
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", CELLS}
 
 
 SHORT = replace(TASKS["digits"], phases=(replace(TASKS["digits"].phases[0], rounds=2),))
@@ -150,7 +151,9 @@ def test_a_run_writes_prints_and_tells_what_it_measured_and_typed_again_it_runs_
     ]
     assert document["keeps"] == {"fedavg": {"sign-flip": False}}
     assert told.err.count("accuracy") == 2 and told.err.count("left") == 1
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"attacks.json", CELLS}, "no federation stays"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "attacks.json", CELLS}, (
+        "no federation stays"
+    )
     assert attacks.main([*small, "--out", str(tmp_path / "out")]) == 0
     again = capsys.readouterr()
     assert (json.loads(again.out), again.err.count("was done already")) == (document, 2)
