@@ -2,8 +2,8 @@
 
 Example::
 
-    python -m fedrelease.simulations.bench.attacks                      # small images, two attacks, one seed: some minutes
-    python -m fedrelease.simulations.bench.attacks --full               # all eight attacks, three seeds: half an hour
+    python -m fedrelease.simulations.bench.attacks                      # small images, two attacks, one seed: two minutes
+    python -m fedrelease.simulations.bench.attacks --full               # all eight attacks, three seeds: nine times that
     python -m fedrelease.simulations.bench.attacks --rules fedavg,median --attacks sign-flip,backdoor --seeds 2
     python -m fedrelease.simulations.bench.attacks --task sms-spam      # texts, MiniLM with LoRA: longer
 
