@@ -62,8 +62,8 @@ def train_sites(
 
 
 def _one_by_one(request: Request) -> bool:
-    """Early stopping, control variates and Fisher information are each site's own."""
-    own = {"tell_fisher", "variate"} & request.directives.keys()
+    """Early stopping, control variates, private parts and Fisher information are each site's own."""
+    own = {"private", "tell_fisher", "variate"} & request.directives.keys()
     return request.experiment.training.patience is not None or bool(own)
 
 

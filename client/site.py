@@ -21,6 +21,7 @@ from fedrelease.client.correction import Correction, MeanGradient
 from fedrelease.client.directives import Directives, frozen, parse_directives
 from fedrelease.client.fisher import check_fisher, fisher_of
 from fedrelease.client.ledger import Entry, Ledger, Standing
+from fedrelease.client.private_part import PrivatePart, open_private_part, own_tensors
 from fedrelease.client.sampling import randomness
 from fedrelease.client.schedule import steps_per_round
 from fedrelease.client.selftest import check_gradients
@@ -31,11 +32,12 @@ from fedrelease.data.sites import SiteData
 from fedrelease.errors import DataError, PrivacyError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
+from fedrelease.factors import trained_part
 from fedrelease.files import Json, canonical_bytes, digest_bytes
-from fedrelease.messages import Answer, Request
+from fedrelease.messages import ACCURACY_PRIVATE, Answer, Request
 from fedrelease.models.classifier import load_state, trainable_state
-from fedrelease.models.evaluation import look
-from fedrelease.models.metrics import Matrix
+from fedrelease.models.evaluation import look, outcomes
+from fedrelease.models.metrics import Matrix, scores
 from fedrelease.models.ranks import at_rank
 from fedrelease.models.tasks import Classifier
 from fedrelease.privacy import PrivacyPlan, Receipt, plan_privacy
@@ -87,13 +89,15 @@ def charge_identity(site: Site, shared: Mapping[str, Json], *, pool: str) -> str
 def train_site(
     site: Site, request: Request, state: State, model: Classifier, companions: State | None = None
 ) -> tuple[Answer, dict[str, Tensor]]:
-    """Train from ``state`` and return the answer with the trained state (float32, same names; factors in the site's rank).
+    """Train from ``state`` and return the answer with the trained state (float32; factors in the site's rank).
 
-    ``companions`` came with the state, and those that go back are beside the trained tensors, by ``<kind>/<name>``.
+    Its names are those of ``state`` without residuals: these stay as they came, and are not sent back. ``companions`` came with
+    the state, and those that go back are beside the trained tensors, by ``<kind>/<name>``. In the place of a private part there
+    is what ``state`` has.
 
     Raises:
         BudgetExceeded: the ledger has no room; nothing was trained.
-        DataError: the site's labels are not the experiment's.
+        DataError: the site's labels are not the experiment's, or what it keeps between rounds is not in order.
         PrivacyError: the plan has no such round, or the strategy asks for a loss that privacy keeps to the site.
         ModelError: the strategy asks for something that local training does not know, or that the model does not have; or this
             machine's gradients by example are wrong.
@@ -102,7 +106,11 @@ def train_site(
     companions = companions or {}
     rank = request.experiment.model.adapter.rank_of(site.data.name)
     load_state(model, state)  # before the charge, as what follows it: a state or wish that does not fit costs nothing
-    check_companions(request, state, companions)
+    private = open_private_part(site.home, request, state)
+    if private:
+        load_state(model, {**state, **private.own})
+    began = trained_part(state)
+    check_companions(request, began, companions)
     with at_rank(model, rank):
         with frozen(model, directives.freeze):
             task = begin_training(
@@ -111,13 +119,14 @@ def train_site(
                 model,
                 shared=charge_facts(request, state, companions),
                 check=lambda job: check_gradients(model, job.rows),
-                carried=open_variate(site.home, request, state, companions),
+                carried=open_variate(site.home, request, began, companions),
+                private=private,
             )
             done = train(model, task.job)
-        trained = trainable_state(model)
+        trained = trained_part(trainable_state(model))
         rows, few = site.data.train, request.experiment.training.micro_batch
         told = fisher_of(model, rows, micro_batch=few) if directives.tell_fisher else {}
-    return task.answer(done), {**trained, **task.end(state, trained, done), **told}
+    return task.answer(done), {**trained, **task.end(began, trained, done), **told}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +138,7 @@ class Task:
     receipt: Receipt | None
     told: Mapping[str, float] = field(default_factory=dict)
     carried: Carried | None = None
+    private: PrivatePart | None = None
 
     def answer(self, steps: int) -> Answer:
         """What the site tells when that many steps were done. How many examples it has is private with privacy."""
@@ -137,7 +147,9 @@ class Task:
         return Answer(site=self.site, examples=examples, metrics=metrics, receipt=self.receipt)
 
     def end(self, began: State, trained: State, steps: int) -> dict[str, Tensor]:
-        """Keep the site's variate for its next round, where it has one; what is to be sent of it."""
+        """Keep the site's variate or private part for its next round; what is sent of the one, or in the other's place."""
+        if self.private is not None:
+            return self.private.end(began, trained)
         if self.carried is None:
             return {}
         return self.carried.end(began, trained, self.job.seen.over(steps) if self.job.seen else {})
@@ -151,6 +163,7 @@ def begin_training(
     shared: Mapping[str, Json],
     check: Callable[[Job], None],
     carried: Carried | None = None,
+    private: PrivatePart | None = None,
 ) -> Task:
     """Everything before the first step, the charge last of all.
 
@@ -158,6 +171,7 @@ def begin_training(
         shared: the question's :func:`charge_facts`.
         check: of the machine's gradients, before a private job is charged for.
         carried: the site's control variate, where the strategy keeps one.
+        private: the site's own part of the model, where the strategy lets it keep one; the model has it.
 
     Raises:
         DataError, PrivacyError, BudgetExceeded: as :func:`train_site`.
@@ -167,15 +181,16 @@ def begin_training(
     directives = parse_directives(request.directives)
     _check_tells(directives, request.experiment, model)
     plan = _plan(site, request.experiment)
-    variate: dict[str, Json] = {"variate": state_digest(carried.own)} if carried else {}
-    identity = charge_identity(site, {**shared, **variate}, pool="train")
+    kept: dict[str, Json] = {"variate": state_digest(carried.own)} if carried else {}
+    kept |= {"private": state_digest(private.own)} if private else {}
+    identity = charge_identity(site, {**shared, **kept}, pool="train")
     correction, seen = _steered(directives, carried)
     job = replace(_job(site, request, model, plan, key=identity), correction=correction, seen=seen)
     if plan:
         check(job)
     receipt = _charged(site, request, plan.segment(), identity, pool="train") if plan else None
     told = {"loss": _mean_loss(model, site.data.train)} if directives.tell_loss else {}
-    return Task(site=site.data.name, job=job, receipt=receipt, told=told, carried=carried)
+    return Task(site=site.data.name, job=job, receipt=receipt, told=told, carried=carried, private=private)
 
 
 def _check_tells(directives: Directives, experiment: Experiment, model: Classifier) -> None:
@@ -222,6 +237,10 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
     Guarantees: with ``noised`` the only thing that leaves is the confusion matrix plus Gaussian noise, rounded to whole numbers;
     one row more or less changes one count by one, so its sensitivity is 1, and the plan's rounds together cost at most
     ``privacy.epsilon``.
+
+    Where the strategy lets a site keep a private part, all this is about ``state`` as it is released. What the site's users get,
+    with the part in place, it tells beside that as the metric ``accuracy_private``, where metrics may leave without noise: a
+    second look would have to be paid for. It is ``accuracy`` for a site that has no such part yet.
     """
     experiment = request.experiment
     _check_labels(site, experiment)
@@ -233,8 +252,14 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
     load_state(model, state)
     matrix, loss = look(model, site.data.holdout, classes=len(experiment.model.labels))
     if not private or experiment.privacy.metrics == "exact":
+        told = outcomes(model, site.data.holdout, experiment.model.labels) if experiment.tells_items else None
         return Answer(
-            site=site.data.name, examples=len(site.data.holdout), metrics={}, confusion=_as_rows(matrix), loss=loss
+            site=site.data.name,
+            examples=len(site.data.holdout),
+            metrics=_private_metrics(site, request, state, model, matrix),
+            confusion=_as_rows(matrix),
+            loss=loss,
+            items=told,
         )
     identity = charge_identity(site, charge_facts(request, state), pool="holdout")
     segment = _holdout_segment(site, experiment)
@@ -242,6 +267,17 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
     noise = randomness(site.noise, "noise", identity).normal(segment.noise_multiplier, matrix.shape)
     noised = numpy.rint(matrix + noise.numpy()) + 0.0  # + 0.0: no count is minus zero
     return Answer(site=site.data.name, metrics={}, confusion=_as_rows(noised), receipt=receipt)
+
+
+def _private_metrics(site: Site, request: Request, state: State, model: Classifier, plain: Matrix) -> dict[str, float]:
+    """How the site's users fare, with its own tensors in the places of the state's; ``plain`` is of the state as it is."""
+    own = own_tensors(site.home, request, state)
+    if own is None:
+        return {}
+    if own:
+        load_state(model, {**state, **own})
+        plain, _ = look(model, site.data.holdout, classes=len(request.experiment.model.labels))
+    return {ACCURACY_PRIVATE: scores(plain)["accuracy"]}
 
 
 def _check_labels(site: Site, experiment: Experiment) -> None:

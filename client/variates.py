@@ -9,11 +9,9 @@ Example::
 Guarantees: a variate, and all that is sent of it, is a function of trained states and of gradients as the optimizer got them:
 with privacy clipped, noised, and paid for. It costs nothing more (post-processing), and may leave the site as those may.
 
-A round that is asked again, after a crash of either side, starts from the variate before it: what a version leaves behind lies
-under its own name, and the version reads the newest of those before it. The last two are kept.
+How variates lie on disk, and what a round that is asked again starts from: :mod:`fedrelease.client.left_behind`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +20,10 @@ from torch import Tensor
 
 from fedrelease.client.correction import Correction
 from fedrelease.client.directives import parse_directives
-from fedrelease.errors import DataError, ModelError
-from fedrelease.experiment import Experiment
-from fedrelease.experiment_document import experiment_digest
-from fedrelease.manifest import version_key
+from fedrelease.client.left_behind import Shelf, shelf_of
+from fedrelease.errors import ModelError
 from fedrelease.messages import Request
-from fedrelease.update import State, read_state, write_state
+from fedrelease.update import State
 
 __all__ = ["Carried", "check_companions", "next_variate", "open_variate"]
 
@@ -42,14 +38,14 @@ class Carried:
     Attributes:
         kind: ``scaffold`` or ``feddyn``. alpha: FedDyn's.
         own: the site's variate. servers: SCAFFOLD's ``c``; empty for FedDyn.
-        path: where the variate after this round goes.
+        shelf: where the variate after this round goes.
     """
 
     kind: str
     alpha: float
     own: State
     servers: State
-    path: Path
+    shelf: Shelf
 
     @property
     def correction(self) -> Correction:
@@ -61,8 +57,7 @@ class Carried:
     def end(self, began: State, trained: State, mean_gradient: State) -> dict[str, Tensor]:
         """Keep the variate after the round durably, and return the companions of the answer."""
         after = next_variate(self, began, trained, mean_gradient)
-        write_state(self.path, after)
-        _forget_all_but_two(self.path)
+        self.shelf.keep(after)
         if self.kind == "feddyn":
             return {}
         return {f"{COMPANION}/{name}": value - self.own[name] for name, value in after.items()}
@@ -111,45 +106,18 @@ def open_variate(home: Path, request: Request, state: State, companions: State) 
     directives = parse_directives(request.directives)
     if directives.variate is None:
         return None
-    folder = home / "variates" / f"{directives.variate}-{experiment_digest(request.experiment)[:16]}"
-    before = _newest_before(folder, request)
-    own = read_state(before) if before else {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in state.items()}:
-        hint = "put back the file that was there; without it the site begins with a variate of zeros"
-        raise DataError("this site's control variate does not fit the state", value=str(before), hint=hint)
+    shelf = shelf_of(home / "variates", directives.variate, request)
+    before = shelf.before()
     return Carried(
         kind=directives.variate,
         alpha=directives.alpha,
-        own=own,
+        own=_own(shelf, before, state)
+        if before
+        else {name: torch.zeros_like(tensor) for name, tensor in state.items()},
         servers={name.removeprefix(f"{COMPANION}/"): value for name, value in companions.items()},
-        path=folder / f"{request.version}.safetensors",
+        shelf=shelf,
     )
 
 
-def _newest_before(folder: Path, request: Request) -> Path | None:
-    """What the last round that asked this site left, unless the server's memory has begun anew since."""
-    first = _first_phase(request.experiment, version_key(request.version)[1])
-    known = {
-        key: path for key, path in _versions(folder).items() if key[1] >= first and key < version_key(request.version)
-    }
-    return known[max(known)] if known else None
-
-
-def _first_phase(experiment: Experiment, phase: int) -> int:
-    """The first of the phases, from 1, that follow each other up to this one with one strategy, whose memory goes on."""
-    names = [each.strategy.name for each in experiment.phases]
-    while 1 < phase <= len(names) and names[phase - 2] == names[phase - 1]:
-        phase -= 1
-    return phase
-
-
-def _versions(folder: Path) -> Mapping[tuple[int, int, int], Path]:
-    return {version_key(path.stem): path for path in folder.glob("[0-9]*.safetensors")}
-
-
-def _forget_all_but_two(path: Path) -> None:
-    """Keep this version's and the one before it; a later one is of a history that the server has lost."""
-    known = _versions(path.parent)
-    earlier = sorted(key for key in known if key < version_key(path.stem))
-    for key in known.keys() - {version_key(path.stem), *earlier[-1:]}:
-        known[key].unlink(missing_ok=True)
+def _own(shelf: Shelf, before: Path, state: State) -> dict[str, Tensor]:
+    return shelf.read(before, like=state, what="control variate", without="a variate of zeros")

@@ -8,7 +8,7 @@ Example::
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,9 @@ from fedrelease.files import write_durably
 from fedrelease.models.bases import Base, open_base
 from fedrelease.server.events import Event, Watcher
 from fedrelease.server.flower import FlowerSites
-from fedrelease.server.gather import Setting
+from fedrelease.server.gather import Seen, Setting
 from fedrelease.server.rounds import run_rounds
+from fedrelease.server.signing import own_signer
 from fedrelease.server.store import Store
 from fedrelease.update import State
 
@@ -52,7 +53,7 @@ def server_app(watch: Watcher, *, initial: Initial | None = None, seconds_of: Se
         experiment = from_document(json.loads(str(settings["experiment"])))
         folder = Path(str(settings["base"]))
         holdout = settings.get("server-holdout")
-        store = Store.create_or_open(Path(str(settings["store"])))
+        store = Store.create_or_open(Path(str(settings["store"])), signer=own_signer())
         with store.lock():
             check_same_experiment(store, experiment)
             base = open_base(str(folder), cache=folder)
@@ -89,9 +90,9 @@ def _initial_state(base: Base, experiment: Experiment) -> State:
     return initial_state(base, experiment)
 
 
-def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State], Mapping[str, float]]:
+def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State], Seen]:
     if holdout is None:
-        return lambda state: {}
+        return lambda state: Seen()
     from fedrelease.server.local_model import server_look
 
     return server_look(base, experiment, holdout)

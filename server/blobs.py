@@ -18,7 +18,7 @@ from fedrelease.errors import DamagedRelease, StoreError
 from fedrelease.files import digest_bytes, digest_file, sync_folder
 from fedrelease.manifest import check_sha256
 
-__all__ = ["blob_path", "disk_errors", "link_durably", "put_blob", "read_blob", "temporary_file"]
+__all__ = ["blob_path", "disk_errors", "link_durably", "put_blob", "read_blob", "replace_durably", "temporary_file"]
 
 
 def blob_path(root: Path, sha256: str) -> Path:
@@ -101,6 +101,16 @@ def link_durably(root: Path, path: Path, data: bytes) -> None:
     with temporary_file(root) as temporary:
         _write_read_only(temporary, data)
         os.link(temporary, path)
+    sync_folder(path.parent)
+
+
+def replace_durably(root: Path, path: Path, data: bytes, *, time_ns: int | None = None) -> None:
+    """Give ``path`` these bytes in one step, on disk and read-only; ``time_ns`` is its time of change, else now."""
+    with temporary_file(root) as temporary:
+        _write_read_only(temporary, data)
+        if time_ns is not None:
+            os.utime(temporary, ns=(time_ns, time_ns))
+        temporary.replace(path)
     sync_folder(path.parent)
 
 

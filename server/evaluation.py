@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 import numpy
 
 from fedrelease.manifest import MetricsFacts
-from fedrelease.messages import Answer
+from fedrelease.messages import ACCURACY_PRIVATE, Answer
 from fedrelease.models.metrics import report, scores
 
 __all__ = ["SiteReport", "site_metrics"]
 
 SiteReport = Mapping[str, Mapping[str, Mapping[str, float]]]
-SHARED = ("accuracy", "macro_f1", "loss")
+SHARED = ("accuracy", ACCURACY_PRIVATE, "macro_f1", "loss")
 DECIMALS = 6
 
 
@@ -27,7 +27,8 @@ def site_metrics(
     """The metrics of a release, and the per-class report of each site that told something.
 
     ``mean`` is the plain mean over sites; ``worst`` holds, for each metric, the worst value of any site; ``worst_site`` has the
-    lowest accuracy; ``server`` is what the server saw on its own hold-out.
+    lowest accuracy; ``server`` is what the server saw on its own hold-out. All are of the release as it is, but for
+    ``accuracy_private``: that is of the release with each site's own private part in place.
     """
     sites = {name: found for name in sorted(answers) if (found := _scores(answers[name]))}
     detail = {name: _detail(answers[name], labels) for name in sites}
@@ -51,6 +52,8 @@ def _scores(answer: Answer) -> dict[str, float]:
     found = scores(numpy.asarray(answer.confusion, dtype=float))
     if found and answer.loss is not None:
         found["loss"] = answer.loss
+    if found and ACCURACY_PRIVATE in answer.metrics:
+        found[ACCURACY_PRIVATE] = answer.metrics[ACCURACY_PRIVATE]
     return {metric: _rounded(value) for metric, value in found.items()}
 
 

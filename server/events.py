@@ -64,7 +64,7 @@ class SiteAnswered:
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """A version is in the store for good."""
+    """A version is in the store for good; ``held`` says why its gates gave it no channel, where they did."""
 
     version: str
     digest: str
@@ -73,6 +73,7 @@ class Released:
     bytes_up: int
     bytes_down: int
     seconds: float
+    held: str | None = None
 
 
 Event: TypeAlias = Opened | MemoryBegins | RoundStarted | SiteAnswered | Released

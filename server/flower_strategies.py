@@ -176,13 +176,13 @@ def to_flower(rule: Strategy, **fedavg: Any) -> FlowerStrategy:
     directives are in their ConfigRecord; a client that does not follow them trains as if there were none.
 
     Raises:
-        ExperimentError: the rule rests on variates that clients keep, which plain ones do not.
+        ExperimentError: the rule rests on what clients keep between rounds, and plain ones keep nothing.
     """
-    if "variate" in rule.directives(1):
+    if {"private", "variate"} & rule.directives(1).keys():
         raise ExperimentError(
             "this rule cannot lead plain Flower clients",
             value=type(rule).__name__,
-            rule="its clients keep a control variate between rounds",
+            rule="its clients keep tensors of their own between rounds: a control variate, or a private part of the model",
             hint="run it in rounds of fedrelease, or choose another rule",
         )
     return _Ruled(rule, **fedavg)

@@ -8,18 +8,20 @@ Example::
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Size
 
 from fedrelease.errors import FedreleaseError, UpdateRefused
 from fedrelease.experiment import Experiment
+from fedrelease.item_outcomes import Outcomes
 from fedrelease.manifest import MetricsFacts
 from fedrelease.messages import Answer, Request
 from fedrelease.models.bases import Base
 from fedrelease.privacy import Receipt
 from fedrelease.server.evaluation import SiteReport, site_metrics
 from fedrelease.server.events import SiteAnswered, Watcher
+from fedrelease.server.gates.items import SERVER
 from fedrelease.server.plan import evaluators
 from fedrelease.server.screen import screen, screen_companions, screen_evaluation
 from fedrelease.server.sites import Reply, Sites
@@ -27,11 +29,19 @@ from fedrelease.server.spool import Screened, Spool
 from fedrelease.server.store import Store
 from fedrelease.update import State
 
-__all__ = ["Evaluated", "Setting", "gather_evaluations", "gather_updates"]
+__all__ = ["Evaluated", "Seen", "Setting", "gather_evaluations", "gather_updates"]
 
 REASON_LENGTH = 300
 TOGETHER_BYTES = 32 << 20
 """Updates that arrived together are written together, unless they are larger: then they go to disk before the next is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the server saw on a hold-out of its own: metrics, and each row where a gate needs them."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    items: Outcomes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +50,7 @@ class Setting:
 
     Attributes:
         initial: makes the state of version 0.0.0; called once in the life of a store.
-        look: metrics of a state on the server's own hold-out; empty without one.
+        look: what a state does on the server's own hold-out; empty without one.
         seconds_of: how long a site takes with a state of so many bytes, where that is known beforehand: on virtual time.
     """
 
@@ -49,7 +59,7 @@ class Setting:
     sites: Sites
     base: Base
     initial: Callable[[], State]
-    look: Callable[[State], Mapping[str, float]]
+    look: Callable[[State], Seen]
     watch: Watcher
     seconds_of: Callable[[str, int], float] | None = None
 
@@ -61,12 +71,14 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What sites and server saw of a candidate."""
+    """What sites and server saw of a candidate; ``items`` by site, the server's own under its name."""
 
     metrics: MetricsFacts
     report: SiteReport
     receipts: tuple[Receipt, ...]
     refused: Mapping[str, str]
+    items: Mapping[str, Outcomes] = field(default_factory=dict)
+    answers: Mapping[str, Answer] = field(default_factory=dict)
 
 
 def gather_updates(
@@ -90,7 +102,7 @@ def gather_updates(
     size = 0
     for reply in setting.sites.train(request, parent, waiting, companions):
         try:
-            together.append(_screened(setting.experiment, reply, parent, kinds))
+            together.append(_screened(request, reply, parent, kinds))
             size += together[-1].size_bytes
         except UpdateRefused as error:
             refused[reply.site] = _short(error)
@@ -101,10 +113,12 @@ def gather_updates(
     return refused
 
 
-def _screened(experiment: Experiment, reply: Reply, parent: State, kinds: Sequence[str]) -> Screened:
+def _screened(request: Request, reply: Reply, parent: State, kinds: Sequence[str]) -> Screened:
     if reply.answer is None or reply.refused is not None:
         raise UpdateRefused(reply.refused or "no answer")
-    delta = screen(parent, reply.arrays, reply.answer, experiment=experiment, site=reply.site)
+    experiment, private = request.experiment, request.directives.get("private")
+    part = private if isinstance(private, str) else None
+    delta = screen(parent, reply.arrays, reply.answer, experiment=experiment, site=reply.site, part=part)
     companions = screen_companions(parent, reply.companions, kinds, experiment=experiment)
     return Screened(site=reply.site, delta={**delta, **companions}, answer=reply.answer)
 
@@ -138,10 +152,17 @@ def gather_evaluations(setting: Setting, request: Request, candidate: State) -> 
             refused[reply.site] = f"hold-out: {_short(error)}"
         answer = answers.get(reply.site)
         setting.tell(request, "evaluate", reply.site, refused.get(reply.site), answer.receipt if answer else None)
-    metrics, report = site_metrics(answers, labels=labels, server=setting.look(candidate))
+    seen = setting.look(candidate)
+    metrics, report = site_metrics(answers, labels=labels, server=seen.metrics)
     receipts = tuple(answers[site].receipt for site in sorted(answers))
+    items = {**{site: answer.items for site, answer in answers.items()}, SERVER: seen.items}
     return Evaluated(
-        metrics=metrics, report=report, receipts=tuple(r for r in receipts if r is not None), refused=refused
+        metrics=metrics,
+        report=report,
+        receipts=tuple(r for r in receipts if r is not None),
+        refused=refused,
+        items={name: told for name, told in sorted(items.items()) if told is not None},
+        answers=answers,
     )
 
 

@@ -16,9 +16,24 @@ from fedrelease.errors import DamagedRelease, StoreError
 from fedrelease.files import append_durably, digest_bytes, read_lines
 from fedrelease.manifest import Manifest, parse_version
 
-__all__ = ["EVENTS", "FIRST", "LogEntry", "append", "check_chain", "entry_for", "read", "readable", "utc_now"]
+__all__ = [
+    "EVENTS",
+    "FILE",
+    "FIRST",
+    "RELEASES",
+    "LogEntry",
+    "append",
+    "check_chain",
+    "entry_for",
+    "read",
+    "readable",
+    "utc_now",
+]
 
-EVENTS = ("held", "released", "round-failed")
+FILE = "log.jsonl"
+RELEASES = ("held", "released")
+MOVES = ("pause", "promote", "resume", "rollback", "unyank", "yank")
+EVENTS = (*RELEASES, "round-failed", *MOVES)
 FIRST = "0" * 64
 
 
@@ -27,11 +42,14 @@ class LogEntry:
     """One line of the log.
 
     Attributes:
-        version, digest: of the release; a failed round has the version it would have had, and no digest.
+        version, digest: of the release, or of the one that a channel was moved to; a failed round has the version it would have
+            had, and no digest.
+        event: a verdict, ``round-failed``, or the verb that moved channels.
         channels: those that moved to this release.
         seconds, bytes_up, bytes_down: what the round took; None where a crash lost the numbers.
         time: ISO 8601, UTC.
-        reason: why a round failed or a candidate was held.
+        reason: why a round failed, a candidate was held, or somebody moved a channel. actor: who did.
+        generation: of the channels after it.
         previous: sha256 of the line before (64 zeros in the first line); set by :func:`append`.
     """
 
@@ -46,6 +64,8 @@ class LogEntry:
     bytes_up: int | None = None
     bytes_down: int | None = None
     reason: str | None = None
+    actor: str | None = None
+    generation: int | None = None
     previous: str = FIRST
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ Apart from the server's app, which imports it only when it is asked for: it brin
 server that does neither is spared their memory.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from fedrelease.data.row_files import open_rows
@@ -17,10 +17,11 @@ from fedrelease.data.tokens import load_tokenizer
 from fedrelease.experiment import Experiment
 from fedrelease.models.bases import Base
 from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
-from fedrelease.models.evaluation import look
+from fedrelease.models.evaluation import look, outcomes
 from fedrelease.models.metrics import scores
 from fedrelease.models.tasks import Classifier, build_model
 from fedrelease.models.zero_shot import label_vectors
+from fedrelease.server.gather import Seen
 from fedrelease.update import State
 
 __all__ = ["drawn_state", "initial_state", "server_look"]
@@ -47,13 +48,14 @@ def drawn_state(classifier: Classifier, base: Base, experiment: Experiment) -> S
     return {**state, "head.weight": head}
 
 
-def server_look(base: Base, experiment: Experiment, holdout: Path) -> Callable[[State], Mapping[str, float]]:
-    """Metrics of a state on the rows of ``holdout``, as a function of the state; the model is built once."""
+def server_look(base: Base, experiment: Experiment, holdout: Path) -> Callable[[State], Seen]:
+    """What a state does on the rows of ``holdout``, as a function of the state; the model is built once."""
     model, rows = _classifier(base, experiment), open_rows(holdout)
 
-    def on_server(state: State) -> Mapping[str, float]:
+    def on_server(state: State) -> Seen:
         load_state(model, state)
         matrix, loss = look(model, rows, classes=len(experiment.model.labels))
-        return {**scores(matrix), "loss": loss}
+        items = outcomes(model, rows, experiment.model.labels) if experiment.needs_items else None
+        return Seen(metrics={**scores(matrix), "loss": loss}, items=items)
 
     return on_server

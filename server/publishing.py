@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed
 
-from fedrelease.experiment import Experiment, StrategyChoice
+from fedrelease.experiment import Experiment, Phase, StrategyChoice
 from fedrelease.experiment_document import experiment_digest
 from fedrelease.experiment_file import to_toml
 from fedrelease.files import canonical_bytes
@@ -29,9 +29,13 @@ from fedrelease.manifest import (
 )
 from fedrelease.models.bases import Base
 from fedrelease.privacy import Receipt
+from fedrelease.server.gates.items import Items
+from fedrelease.server.gates.subject import SiteScores
 from fedrelease.server.gather import Evaluated
 from fedrelease.server.journal import entry_for, utc_now
+from fedrelease.server.judging import Candidate, attach_report, judge
 from fedrelease.server.release import Release
+from fedrelease.server.seen_items import ITEMS, SCORES, items_of, scores_bytes, scores_of
 from fedrelease.server.store import Store
 from fedrelease.update import State, Update, state_bytes
 
@@ -42,12 +46,16 @@ PACKAGES = ("fedrelease", "flwr", "numpy", "opacus", "peft", "torch", "transform
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """All that a round ended with; ``residual`` is by LoRA layer, see :func:`fedrelease.strategies.lora.residuals`."""
+    """All that a round ended with.
+
+    Attributes:
+        phase: None for the base, which no gate looks at.
+        residual: by LoRA layer, see :func:`fedrelease.strategies.lora.residuals`.
+    """
 
     version: str
-    phase: str
+    phase: Phase | None
     round: int
-    channel: str | None
     strategy: StrategyChoice
     parent: Release | None
     state: State
@@ -74,13 +82,61 @@ class Cost:
 
 
 def publish(outcome: Outcome, cost: Cost, *, experiment: Experiment, base: Base, store: Store) -> Release:
-    """Put the files into the store, commit the manifest, log it and move channels."""
-    files = tuple(_keep(store, path, role, data) for path, role, data in _files(outcome, experiment))
-    manifest = Manifest(
+    """Put the files into the store, ask the gates, commit the manifest, log it and move channels.
+
+    The gates' report is there before the release: a crash in between leaves a report about nothing, and no release without one.
+    """
+    items, scores = _seen(outcome, experiment)
+    files = tuple(
+        _keep(store, path, role, data)
+        for path, role, data in (*_files(outcome, experiment), *_seen_files(items, scores))
+    )
+    manifest = _manifest(outcome, files, experiment=experiment, base=base, store=store)
+    reason, channel = None, None
+    if outcome.phase is not None and outcome.parent is not None:
+        refused = len(outcome.refused)
+        candidate = Candidate(
+            draft=manifest, state=outcome.state, parent=outcome.parent, items=items, scores=scores, refused=refused
+        )
+        judged = judge(candidate, outcome.phase, experiment=experiment, store=store)
+        manifest = replace(manifest, verdict=judged.verdict)
+        report, channel = judged.report(manifest), outcome.phase.channel
+        reason = report.sentence if judged.verdict == "held" else None
+        attach_report(store, report)
+    entry = entry_for(
+        manifest,
+        channels=(channel,) if channel else (),
+        time=utc_now(),
+        seconds=round(cost.seconds, 3),
+        bytes_up=cost.bytes_up,
+        bytes_down=cost.bytes_down,
+        reason=reason,
+    )
+    return store.publish(manifest, entry)
+
+
+def _seen(outcome: Outcome, experiment: Experiment) -> tuple[Items | None, SiteScores | None]:
+    """What later candidates are compared with, where a gate of the experiment compares at all."""
+    if not experiment.needs_items:
+        return None, None
+    items = items_of(outcome.evaluated.items, labels=experiment.model.labels)
+    return items, None if items else scores_of(outcome.evaluated.answers, experiment)
+
+
+def _seen_files(items: Items | None, scores: SiteScores | None) -> list[tuple[str, str, bytes]]:
+    kept = [(ITEMS, "items", items.to_bytes())] if items else []
+    return [*kept, (SCORES, "doc", scores_bytes(scores))] if scores else kept
+
+
+def _manifest(
+    outcome: Outcome, files: tuple[FileEntry, ...], *, experiment: Experiment, base: Base, store: Store
+) -> Manifest:
+    """The facts, with a verdict that stands where nobody objects."""
+    return Manifest(
         name=experiment.federation.name,
         version=outcome.version,
         verdict="released",
-        phase=outcome.phase,
+        phase=outcome.phase.name if outcome.phase else "base",
         round=outcome.round,
         parents=(outcome.parent.digest,) if outcome.parent else (),
         files=files,
@@ -88,19 +144,10 @@ def publish(outcome: Outcome, cost: Cost, *, experiment: Experiment, base: Base,
         adapter=_adapter(experiment),
         task=_task(experiment, base),
         federation=_federation(outcome, experiment),
-        privacy=_privacy(outcome, experiment),
+        privacy=_privacy(outcome, experiment, store.head()),
         metrics=_metrics(outcome),
         environment=_environment(experiment),
     )
-    entry = entry_for(
-        manifest,
-        channels=(outcome.channel,) if outcome.channel else (),
-        time=utc_now(),
-        seconds=round(cost.seconds, 3),
-        bytes_up=cost.bytes_up,
-        bytes_down=cost.bytes_down,
-    )
-    return store.publish(manifest, entry)
 
 
 def _files(outcome: Outcome, experiment: Experiment) -> list[tuple[str, str, bytes]]:
@@ -165,12 +212,12 @@ def _metrics(outcome: Outcome) -> MetricsFacts:
     return replace(metrics, server={**metrics.server, RESIDUAL: max(outcome.residual.values())})
 
 
-def _privacy(outcome: Outcome, experiment: Experiment) -> PrivacyFacts | None:
-    """Totals never fall: a site that told nothing this round still stands where it stood."""
+def _privacy(outcome: Outcome, experiment: Experiment, head: Release | None) -> PrivacyFacts | None:
+    """Totals never fall: a site that told nothing this round still stands where it stood, and so does what a held one cost."""
     privacy = experiment.privacy
     if privacy.unit == "none":
         return None
-    before = outcome.parent.manifest.privacy if outcome.parent else None
+    before = head.manifest.privacy if head else None
     totals = [receipt.epsilon_total for receipt in outcome.receipts]
     return PrivacyFacts(
         unit=privacy.unit,

@@ -19,7 +19,7 @@ from fedrelease.server import channels
 from fedrelease.server.blobs import blob_path, read_blob
 from fedrelease.update import State, StateFile
 
-__all__ = ["Committed", "Release", "committed_digest", "load", "resolve", "version_path", "versions"]
+__all__ = ["Committed", "Release", "by_digest", "committed_digest", "load", "resolve", "version_path", "versions"]
 
 SHORTEST_PREFIX = 8
 
@@ -150,6 +150,15 @@ def load(root: Path, version: str) -> Release:
     return Release(version=version, digest=digest, manifest=manifest, root=root)
 
 
+def by_digest(root: Path, digest: str) -> Release:
+    """A release by its whole digest.
+
+    Raises:
+        ReleaseNotFound: the store has none.
+    """
+    return load(root, resolve(root, digest))
+
+
 def resolve(root: Path, ref: str) -> str:
     """The version behind a version, a channel, or a digest (whole, or at least 8 digits of it).
 
@@ -159,7 +168,7 @@ def resolve(root: Path, ref: str) -> str:
     known = versions(root)
     if ref in known:
         return ref
-    pointers = channels.read(root / "channels.json").channels
+    pointers = channels.read(root).channels
     if ref in pointers:
         return pointers[ref].version
     found = _by_digest(root, ref.removeprefix("sha256:"), known)

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 import torch
 
 from fedrelease.errors import ExperimentError, RoundFailed
-from fedrelease.experiment import StrategyChoice
+from fedrelease.experiment import Experiment, StrategyChoice
+from fedrelease.factors import trained_part
 from fedrelease.messages import Request
 from fedrelease.server.arrivals import arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
 from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
 from fedrelease.server.journal import LogEntry, utc_now
+from fedrelease.server.judging import report_of
 from fedrelease.server.plan import (
     BASE_VERSION,
     PlannedRound,
@@ -32,14 +34,15 @@ from fedrelease.server.plan import (
     remaining,
 )
 from fedrelease.server.publishing import Cost, Outcome, publish
-from fedrelease.server.release import Release
+from fedrelease.server.release import Release, load, versions
 from fedrelease.server.spool import Spool, sweep_spools
-from fedrelease.strategies import Strategy, check_ranks, check_strategy, make_strategy
+from fedrelease.server.store import Store
+from fedrelease.strategies import Strategy, check_adapter, check_strategy, make_strategy
 from fedrelease.strategies.averaging import weights_of
 from fedrelease.strategies.lora import residuals
 from fedrelease.update import State, Update, forget_open_files, state_bytes
 
-__all__ = ["run_rounds"]
+__all__ = ["parent_of", "run_rounds", "sweep_finished"]
 
 REASONS_SHOWN = 12
 DECIMALS = 6
@@ -69,12 +72,12 @@ def run_rounds(setting: Setting) -> None:
     for planned in todo:  # a plan that cannot be carried out must not cost anybody anything
         _check_plan(setting, planned)
     check_named(setting.experiment.model.adapter.site_ranks, sites=setting.sites.names())
-    keep, unfinished = setting.experiment.federation.keep_updates, frozenset(planned.version for planned in todo)
-    sweep_spools(setting.store.folder / "spool", unfinished=unfinished, keep=keep)
-    parent = head if head is not None else _publish_base(setting)
+    sweep_finished(setting.store, setting.experiment)
+    if head is None:
+        _publish_base(setting)
     for planned in todo:
         try:
-            parent = _run_round(setting, planned, parent)
+            _run_round(setting, planned, parent_of(setting.store, setting.experiment))
         except RoundFailed as error:
             _record(setting, planned, error)
             raise
@@ -82,9 +85,30 @@ def run_rounds(setting: Setting) -> None:
             forget_open_files()
 
 
+def sweep_finished(store: Store, experiment: Experiment) -> None:
+    """Tidy the spool after a killed run, of rounds whose release is out too. The caller is the store's only writer."""
+    head, plan = store.head(), planned_rounds(experiment)
+    unfinished = frozenset(planned.version for planned in (remaining(plan, head.version) if head else plan))
+    sweep_spools(store.folder / "spool", unfinished=unfinished, keep=experiment.federation.keep_updates)
+
+
+def parent_of(store: Store, experiment: Experiment) -> Release:
+    """Where the next round starts: the head; or, where that was held in a phase that reverts, the newest one that was not.
+
+    It follows from the store alone, so that a resumed run starts where the one that was stopped would have.
+    """
+    reverting = {phase.name for phase in experiment.phases if phase.reverts}
+    newest_first = (load(store.folder, version) for version in reversed(versions(store.folder)))
+    return next(
+        release
+        for release in newest_first
+        if release.manifest.verdict == "released" or release.manifest.phase not in reverting
+    )
+
+
 def _check_plan(setting: Setting, planned: PlannedRound) -> None:
     check_strategy(planned.phase.strategy, setting.experiment.privacy)
-    check_ranks(planned.phase.strategy, setting.experiment.model.adapter)
+    check_adapter(planned.phase.strategy, setting.experiment.model.adapter)
     strategy = _strategy(setting, planned)
     asked = cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
     if len(asked) < strategy.least:
@@ -95,6 +119,13 @@ def _check_plan(setting: Setting, planned: PlannedRound) -> None:
             hint="raise phase.sites_per_round, or choose a strategy that needs fewer, such as fedavg",
         )
     check_times(setting, planned, strategy, asked)
+    if planned.phase.reverts and strategy.waits_for(len(asked)) < len(asked):
+        raise ExperimentError(
+            f"phase {planned.phase.name} reverts, and {planned.phase.strategy.name} does not wait for all sites",
+            value="on_held = revert",
+            rule="sites that are under way began from releases that a revert would leave aside",
+            hint='on_held = "continue", or a strategy that waits, such as fedavg',
+        )
 
 
 def _strategy(setting: Setting, planned: PlannedRound) -> Strategy:
@@ -108,9 +139,8 @@ def _publish_base(setting: Setting) -> Release:
     request = _request(setting, BASE_VERSION, 0)
     outcome = Outcome(
         version=BASE_VERSION,
-        phase="base",
+        phase=None,
         round=0,
-        channel=None,
         strategy=StrategyChoice(name="none"),
         parent=None,
         state=state,
@@ -129,7 +159,8 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     strategy, memory = _strategy(setting, planned), _memory(setting, planned, parent)
     begun_from = arrivals(setting, planned, parent, strategy)
     asked, state = tuple(sorted(begun_from)), dict(parent.state())
-    companions = dict(strategy.broadcast(state, memory))
+    shown = state if strategy.writes_residual else trained_part(state)
+    companions = dict(strategy.broadcast(shown, memory))
     request = _request(setting, planned.version, planned.number, **strategy.directives(planned.number))
     setting.watch(
         RoundStarted(
@@ -147,13 +178,13 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     accepted = [update for update in spool.updates() if update.site in begun_from]
     updates = as_arrived(accepted, begun_from, parent, setting.store, strategy)
     _check_quorum(setting, planned, asked, updates, refused)
-    aggregated, memory = strategy.aggregate(state, updates, memory)
+    aggregated, memory = strategy.aggregate(shown, updates, memory)
+    aggregated = {**{name: tensor for name, tensor in state.items() if name not in shown}, **aggregated}
     _check_finite(aggregated, planned)
     outcome = Outcome(
         version=planned.version,
-        phase=planned.phase.name,
+        phase=planned.phase,
         round=planned.number,
-        channel=planned.phase.channel,
         strategy=planned.phase.strategy,
         parent=parent,
         state=aggregated,
@@ -268,6 +299,12 @@ def _publish(setting: Setting, outcome: Outcome, begun: float, beside: State | N
             bytes_up=cost.bytes_up,
             bytes_down=cost.bytes_down,
             seconds=cost.seconds,
+            held=_why_held(release),
         )
     )
     return release
+
+
+def _why_held(release: Release) -> str | None:
+    report = report_of(release) if release.manifest.verdict == "held" else None
+    return report.sentence if report else None

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from fedrelease.errors import UpdateRefused
 from fedrelease.experiment import Experiment
-from fedrelease.factors import truncated
-from fedrelease.messages import Answer
+from fedrelease.factors import trained_part, truncated
+from fedrelease.messages import ACCURACY_PRIVATE, Answer
 from fedrelease.privacy import Receipt
+from fedrelease.private_part import private_names
 from fedrelease.update import State
 
 __all__ = ["screen", "screen_companions", "screen_evaluation"]
@@ -27,14 +28,21 @@ NOISES = ("secure", "seeded")
 
 
 def screen(
-    parent: State, trained: Mapping[str, Tensor], answer: Answer, *, experiment: Experiment, site: str
+    parent: State,
+    trained: Mapping[str, Tensor],
+    answer: Answer,
+    *,
+    experiment: Experiment,
+    site: str,
+    part: str | None = None,
 ) -> dict[str, Tensor]:
     """The delta ``trained - parent``, once every check has passed.
 
+    Residuals go out with the state and stay as they are: none is expected back, and one that comes is an unknown tensor.
     A site with a rank of its own trained from the leading ranks of the parent's factors, and answers in that rank.
     Checked, in this order: the site's name; the number of examples, which privacy keeps to the site; tensor names; shapes and
-    dtypes; finite values; the delta's L2 norm against ``federation.max_update_norm``; with privacy a receipt that promises at
-    least what the experiment asks for.
+    dtypes; that tensors of the private ``part`` are what was sent out; finite values; the delta's L2 norm against
+    ``federation.max_update_norm``; with privacy a receipt that promises at least what the experiment asks for.
 
     Raises:
         UpdateRefused: a check failed; the text names the tensor or the field.
@@ -44,11 +52,13 @@ def screen(
     _check_examples(answer.examples, private=private)
     if private and "loss" in answer.metrics:
         raise UpdateRefused("the answer tells a loss", value="loss", rule="with privacy it stays with the site")
+    parent = trained_part(parent)
     _check_names(parent, trained)
     if experiment.model.adapter.site_ranks:
         parent = truncated(parent, experiment.model.adapter.rank_of(site))
     delta = {name: _delta_of(name, tensor, trained[name]) for name, tensor in parent.items()}
-    norm = math.hypot(*(_length(name, part, trained[name]) for name, part in delta.items()))
+    _check_private(delta, part)
+    norm = math.hypot(*(_length(name, moved, trained[name]) for name, moved in delta.items()))
     _check_norm("update", norm, experiment)
     if private:
         _check_receipt(answer.receipt, experiment=experiment, site=site, pool="train")
@@ -58,7 +68,7 @@ def screen(
 def screen_companions(
     parent: State, sent: Mapping[str, Tensor], kinds: Sequence[str], *, experiment: Experiment
 ) -> dict[str, Tensor]:
-    """What came beside a trained state, as it came: of each kind one tensor for each of the parent's.
+    """What came beside a trained state, as it came: of each kind one tensor for each of the parent's but residuals.
 
     Checked: names; shapes and dtypes, which are the parent's; finite values; each kind's L2 norm against
     ``federation.max_update_norm``. A strategy with no ``kinds`` gets nothing.
@@ -66,7 +76,7 @@ def screen_companions(
     Raises:
         UpdateRefused: a check failed; the text names the tensor or the kind.
     """
-    expected = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in parent.items()}
+    expected = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in trained_part(parent).items()}
     _check_names(expected, sent)
     for kind in kinds:
         names = [name for name in expected if name.startswith(f"{kind}/")]
@@ -86,12 +96,24 @@ def _check_names(parent: State, trained: Mapping[str, Tensor]) -> None:
     for name in sorted(set(parent) - set(trained)):
         raise UpdateRefused(f"the tensor {name} is missing", value=len(trained), rule=f"{len(parent)} tensors")
     for name in sorted(set(trained) - set(parent)):
-        raise UpdateRefused("an unknown tensor came", value=name, rule="only tensors that were sent out come back")
+        raise UpdateRefused("an unknown tensor came", value=name, rule="only what a site trains comes back")
 
 
 def _delta_of(name: str, before: Tensor, after: Tensor) -> Tensor:
     _check_form(name, before, after)
     return after - before
+
+
+def _check_private(delta: State, part: str | None) -> None:
+    """What is private to a site is not spooled, released or looked at, not even by mistake of the site."""
+    for name in private_names(delta, part):
+        if bool(delta[name].any()):
+            raise UpdateRefused(
+                f"{name} is private to its site, and came",
+                value="other numbers than were sent out",
+                rule=f"with the directive private = {part} it comes back as it went out",
+                hint="update that site",
+            )
 
 
 def _check_form(name: str, before: Tensor, after: Tensor) -> None:
@@ -114,8 +136,9 @@ def _length(name: str, delta: Tensor, after: Tensor) -> float:
 def screen_evaluation(answer: Answer, *, experiment: Experiment, site: str) -> None:
     """Check what a site tells about its hold-out.
 
-    Checked: the site's name; a confusion matrix of the experiment's labels with believable counts; that the site tells no more
-    than ``privacy.metrics`` allows, and with noised metrics its receipt.
+    Checked: the site's name; a confusion matrix of the experiment's labels with believable counts; an ``accuracy_private``, where
+    there is one, between 0 and 1; that the site tells no more than ``privacy.metrics`` allows, and with noised metrics its
+    receipt.
 
     Raises:
         UpdateRefused: a check failed; the text names the field.
@@ -123,14 +146,21 @@ def screen_evaluation(answer: Answer, *, experiment: Experiment, site: str) -> N
     _check_site(answer, site)
     if answer.confusion is not None:
         _check_confusion(answer.confusion, classes=len(experiment.model.labels))
+    if answer.items is not None and experiment.tells_items:
+        answer.items.check(experiment.model.labels)
+    elif answer.items is not None:
+        raise UpdateRefused("the answer tells more than was asked", value="items", rule="no gate may have them")
+    _check_share(answer.metrics.get(ACCURACY_PRIVATE))
     if experiment.privacy.unit == "none" or experiment.privacy.metrics == "exact":
         return
-    if answer.loss is not None or (experiment.privacy.metrics == "withheld" and answer.confusion is not None):
-        raise UpdateRefused(
-            "the answer tells more than was asked",
-            value="loss" if answer.loss is not None else "confusion",
-            rule=f"privacy.metrics is {experiment.privacy.metrics}",
-        )
+    told = [
+        *(["loss"] if answer.loss is not None else []),
+        *(["confusion"] if experiment.privacy.metrics == "withheld" and answer.confusion is not None else []),
+        *([ACCURACY_PRIVATE] if ACCURACY_PRIVATE in answer.metrics else []),
+    ]
+    if told:
+        rule = f"privacy.metrics is {experiment.privacy.metrics}"
+        raise UpdateRefused("the answer tells more than was asked", value=told[0], rule=rule)
     if answer.confusion is not None:
         _check_receipt(answer.receipt, experiment=experiment, site=site, pool="holdout")
 
@@ -138,6 +168,11 @@ def screen_evaluation(answer: Answer, *, experiment: Experiment, site: str) -> N
 def _check_site(answer: Answer, site: str) -> None:
     if answer.site != site:
         raise UpdateRefused("the answer names another site", value=answer.site, rule=f"site is {site}")
+
+
+def _check_share(accuracy: float | None) -> None:
+    if accuracy is not None and not 0 <= accuracy <= 1:
+        raise UpdateRefused(f"{ACCURACY_PRIVATE} is not believable", value=accuracy, rule="between 0 and 1")
 
 
 def _check_confusion(rows: Sequence[Sequence[float]], *, classes: int) -> None:

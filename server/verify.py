@@ -7,9 +7,9 @@ Example::
     [problem.path for problem in report.problems]          # ['blobs/sha256/5e1f... (adapter.safetensors of 0.1.2)']
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias
@@ -17,14 +17,16 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fedrelease import facts
 from fedrelease.errors import DamagedRelease, UpdateRefused
 from fedrelease.files import digest_file
 from fedrelease.manifest import FileEntry, Manifest, check_digest
 from fedrelease.server import channels, journal
 from fedrelease.server.blobs import blob_path, read_blob
+from fedrelease.server.channels import Pointer
+from fedrelease.server.intent import announced
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.release import committed_digest, resolve, version_path, versions
+from fedrelease.server.signature_check import SignatureCheck
 from fedrelease.server.store import Store
 from fedrelease.update import StateFile
 
@@ -46,10 +48,14 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How many files were looked at and what is wrong with them."""
+    """How many files were looked at and what is wrong with them.
+
+    ``signers`` are the fingerprints of the keys whose signatures were found right, by role; none in a store that nobody signs.
+    """
 
     checked: int
     problems: tuple[Problem, ...]
+    signers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -57,44 +63,44 @@ class Report:
         return not self.problems
 
 
-def verify(store: Store, ref: str | None = None) -> Report:
-    """Check one release, or all of them, and always the log and the channels. Needs no lock.
+def verify(store: Store, ref: str | None = None, *, home: Path | None = None) -> Report:
+    """Check one release, or all of them, and always the log, the channels and the keys. Needs no lock.
+
+    ``home`` is the user's folder of keys, which knows whose keys this machine agreed to and what it has seen; None believes the
+    store's own word about its keys.
 
     Guarantees: a changed byte in any file of a release, its manifest or its version file is named, and so is a missing
-    file. Damage is reported, never raised.
+    file. In a signed store, so is whatever the holders of its keys did not sign. Damage is reported, never raised.
 
     Raises:
         ReleaseNotFound: ``ref`` names no release.
+        SignatureError: what this machine knows of the store is damaged.
     """
-    root = store.folder
+    root, signatures = store.folder, SignatureCheck(store.folder, home)
     found: dict[str, list[str]] = {}
-    for path, what in _findings(root, ref):
+    for path, what in _findings(root, ref, signatures):
         found.setdefault(path, []).extend([] if what is None or what in found.get(path, []) else [what])
     problems = tuple(Problem(path=path, what=what) for path, whats in found.items() for what in whats)
-    return Report(checked=len(found), problems=problems)
+    return Report(checked=len(found), problems=problems, signers=signatures.signers())
 
 
-def _findings(root: Path, ref: str | None) -> Iterator[Finding]:
+def _findings(root: Path, ref: str | None, signatures: SignatureCheck) -> Iterator[Finding]:
     try:
         chosen = versions(root) if ref is None else (resolve(root, ref),)
     except DamagedRelease as error:
         yield str(error.value), error.what
         chosen = versions(root)
-    coming = _publishing(root)  # before the log is read: a publish that ends in between is then in the log
+    meant = announced(root)  # before the log is read: a publish that ends in between is then in the log
+    coming = meant.entry.version if meant else None
     log = journal.readable(root / "log.jsonl")
     look = cache(partial(_blob_problem, root))  # releases share files: look at each once
+    yield from signatures.store()
     for version in chosen:
         yield from _version(root, version, log, look, coming)
+        yield from signatures.release(version)
     yield from _log(root, None if ref is None else chosen)
-    yield from _channels(root, expected=bool(chosen) and coming is None)
-
-
-def _publishing(root: Path) -> str | None:
-    """The version whose publish is under way, or was killed and waits for the next writer."""
-    try:
-        return facts.from_bytes(LogEntry, (root / "publishing.json").read_bytes()).version
-    except (OSError, DamagedRelease):
-        return None
+    yield from _channels(root, log, under_way=meant is not None)
+    yield from signatures.channels(meant)
 
 
 def _version(root: Path, version: str, log: Sequence[LogEntry], look: Look, coming: str | None) -> Iterator[Finding]:
@@ -104,7 +110,7 @@ def _version(root: Path, version: str, log: Sequence[LogEntry], look: Look, comi
     except DamagedRelease as error:
         yield where, error.what
         return
-    logged = [entry.digest for entry in log if entry.version == version and entry.digest is not None]
+    logged = [entry.digest for entry in log if entry.version == version and entry.event in journal.RELEASES]
     yield where, "it names another digest than the log" if logged and digest not in logged else None
     if len(logged) != 1 and version != coming:
         yield "log.jsonl", f"release {version} has {len(logged)} lines instead of 1"
@@ -172,17 +178,29 @@ def _log(root: Path, versions_meant: Sequence[str] | None) -> Iterator[Finding]:
             yield f"versions/{entry.version}.json", "it is missing, and the log tells of that release"
 
 
-def _channels(root: Path, *, expected: bool) -> Iterator[Finding]:
+def _channels(root: Path, log: Sequence[LogEntry], *, under_way: bool) -> Iterator[Finding]:
+    told = max((entry.generation or 0 for entry in log), default=0)
     try:
-        pointers = channels.read(root / "channels.json").channels
+        now = channels.read(root)
+        every = list(channels.generations(root))
     except DamagedRelease as error:
-        yield "channels.json", error.what
+        yield str(error.value), error.what
         return
-    yield "channels.json", "it is missing" if expected and not pointers else None
-    for name, pointer in sorted(pointers.items()):
-        try:
-            same = committed_digest(root, pointer.version) == pointer.digest
-        except DamagedRelease as error:
-            yield "channels.json", f"{name} points at {pointer.version}, but {error.what}"
-        else:
-            yield "channels.json", None if same else f"{name} points at another digest than that of {pointer.version}"
+    if told and not now.generation and not under_way:
+        yield channels.FILE, "it is missing"
+    if 0 < now.generation < told and not under_way:
+        yield channels.FILE, f"it is generation {now.generation}, and the log tells of {told}: an old file was put back"
+    yield channels.FILE, None
+    for one in every[:-1]:
+        yield f"blobs/sha256/{one.previous} (channels, generation {one.generation - 1})", None
+    for name, pointer in sorted(now.channels.items()):
+        yield from _pointer(root, name, pointer)
+
+
+def _pointer(root: Path, name: str, pointer: Pointer) -> Iterator[Finding]:
+    try:
+        same = committed_digest(root, pointer.version) == pointer.digest
+    except DamagedRelease as error:
+        yield channels.FILE, f"{name} points at {pointer.version}, but {error.what}"
+    else:
+        yield channels.FILE, None if same else f"{name} points at another digest than that of {pointer.version}"

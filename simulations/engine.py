@@ -27,6 +27,7 @@ from fedrelease.errors import EngineError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import to_document
 from fedrelease.files import Json
+from fedrelease.simulations.leftovers import sweep_handovers
 from fedrelease.simulations.wire import receive, send
 
 __all__ = ["Engine", "default_workers"]
@@ -61,8 +62,7 @@ class Engine:
 
     def __init__(self, *, base: Path, experiment: Experiment, workers: int, home: Path) -> None:
         """Begin to start; the workers load while the caller goes on with other things."""
-        for leftover in home.glob("handover-*"):  # of a run that was killed together with its nursery
-            shutil.rmtree(leftover, ignore_errors=True)
+        sweep_handovers(home)
         self.workers = workers
         self.handover = home / f"handover-{uuid4().hex}"
         self.handover.mkdir(parents=True)

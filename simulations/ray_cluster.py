@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from uuid import uuid4
 
 from fedrelease.errors import EngineError
 from fedrelease.simulations.engine import KERNEL_CACHES, ONE_THREAD
+from fedrelease.simulations.leftovers import ray_files, sweep_handovers
 from fedrelease.simulations.ray_log import keep_words, libraries_write_to, stderr_written_to
 
 __all__ = ["FOLDER", "LOG", "Ray", "RayRun", "check_ray", "cpus_of_an_actor", "ray_cluster"]
@@ -99,7 +99,7 @@ def ray_cluster(which: Ray, *, most: int, home: Path) -> Iterator[RayRun]:
     import ray
 
     folder = _fresh_folder(home)
-    own, log = _own_files(folder), home.resolve() / LOG
+    own, log = ray_files(folder), home.resolve() / LOG
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         undo.callback(shutil.rmtree, own, ignore_errors=True)
@@ -128,17 +128,10 @@ def _same_end_by_signal() -> Iterator[None]:
 
 def _fresh_folder(home: Path) -> Path:
     """A new folder for the run; those of runs that were killed go, and what Ray had of theirs on this machine."""
-    for leftover in home.glob("handover-*"):
-        for path in (_own_files(leftover), leftover):
-            shutil.rmtree(path, ignore_errors=True)
+    sweep_handovers(home)
     folder = home.resolve() / f"handover-{uuid4().hex}"
     folder.mkdir(parents=True)
     return folder
-
-
-def _own_files(folder: Path) -> Path:
-    """Where a Ray of the run's own keeps sockets and logs: a short path, since a socket's has a hundred bytes at most."""
-    return Path(tempfile.gettempdir()) / f"fedrelease-{folder.name[-12:]}"
 
 
 def _connect(which: Ray, most: int, folder: Path, own: Path) -> None:

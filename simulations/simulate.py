@@ -38,18 +38,21 @@ from fedrelease.server.events import Watcher
 from fedrelease.server.flower import FIRST_NODE
 from fedrelease.server.lock import hold
 from fedrelease.server.plan import planned_rounds
+from fedrelease.server.rounds import sweep_finished
+from fedrelease.server.signing import own_signer
 from fedrelease.server.store import Store
 from fedrelease.simulations.attack_grid import with_hostile
 from fedrelease.simulations.attacks import hostile_sites
 from fedrelease.simulations.engine import Engine
 from fedrelease.simulations.grid import LocalGrid
+from fedrelease.simulations.leftovers import sweep_handovers
 from fedrelease.simulations.lending import Lender, own_engine
 from fedrelease.simulations.nodes import Nodes
 from fedrelease.simulations.poisoned_rows import poison_sites
 from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
-from fedrelease.strategies import check_ranks, check_strategy
+from fedrelease.strategies import check_adapter, check_strategy
 from fedrelease.update import State
 
 __all__ = ["GridOf", "Ray", "Summary", "federate", "simulate", "sites_folder"]
@@ -109,18 +112,21 @@ def simulate(
     experiment = replace(experiment, model=chosen_precision(experiment.model, cache))
     for phase in experiment.phases:
         check_strategy(phase.strategy, experiment.privacy)
-        check_ranks(phase.strategy, experiment.model.adapter)
+        check_adapter(phase.strategy, experiment.model.adapter)
     if ray is not None:
         _check_fits_ray(experiment)
         check_ray()  # before anything is made or fetched
-    opened, home = Store.create_or_open(store), sites_folder(store)
+    opened, home = Store.create_or_open(store, signer=own_signer()), sites_folder(store)
     with disk_errors(home):
         home.mkdir(parents=True, exist_ok=True)
     with hold(home / ".lock", of=store), _one_thread():  # a second run must not touch what the first one's sites are at
         with opened.lock():
             check_same_experiment(opened, experiment)
+            if complete := _is_complete(opened, experiment):  # a run may have been killed after its last release
+                sweep_finished(opened, experiment)
+                sweep_handovers(home)
         resumed = opened.head() is not None
-        if _is_complete(opened, experiment):
+        if complete:
             say(f"nothing to do: {store} holds every release of this experiment")
         else:
             _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say, ray=ray, lender=lender)

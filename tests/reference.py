@@ -205,3 +205,60 @@ def power_by_drawing(effect: float, count: int, *, level: float, draws: int) -> 
     values = torch.randn(draws, count, generator=generator, dtype=torch.float64) + effect
     statistic = values.mean(1) / (values.std(1) / math.sqrt(count))
     return float((statistic.abs() > stats.t.ppf(1 - level / 2, count - 1)).double().mean())
+
+
+def pre_authentication_encoding(kind: str, payload: bytes) -> bytes:
+    """What DSSE v1 signs, byte by byte: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md."""
+    encoded = bytearray(b"DSSEv1")
+    for part in (kind.encode("utf-8"), payload):
+        encoded.append(0x20)
+        for digit in str(len(part)):
+            encoded.append(ord(digit))
+        encoded.append(0x20)
+        for byte in part:
+            encoded.append(byte)
+    return bytes(encoded)
+
+
+def score_by_search(b: int, c: int, n: int, difference: float, *, steps: int = 200_000) -> float:
+    """Standard errors of (c - b) / n above ``difference``, at the likeliest shares of b and c, tried one after the other."""
+    least, most = max(0.0, -difference), (1 - difference) / 2
+    best, at = -math.inf, least
+    for step in range(1, steps):
+        share = least + (most - least) * step / steps
+        parts = ((b, share), (c, share + difference), (n - b - c, 1 - 2 * share - difference))
+        likelihood = sum(count * math.log(chance) for count, chance in parts if count)
+        best, at = (likelihood, share) if likelihood > best else (best, at)
+    variance = (2 * at + difference - difference**2) / n
+    return ((c - b) / n - difference) / math.sqrt(variance)
+
+
+def outcome_chance(b: int, c: int, n: int, wrong: float, right: float) -> float:
+    """Of exactly b and c among n items, by the multinomial coefficient."""
+    ways = math.comb(n, b) * math.comb(n - b, c)
+    return ways * wrong**b * right**c * (1 - wrong - right) ** (n - b - c)
+
+
+def exact_p_by_enumeration(b: int, c: int, n: int, *, margin: float, shares: int = 400) -> float:
+    """The largest chance, over shares of items that turn right, of an outcome that scores at least as high, at d = -margin."""
+    from fedrelease.server.gates.score import score
+
+    least = score(b, c, n, -margin) - 1e-9
+    tail = [(i, j) for i in range(n + 1) for j in range(n + 1 - i) if score(i, j, n, -margin) >= least]
+    widest, largest = (1 - abs(margin)) / 2, 0.0
+    for step in range(shares + 1):
+        share = widest * step / shares
+        wrong, right = share + max(margin, 0), share + max(-margin, 0)
+        largest = max(largest, sum(outcome_chance(i, j, n, wrong, right) for i, j in tail))
+    return largest
+
+
+def percentile_by_loop(clusters: Sequence[Sequence[float]], *, alpha: float, draws: int) -> tuple[float, float]:
+    """Bootstrap bounds of the mean of all numbers: draw clusters, average, sort, count off."""
+    generator, means = torch.Generator().manual_seed(0), []
+    for _ in range(draws):
+        drawn = [clusters[int(place)] for place in torch.randint(len(clusters), (len(clusters),), generator=generator)]
+        numbers = [number for cluster in drawn for number in cluster]
+        means.append(sum(numbers) / len(numbers))
+    means.sort()
+    return means[int(alpha * draws)], means[int((1 - alpha) * draws)]

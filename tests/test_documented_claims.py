@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"attacks.md": 5, "compare.md": 10, "privacy.md": 10, "store.md": 10, "cluster.md": 5, "speed.md": 5}
+PAGES = {
+    "attacks.md": 5,
+    "compare.md": 10,
+    "privacy.md": 10,
+    "store.md": 10,
+    "gates.md": 10,
+    "signatures.md": 10,
+    "cluster.md": 5,
+    "speed.md": 5,
+}
 """With how many they name at least."""
 ROOMS = ("client", "docs", "server", "simulations", "src", "strategies", "tests")
 

@@ -40,6 +40,7 @@ CHOICES = {
     ("[privacy]", "accountant"): e.ACCOUNTANTS,
     ("[privacy]", "metrics"): e.METRICS_POLICIES,
     ("[[phase]]", "channel"): e.CHANNELS,
+    ("[[phase]]", "on_held"): e.ON_HELD,
     ("[attack]", "kind"): KINDS,
 }
 TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", e.StrategyChoice: "name or table"}
@@ -64,6 +65,8 @@ def keys(section: type) -> dict[str, object]:
 def type_name(hint: object) -> str:
     if get_origin(hint) is tuple:
         return "list of texts"
+    if get_origin(hint) is Mapping and get_origin(get_args(hint)[1]) is Mapping:
+        return "table of tables"
     if get_origin(hint) is Mapping:
         return f"table of {TYPES[get_args(hint)[1]]}s"
     options = get_args(hint) or (hint,)

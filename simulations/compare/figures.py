@@ -21,6 +21,7 @@ from fedrelease.simulations.compare.attack_table import has_attacks
 from fedrelease.simulations.compare.canvas import blank, png_of, safe
 from fedrelease.simulations.compare.grids import attacks_png, sites_png
 from fedrelease.simulations.compare.results import Results
+from fedrelease.simulations.compare.search_picture import search_png
 from fedrelease.simulations.compare.statistics import mean_interval
 from fedrelease.simulations.compare.verdict import Line, Verdict
 from fedrelease.simulations.curve import COLOURS, INK
@@ -45,6 +46,8 @@ def figures(results: Results, verdict: Verdict) -> Mapping[str, bytes]:
         drawn["cost.png"] = _cost(verdict, names)
     if any(any(by_seed.values()) for by_seed in map(results.by_site, names)):
         drawn["sites.png"] = sites_png(results, verdict)
+    if results.trials:
+        drawn["search.png"] = search_png(results)
     if has_attacks(results.plan) and any(map(results.finals, names)):
         drawn["attacks.png"] = attacks_png(results, verdict)
     return drawn

@@ -9,7 +9,7 @@ Example::
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fedrelease.files import Json, write_durably
@@ -17,6 +17,7 @@ from fedrelease.simulations.compare.attack_table import attack_csv, has_attacks
 from fedrelease.simulations.compare.figures import figures
 from fedrelease.simulations.compare.report import report_html
 from fedrelease.simulations.compare.results import Results
+from fedrelease.simulations.compare.searched import search_lines
 from fedrelease.simulations.compare.verdict import Line, Verdict
 
 __all__ = ["line_document", "write_files"]
@@ -26,9 +27,10 @@ def write_files(results: Results, verdict: Verdict, *, out: Path, command: str) 
     """Write everything, each file whole; what it is -> where it lies."""
     pictures = figures(results, verdict)
     made = {
-        "results": ("results.jsonl", _jsonl(results)),
+        "results": ("results.jsonl", _lines(line for run in results.runs for line in run.lines())),
         "summary": ("summary.csv", _csv(verdict)),
         **({"attack-table": ("attacks.csv", attack_csv(results))} if has_attacks(results.plan) else {}),
+        **({"trials": ("search.jsonl", _lines(search_lines(results)))} if results.trials else {}),
         **{name.removesuffix(".png"): (name, png) for name, png in pictures.items()},
         "report": ("report.html", report_html(results, verdict, pictures, command=command).encode()),
     }
@@ -37,9 +39,8 @@ def write_files(results: Results, verdict: Verdict, *, out: Path, command: str) 
     return {what: out / name for what, (name, _) in made.items()}
 
 
-def _jsonl(results: Results) -> bytes:
-    lines = [json.dumps(line, allow_nan=False) for run in results.runs for line in run.lines()]
-    return "".join(f"{line}\n" for line in lines).encode()
+def _lines(documents: Iterable[dict[str, Json]]) -> bytes:
+    return "".join(f"{json.dumps(document, allow_nan=False)}\n" for document in documents).encode()
 
 
 def line_document(line: Line) -> dict[str, Json]:

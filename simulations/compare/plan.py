@@ -20,6 +20,7 @@ from fedrelease.experiment import Experiment, StrategyChoice
 from fedrelease.experiment_document import experiment_digest, to_document
 from fedrelease.experiment_file import load_experiment, to_toml
 from fedrelease.files import Json
+from fedrelease.simulations.compare.tuning import APART, Search, Wanted, check_optuna, plan_search
 from fedrelease.strategies import make_strategy
 
 __all__ = ["ATTACK", "Plan", "Run", "Variant", "default_strategies", "make_plan", "parse_strategy"]
@@ -31,7 +32,7 @@ FOR_OTHERS = ("scaffold", "feddyn", "geometric-median")
 AGAINST_ATTACKS = ("fedavg", "median", "trimmed-mean", "geometric-median")
 ATTACK = "attack.kind"
 
-MOST_SEEDS = 1000
+MOST_SEEDS = APART
 MOST_RUNS = 10_000
 LONGEST_FOLDER = 80
 NOT_SWEPT: Mapping[str, str] = {
@@ -64,14 +65,17 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One federation of the comparison."""
+    """One federation of the comparison, or of the search before it: then ``trial`` counts from 1."""
 
     variant: Variant
     seed: int
     experiment: Experiment
+    trial: int | None = None
 
     def store(self, out: Path) -> Path:
         """Its own store."""
+        if self.trial is not None:
+            return out / "search" / self.variant.folder / f"trial-{self.trial}"
         return out / "runs" / self.variant.folder / f"seed-{self.seed}"
 
 
@@ -80,12 +84,14 @@ class Plan:
     """All runs. ``seeds`` are values of ``federation.seed``, from the experiment's own upwards.
 
     So the first run of a strategy that the experiment has already is what ``simulate`` makes of it, bit for bit.
+    ``search``: what is searched before; ``None`` if every variant runs with its own values.
     """
 
     experiment: Experiment
     variants: tuple[Variant, ...]
     seeds: tuple[int, ...]
     swept: tuple[str, ...] = ()
+    search: Search | None = None
 
     def runs(self) -> Iterator[Run]:
         """All variants of the first seed, then of the second: a comparison that is cut short is a smaller comparison."""
@@ -94,16 +100,22 @@ class Plan:
             yield Run(variant=variant, seed=seed, experiment=replace(variant.experiment, federation=federation))
 
     def to_json(self) -> dict[str, Json]:
-        """What makes this plan another one: experiment, variants by name and digest, seeds."""
+        """What makes this plan another one: experiment, variants by name and digest, seeds, and the search if there is one."""
         variants: list[Json] = [
             {"name": one.name, "experiment": experiment_digest(one.experiment)} for one in self.variants
         ]
-        return {"experiment": to_document(self.experiment), "variants": variants, "seeds": list(self.seeds)}
+        searched: dict[str, Json] = {} if self.search is None else {"search": self.search.to_json()}
+        shared = to_document(self.experiment)
+        return {"experiment": shared, "variants": variants, "seeds": list(self.seeds), **searched}
 
 
-def default_strategies(experiment: Experiment) -> tuple[str, ...]:
-    """What is compared where nobody says what: eight strategies of several families that the adapter allows."""
-    return FOR_ALL + (FOR_LORA if experiment.model.adapter.kind == "lora" else FOR_OTHERS)
+def default_strategies(experiment: Experiment, *, searched: bool = False) -> tuple[str, ...]:
+    """What is compared where nobody says what: eight strategies of several families that the adapter allows.
+
+    With a search before, without their knobs: the search finds these.
+    """
+    listed = FOR_ALL + (FOR_LORA if experiment.model.adapter.kind == "lora" else FOR_OTHERS)
+    return tuple(text.partition(":")[0] for text in listed) if searched else listed
 
 
 def make_plan(
@@ -113,6 +125,7 @@ def make_plan(
     sweeps: Sequence[str],
     seeds: int,
     attacks: Sequence[str] = (),
+    search: Wanted | None = None,
 ) -> Plan:
     """The plan of what a user typed.
 
@@ -123,28 +136,34 @@ def make_plan(
         sweeps: each ``section.key=a,b``, or several of them with ``;`` between; all combinations are variants.
         seeds: how many.
         attacks: kinds of attack, which are compared with none: another way to say ``attack.kind=none,a,b`` in ``sweeps``.
+        search: what is searched for each variant before; ``None`` = nothing.
 
     Raises:
         ExperimentError: a strategy, knob, key or value that there is not; nothing was run.
     """
     _check_seeds(experiment, seeds)
+    if search is not None:
+        check_optuna()
     keys = [_sweep(text) for given in (*sweeps, *_attack_sweep(attacks)) for text in given.split(";")]
     _check_once([key for key, _ in keys], "--vary")
-    unsaid = AGAINST_ATTACKS if attacks else () if keys else default_strategies(experiment)
-    texts = strategies or unsaid
+    unsaid = () if keys else default_strategies(experiment, searched=search is not None)
+    texts = strategies or (AGAINST_ATTACKS if attacks else unsaid)
     named: list[tuple[str, StrategyChoice | None]] = [(text.strip(), parse_strategy(text)) for text in texts]
     named = named or [("", None)]
     settings = list(product(*([f"{key}={value}" for value in values] for key, values in keys)))
-    if len(named) * len(settings) * seeds > MOST_RUNS:
-        _refuse("too many runs", len(named) * len(settings) * seeds, f"a comparison has at most {MOST_RUNS}")
+    runs = len(named) * len(settings) * (seeds + (search.trials if search else 0))
+    if runs > MOST_RUNS:
+        _refuse("too many runs", runs, f"a comparison has at most {MOST_RUNS}, trials of a search included")
     variants = [_variant(experiment, name, choice, swept) for name, choice in named for swept in settings]
     _check_different(variants)
-    first = experiment.federation.seed
+    first, varied = experiment.federation.seed, tuple(key for key, _ in keys)
+    pairs = [(variant.name, variant.experiment) for variant in variants]
     return Plan(
         experiment=experiment,
         variants=tuple(variants),
         seeds=tuple(range(first, first + seeds)),
-        swept=tuple(key for key, _ in keys),
+        swept=varied,
+        search=None if search is None else plan_search(pairs, wanted=search, varied=varied),
     )
 
 

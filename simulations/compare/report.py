@@ -17,6 +17,7 @@ from fedrelease.experiment_file import to_toml
 from fedrelease.simulations.compare.attack_table import attack_cells, attack_headers, has_attacks
 from fedrelease.simulations.compare.plan import Plan
 from fedrelease.simulations.compare.results import Results
+from fedrelease.simulations.compare.searched import SEARCH_HEADERS, cost_sentence, search_cells, search_setting
 from fedrelease.simulations.compare.verdict import Line, Verdict
 from fedrelease.wording import amount, duration, number
 
@@ -66,6 +67,10 @@ the observed difference and spread; they are asked for in a new comparison, sinc
 chances twice."""
 ATTACKED = """Final accuracy, mean over seeds; in brackets the share of the strategy's own with the same seed and no attack.
 Took: the share of the server's hold-out rows of other labels that get the backdoor's once its trigger is in them."""
+SEARCH_CAPTION = (
+    "Chosen: the values of the best trial, with which the variant ran in the comparison. Objective: what that trial came to with "
+    "the search's own seed; the best of many is flattered, so judge by the comparison. Failed trials count as used."
+)
 CAPTIONS = {
     "learning-curves.png": "Accuracy after each round. Line: mean over seeds; band: Student's 95 % interval of that mean.",
     "differences.png": "Final accuracy minus the baseline's, seed by seed. Bar: Student's 95 % interval of the mean difference, "
@@ -73,6 +78,8 @@ CAPTIONS = {
     "cost.png": "Final accuracy against what a run costs. Bar: 95 % interval over seeds. Grey steps: the best to be had for at "
     "most so much. Points of equal cost are drawn side by side.",
     "sites.png": "Final accuracy at each site's own hold-out, mean over seeds.",
+    "search.png": "The search before the comparison: what each trial came to; filled: the trial whose values were chosen. Every "
+    "variant had the same number of trials, with one seed that no run of the comparison has.",
     "attacks.png": "Final accuracy of each strategy with hostile sites of each kind, mean over seeds.",
 }
 
@@ -107,6 +114,7 @@ def setting(plan: Plan) -> list[tuple[str, str]]:
         ("base", f"{shared.model.base}, adapter {shared.model.adapter.kind}"),
         ("training", unless_swept(training, "training.epochs", "training.batch_size", "training.lr")),
         ("privacy", unless_swept(protected, "privacy.unit", "privacy.epsilon", "privacy.delta")),
+        *search_setting(plan),
     ]
 
 
@@ -148,6 +156,7 @@ def report_html(results: Results, verdict: Verdict, pictures: Mapping[str, bytes
         *_question(results.plan),
         *_setting(results.plan),
         *_results(verdict),
+        *_search(results),
         *_attacks(results),
         *_failures(results),
         *(_figure(picture, png) for picture, png in pictures.items()),
@@ -166,7 +175,8 @@ def _question(plan: Plan) -> Iterator[str]:
     what = f"values of {', '.join(plan.swept)}" if plan.swept else "aggregation strategies"
     yield "<h2>Question</h2>"
     yield f"<p>Which of these {escape(what)} gives the most accurate federated model on the sites' own held-out rows, "
-    yield "when data, splits and all else that is not varied are the same, and is the difference "
+    yield f"when data, splits and all else that is not varied{' or searched' if plan.search else ''} are the same, "
+    yield "and is the difference "
     yield "more than luck?</p>"
 
 
@@ -188,6 +198,22 @@ def _attacks(results: Results) -> Iterator[str]:
         yield '<h2>Under attack</h2><div class="wide">'
         yield _table(attack_headers(results), attack_cells(results), ATTACKED)
         yield "</div>"
+
+
+def _search(results: Results) -> Iterator[str]:
+    """What was chosen before the runs above; nothing without a search."""
+    rows = search_cells(results)
+    if not rows:
+        return
+    yield '<h2>Search</h2><div class="wide">'
+    yield _table(SEARCH_HEADERS, rows, SEARCH_CAPTION)
+    yield f"</div><p>{escape(cost_sentence(results))}</p>"
+    failed = [trial for trial in results.trials if trial.objective is None]
+    yield "<ul>" if failed else ""
+    for trial in failed:
+        reason = escape(f"{trial.run.variant.name}, trial {trial.run.trial}: {trial.finished.failed}")
+        yield f"<li>{reason}</li>"
+    yield "</ul>" if failed else ""
 
 
 def _caption(verdict: Verdict) -> str:

@@ -6,7 +6,7 @@ Example::
     results.finals("fedavg")                                     # {7: 0.81, 8: 0.83}
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from fedrelease.files import Json
 from fedrelease.server.plan import planned_rounds
 from fedrelease.server.store import Store
 from fedrelease.simulations.compare.plan import Plan, Run
+from fedrelease.simulations.compare.spaces import Value
 from fedrelease.simulations.report import Row, summary_rows
 
-__all__ = ["Finished", "Results", "read_run"]
+__all__ = ["Finished", "Results", "Trial", "best_of", "read_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +92,38 @@ def read_run(run: Run, out: Path, *, failed: str | None = None) -> Finished:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run of a search: the values that it tried, and what they came to; ``objective`` is ``None`` if it failed."""
+
+    finished: Finished
+    values: Mapping[str, Value]
+    objective: float | None
+
+    @property
+    def run(self) -> Run:
+        """Which run it is."""
+        return self.finished.run
+
+
+def best_of(trials: Sequence[Trial], variant: str) -> Trial | None:
+    """The variant's trial with the highest objective, the first of equals; ``None`` if all of its trials failed."""
+    told = [trial for trial in trials if trial.run.variant.name == variant and trial.objective is not None]
+    return max(told, key=lambda trial: trial.objective or 0.0, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results:
-    """All runs of a plan, in its order."""
+    """All runs of a plan, in its order.
+
+    Attributes:
+        plan: with the values that a search has chosen.
+        trials: of the search; none without one. search_epsilon: what they would have cost the site that they cost most.
+    """
 
     plan: Plan
     runs: tuple[Finished, ...]
+    trials: tuple[Trial, ...] = ()
+    search_epsilon: float | None = None
 
     def of(self, variant: str) -> tuple[Finished, ...]:
         """The runs of one variant, by seed."""

@@ -4,16 +4,17 @@ Example::
 
     results = compare(plan, out=Path("comparison"), cache=cache_folder(), workers=None, watch=watch, say=print)
 
-Below ``out``: ``comparison.json`` (the plan), ``engine``, and ``runs/VARIANT/seed-N``: a store each, and beside it its sites.
+Below ``out``: ``comparison.json`` (the plan), ``engine``, ``search/VARIANT/trial-N`` if there is a search, and
+``runs/VARIANT/seed-N``: a store each, and beside it its sites.
 """
 
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 from fedrelease.errors import ExperimentError, FedreleaseError, StoreBusy, StoreError
 from fedrelease.experiment import Experiment
@@ -21,46 +22,24 @@ from fedrelease.experiment_document import from_document
 from fedrelease.experiment_file import differences
 from fedrelease.files import Json, write_durably
 from fedrelease.server.blobs import disk_errors
-from fedrelease.server.events import Event
 from fedrelease.server.lock import hold
 from fedrelease.simulations.compare.backdoors import with_backdoor
+from fedrelease.simulations.compare.events import Begun, Ended, Pace, Progress, Tried
 from fedrelease.simulations.compare.plan import Plan, Run
-from fedrelease.simulations.compare.results import Finished, Results, read_run
+from fedrelease.simulations.compare.results import Finished, Results, Trial, best_of, read_run
+from fedrelease.simulations.compare.search import search, search_epsilon, tuned
 from fedrelease.simulations.lending import Lender
 from fedrelease.simulations.simulate import simulate
 
-__all__ = ["Begun", "Ended", "Progress", "compare"]
+__all__ = ["Begun", "Ended", "Progress", "Tried", "compare"]
 
 PLAN = "comparison.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Begun:
-    """Run ``number`` of ``total`` begins, or goes on."""
-
-    run: Run
-    number: int
-    total: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A run is over; ``seconds`` that it took now, ``None`` if it was done before; ``left``: seconds for the rest, if known."""
-
-    finished: Finished
-    number: int
-    total: int
-    seconds: float | None
-    left: float | None
-
-
-Progress: TypeAlias = Callable[[Begun | Ended | Event], None]
 
 
 def compare(
     plan: Plan, *, out: Path, cache: Path, workers: int | None, watch: Progress, say: Callable[[str], None]
 ) -> Results:
-    """Run what is missing of the plan, and read all of it.
+    """Run what is missing of the plan, and read all of it: first the search, if there is one, then the runs with what it found.
 
     A run that fails is told in the results, and the others go on; typed again, it is tried again.
 
@@ -75,32 +54,46 @@ def compare(
     with hold(out / ".lock", of=out):
         _keep_plan(plan, out)
         with Lender(home=out / "engine", workers=workers) as lender:
+            one_run = partial(_one_run, out=out, cache=cache, lender=lender, watch=watch, say=_once(say))
+            pace = Pace(runs=len(plan.variants) * (len(plan.seeds) + (plan.search.trials if plan.search else 0)))
+            trials = search(plan, plan.search, out=out, run=one_run, pace=pace, watch=watch) if plan.search else ()
+            found = tuned(plan, trials)
             runs = tuple(
-                with_backdoor(run, plan, out=out, cache=cache, lender=lender)
-                for run in _all_runs(plan, out, cache, lender, watch, _once(say))
+                with_backdoor(run, found, out=out, cache=cache, lender=lender)
+                for run in _all_runs(found, out, _only_tuned(found, trials, one_run), pace, watch)
             )
-    return Results(plan=plan, runs=runs)
+        return Results(plan=found, runs=runs, trials=trials, search_epsilon=search_epsilon(trials, out))
+
+
+def _only_tuned(plan: Plan, trials: Sequence[Trial], run: Callable[[Run], Finished]) -> Callable[[Run], Finished]:
+    """A variant whose trials all failed is not compared with values that nobody has chosen."""
+    if plan.search is None:
+        return run
+    lost = f"none of the {plan.search.trials} trials of its search ended with an accuracy"
+    without = {variant.name for variant in plan.variants if best_of(trials, variant.name) is None}
+    return lambda one: Finished(run=one, rows=(), digests=(), failed=lost) if one.variant.name in without else run(one)
 
 
 def _all_runs(
-    plan: Plan, out: Path, cache: Path, lender: Lender, watch: Progress, say: Callable[[str], None]
+    plan: Plan, out: Path, make: Callable[[Run], Finished], pace: Pace, watch: Progress
 ) -> Iterator[Finished]:
-    runs, took = list(plan.runs()), list[float]()
+    runs = list(plan.runs())
     for number, run in enumerate(runs, 1):
         finished = read_run(run, out)
         seconds = None
         if finished.failed is not None:
             watch(Begun(run=run, number=number, total=len(runs)))
             begun = time.monotonic()
-            finished = _one_run(run, out, cache, lender, watch, say)
+            finished = make(run)
             seconds = time.monotonic() - begun
-            took.append(seconds)
-        left = sum(took) / len(took) * (len(runs) - number) if took else None
+        left = pace.after(seconds)
         watch(Ended(finished=finished, number=number, total=len(runs), seconds=seconds, left=left))
         yield finished
 
 
-def _one_run(run: Run, out: Path, cache: Path, lender: Lender, watch: Progress, say: Callable[[str], None]) -> Finished:
+def _one_run(
+    run: Run, *, out: Path, cache: Path, lender: Lender, watch: Progress, say: Callable[[str], None]
+) -> Finished:
     store = run.store(out)
     with disk_errors(store):
         store.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +103,8 @@ def _one_run(run: Run, out: Path, cache: Path, lender: Lender, watch: Progress, 
     except StoreBusy:
         raise
     except FedreleaseError as error:
+        if run.trial is not None and isinstance(error, StoreError):
+            raise  # a trial that failed is never made again: the disk's fault must not be held against its values
         return read_run(run, out, failed=str(error))
     except Exception as error:  # a rule may fail in any way; the comparison tells it and goes on
         return read_run(run, out, failed=_unforeseen(error, store))
@@ -200,6 +195,8 @@ def _differences(saved: dict[str, Json], plan: Plan) -> list[str]:
         lines.append(f"variants: {', '.join(_names(saved))} -> {', '.join(_names(now))}")
     elif not lines and saved["variants"] != now["variants"]:
         lines.append("variants: the same names stand for other settings")
+    if saved.get("search") != now.get("search"):
+        lines.append(f"search: {_searched(saved)} -> {_searched(now)}")
     return lines
 
 
@@ -209,6 +206,14 @@ def _placed(old: Experiment, new: Experiment) -> Experiment:
 
 def _listed(seeds: Json) -> str:
     return ", ".join(str(seed) for seed in seeds) if isinstance(seeds, list) else str(seeds)
+
+
+def _searched(document: dict[str, Json]) -> str:
+    """A plan's search in one line."""
+    found = document.get("search")
+    if not isinstance(found, dict):
+        return "none"
+    return ", ".join(f"{key} {value}" for key, value in found.items())
 
 
 def _names(document: dict[str, Json]) -> list[str]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 from fedrelease.attack import Attack
 from fedrelease.bounds import amount, one_of, positive, require
+from fedrelease.gate_choice import chosen_gates, needs_items
+from fedrelease.gate_rules import GateRule
 from fedrelease.virtual_time import VirtualTime
 
 __all__ = [
@@ -32,13 +34,14 @@ __all__ = [
 ]
 
 PRECISIONS = ("float32", "bfloat16", "auto")
-ADAPTER_KINDS = ("full", "lora")
+ADAPTER_KINDS = ("full", "lora", "lora-sb")
 TARGETS = ("all-linear", "attention")
 TASKS = ("image-classification", "text-classification")
 PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
 ACCOUNTANTS = ("prv", "rdp")
 METRICS_POLICIES = ("exact", "noised", "withheld")
+ON_HELD = ("continue", "revert")
 CHANNELS = ("beta", "canary", "candidate", "stable")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "linear")
@@ -89,11 +92,14 @@ class Federation:
 class Adapter:
     """What is trained: LoRA factors on chosen layers, and always the task head; or, with ``kind = "full"``, every weight.
 
-    ``full`` is for a base such as ``mlp:784-64``, which has no weights to keep, or for all of a pretrained encoder; then the
-    other keys say nothing. ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value),
-    ``"all-linear"``, or a comma separated list of the base's own module names. ``site_ranks``: sites that train fewer ranks than
-    ``rank``, by name: the first rows of each A and columns of each B; the product's factor stays ``alpha / rank``. Source: Hu et
-    al. (2021), https://arxiv.org/abs/2106.09685.
+    ``lora-sb`` trains one small core R ``[rank, rank]`` a layer, between the leading singular directions of the layer's own
+    weight, which stay and never travel: Balazy et al. (2024), https://arxiv.org/abs/2405.17604. ``full`` is for a base such as
+    ``mlp:784-64``, which has no weights to keep, or for all of a pretrained encoder; then the other keys say nothing.
+    ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value), ``"all-linear"``, or a comma
+    separated list of the base's own module names. ``site_ranks``: sites that train fewer ranks than ``rank``, by name: the
+    first rows of each A and columns of each B; the product's factor stays ``alpha / rank``. ``residual``: each layer with LoRA
+    factors has a frozen matrix ``[out, in]`` of the state besides, in which ``fedex-lora`` keeps what averaged factors miss;
+    every site is sent it. Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685.
     """
 
     kind: str = "lora"
@@ -102,6 +108,7 @@ class Adapter:
     layers: str = "last:2"
     targets: str = "attention"
     site_ranks: Mapping[str, int] = field(default_factory=dict, hash=False)  # compared all the same
+    residual: bool = False
 
     def __post_init__(self) -> None:
         """Check bounds."""
@@ -114,7 +121,9 @@ class Adapter:
         wrong = {site: rank for site, rank in self.site_ranks.items() if not 1 <= rank <= self.rank}
         require(not wrong, "model.adapter.site_ranks", wrong, f"is between 1 and rank = {self.rank} for every site")
         fits = self.kind == "lora" or not self.site_ranks
-        require(fits, "model.adapter.site_ranks", dict(self.site_ranks), 'is left out with kind = "full"')
+        require(fits, "model.adapter.site_ranks", dict(self.site_ranks), f'is left out with kind = "{self.kind}"')
+        fits = self.kind == "lora" or not self.residual
+        require(fits, "model.adapter.residual", self.residual, f'is left out with kind = "{self.kind}"')
 
     def rank_of(self, site: str) -> int:
         """The rank of what this site trains."""
@@ -332,6 +341,9 @@ class Phase:
 
     ``sites``: the only sites that may be asked to train, by name; none named = all. ``sites_per_round``: a share of them (a
     float, 0 < share <= 1) or a number of sites (an int). All sites evaluate, whoever trains.
+
+    ``gates``: knobs of gates by name, beside those that always look (``DEFAULT_GATES``). ``on_held``: where the round after a
+    held release starts: ``continue`` from it, ``revert`` to the newest one that was released; left out = ``continue``.
     """
 
     name: str = "main"
@@ -340,6 +352,8 @@ class Phase:
     sites: tuple[str, ...] = ()
     strategy: StrategyChoice = field(default_factory=StrategyChoice)
     channel: str = "stable"
+    gates: Mapping[str, Mapping[str, float | int | bool | str]] = field(default_factory=dict)
+    on_held: str | None = None
 
     def __post_init__(self) -> None:
         """Check bounds."""
@@ -348,6 +362,18 @@ class Phase:
         amount("phase.sites_per_round", self.sites_per_round, least=1)
         require(len(set(self.sites)) == len(self.sites), "phase.sites", list(self.sites), "names no site twice")
         one_of("phase.channel", self.channel, CHANNELS)
+        one_of("phase.on_held", self.on_held or "continue", ON_HELD)
+        chosen_gates(self.gates)
+
+    @property
+    def rules(self) -> Mapping[str, GateRule]:
+        """The gates of the phase, by name."""
+        return chosen_gates(self.gates)
+
+    @property
+    def reverts(self) -> bool:
+        """Whether a held release is left aside by the round after it."""
+        return self.on_held == "revert"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,6 +418,16 @@ class Experiment:
         rule = f"is none with more than {MOST_CHOSEN_FROM} virtual sites"
         many = drawn and sites.sites > MOST_CHOSEN_FROM
         require(not many or attack.kind == "none", "attack.kind", attack.kind, rule, "lower data.partition.sites")
+
+    @property
+    def needs_items(self) -> bool:
+        """Whether a gate of any phase compares item by item."""
+        return any(needs_items(phase.gates) for phase in self.phases)
+
+    @property
+    def tells_items(self) -> bool:
+        """Whether sites tell what a candidate said about each row of their hold-outs: a gate needs it, and privacy lets it."""
+        return self.needs_items and (self.privacy.unit == "none" or self.privacy.metrics == "exact")
 
     @property
     def rounds(self) -> int:

@@ -47,7 +47,7 @@ __all__ = [
 SCHEMA = 1
 RESIDUAL = "lora_residual"
 """The server's metric of how far a release is from the mean of the sites' LoRA products, in its worst layer."""
-ROLES = ("adapter", "config", "doc", "memory", "rng", "tokenizer", "weights")
+ROLES = ("adapter", "config", "doc", "items", "memory", "rng", "tokenizer", "weights")
 VERDICTS = ("held", "released")
 _NUMBER = r"(0|[1-9][0-9]{0,8})"
 _VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}", re.ASCII)

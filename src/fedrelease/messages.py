@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass, fields
 from fedrelease.errors import UpdateRefused
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import from_document, to_document
+from fedrelease.item_outcomes import Outcomes
 from fedrelease.privacy import Receipt
 
 __all__ = [
+    "ACCURACY_PRIVATE",
     "Answer",
     "Request",
     "answer_text",
@@ -26,6 +28,8 @@ __all__ = [
 ]
 
 
+ACCURACY_PRIVATE = "accuracy_private"
+"""The metric of a hold-out that a site tells of a release with its own private part in place."""
 LARGEST = sys.float_info.max
 
 
@@ -53,9 +57,10 @@ class Answer:
 
     Attributes:
         examples: training (or hold-out) rows behind the answer; ``None`` where that is private.
-        metrics: plain numbers, for example ``steps``.
+        metrics: plain numbers, for example ``steps``; of a hold-out ``accuracy_private`` or none.
         confusion: of the hold-out, by rows: true label, then predicted label; ``None`` when withheld or not asked.
         loss: mean loss on the hold-out; ``None`` where that is private.
+        items: what was said about each row of the hold-out; ``None`` where that is private or not asked.
         receipt: privacy spent; ``None`` without privacy, or when nothing was spent.
     """
 
@@ -64,6 +69,7 @@ class Answer:
     metrics: Mapping[str, float]
     confusion: tuple[tuple[float, ...], ...] | None = None
     loss: float | None = None
+    items: Outcomes | None = None
     receipt: Receipt | None = None
 
 
@@ -120,6 +126,7 @@ def parse_answer(text: str) -> Answer:
             metrics={key: _number(value) for key, value in _mapping(found["metrics"]).items()},
             confusion=_rows(found["confusion"]),
             loss=None if found["loss"] is None else _number(found["loss"]),
+            items=None if found["items"] is None else _outcomes(_mapping(found["items"])),
             receipt=None if found["receipt"] is None else _receipt(_mapping(found["receipt"])),
         )
     except (TypeError, ValueError) as error:
@@ -172,6 +179,21 @@ def _rows(value: object) -> tuple[tuple[float, ...], ...] | None:
     if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
         raise TypeError("confusion is not a list of rows")
     return tuple(tuple(float(_number(cell)) for cell in row) for row in value)
+
+
+def _outcomes(value: Mapping[str, object]) -> Outcomes:
+    if set(value) != {field.name for field in fields(Outcomes)}:
+        raise TypeError("the items have unknown or missing keys")
+    columns = {name: value[name] for name in ("truth", "predicted", "loss")}
+    for name, column in columns.items():
+        if not isinstance(column, list):
+            raise TypeError(f"{name} is not a list")
+    return Outcomes(
+        parts={label: str(part) for label, part in _mapping(value["parts"]).items()},
+        truth=tuple(_count(place) for place in columns["truth"]),  # type: ignore[attr-defined]  # a list, checked above
+        predicted=tuple(_count(place) for place in columns["predicted"]),  # type: ignore[attr-defined]
+        loss=tuple(_number(nats) for nats in columns["loss"]),  # type: ignore[attr-defined]
+    )
 
 
 def _receipt(value: Mapping[str, object]) -> Receipt:

@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-from compared import finished
+from compared import KEY, finished
 
 from fedrelease.cli import run
-from fedrelease.simulations.compare.plan import Plan
-from fedrelease.simulations.compare.results import Results
+from fedrelease.simulations.compare.plan import Plan, Run
+from fedrelease.simulations.compare.results import Results, Trial
 
 Capture = pytest.CaptureFixture[str]
 RATES = ("compare", "--vary", "training.lr=0.1,0.2", "--seeds", "3")
@@ -35,7 +36,20 @@ class Runner:
             made.append(finished(one, None if self.fails(place, one.seed) else accuracy))
             watch(Begun(run=one, number=number, total=6))
             watch(Ended(finished=made[-1], number=number, total=6, seconds=30.0, left=30.0 * (6 - number)))
-        return Results(plan=plan, runs=tuple(made))
+        return Results(plan=plan, runs=tuple(made), **self.searched(plan, watch))
+
+    def searched(self, plan: Plan, watch: Callable[[object], None]) -> dict[str, Any]:
+        """Two trials of each variant: the first comes to 0.6; the second to 0.7, or fails for the second variant."""
+        from fedrelease.simulations.compare.run import Tried
+
+        trials = list[Trial]()
+        for number in (1, 2) if plan.search else ():
+            for place, variant in enumerate(plan.variants):
+                objective = None if (number, place) == (2, 1) else 0.5 + 0.1 * number
+                one = finished(Run(variant=variant, seed=1007, experiment=variant.experiment, trial=number), objective)
+                trials.append(Trial(finished=one, values={KEY: 0.1 * number}, objective=objective))
+                watch(Tried(trial=trials[-1], number=len(trials), total=4, seconds=30.0, left=150.0))
+        return {"trials": tuple(trials), "search_epsilon": 21.5} if trials else {}
 
 
 @pytest.fixture
@@ -146,6 +160,16 @@ def test_without_a_choice_the_built_in_experiment_and_the_listed_strategies_run_
         (("--baseline", "nobody"), "--baseline is one of: fedavg"),
         (("nowhere.toml",), "no such experiment"),
         (("--set", "training.lr=-1"), "training.lr"),
+        (("--trials", "0"), "0 is not at least 1"),
+        (("--trials", "x"), "x"),
+        (("--search", "training.lr=0.1..1"), "--search without --trials"),
+        (("--objective", "accuracy"), "--objective without --trials"),
+        (("--trials", "2", "--objective", "loss"), "--objective is one of accuracy, worst-site"),
+        (("--trials", "2", "--search", "training.lr=1..0.1"), "this range is empty"),
+        (("--trials", "2", "--search", "training.lr"), "this is no key with a space"),
+        (("--trials", "2", "--search", "training.lrr=0.1..1"), "training.lr"),
+        (("--trials", "2", "--search", "strategy.mou=0.1..1"), "no such knob: strategy.mou"),
+        (("--trials", "2", "--search", "privacy.epsilon=1..9"), "privacy.epsilon cannot be searched"),
     ],
 )
 def test_what_is_typed_wrong_exits_2_without_a_traceback_and_nothing_runs(
@@ -155,3 +179,46 @@ def test_what_is_typed_wrong_exits_2_without_a_traceback_and_nothing_runs(
     told = capsys.readouterr().err
     assert said in told and "Traceback" not in told
     assert runner.plan is None
+
+
+SEARCH = ("compare", "--strategies", "fedavg,fedadam", "--trials", "2", "--search", f"{KEY}=0.05..0.5")
+
+
+def test_a_search_is_told_before_the_table_with_what_it_chose_what_failed_and_what_it_would_cost(
+    runner: Runner, capsys: Capture
+) -> None:
+    assert run(SEARCH) == 0
+    said = capsys.readouterr()
+    assert "2 trials of every variant, seed 1007" in said.err and "training.lr=0.05..0.5" in said.err
+    assert "trial 3/4  fedavg  training.lr=0.2  objective 0.700  30 s  about 2:30 left" in said.err
+    chosen = [line.split() for line in said.out.splitlines()[1:3]]
+    assert chosen == [
+        ["fedavg", "training.lr=0.2", "2", "0.7000", "0", "of", "2"],
+        ["fedadam", "training.lr=0.1", "1", "0.6000", "1", "of", "2"],
+    ]
+    assert "fedadam, trial 2  too few sites <answered>" in said.out
+    assert "would have spent epsilon 21.50 at delta 1e-05 on the search alone" in said.out
+
+
+def test_json_has_the_search_or_null_and_the_report_repeats_its_flags(
+    runner: Runner, tmp_path: Path, capsys: Capture
+) -> None:
+    assert run([*SEARCH, "--json", "-q", "--objective", "worst-site"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    search = document["search"]
+    assert (search["trials"], search["seed"], search["objective"], search["epsilon"]) == (2, 1007, "worst-site", 21.5)
+    assert [(one["variant"], one["chosen"], one["trial"]) for one in search["variants"]] == [
+        ("fedavg", {KEY: 0.2}, 2),
+        ("fedadam", {KEY: 0.1}, 1),
+    ]
+    assert search["variants"][1]["failed"] == [{"trial": 2, "reason": "too few sites <answered>"}]
+    page = (tmp_path / "comparison" / "report.html").read_text()
+    assert "--trials 2 --search training.lr=0.05..0.5 --objective worst-site" in page
+    assert run([*RATES, "--json", "-q"]) == 0
+    assert json.loads(capsys.readouterr().out)["search"] is None
+
+
+def test_a_search_is_left_out_of_what_is_written_where_there_is_none(runner: Runner, tmp_path: Path) -> None:
+    assert run([*RATES, "-q"]) == 0
+    assert not {"search.jsonl", "search.png"} & {path.name for path in (tmp_path / "comparison").iterdir()}
+    assert "<h2>Search</h2>" not in (tmp_path / "comparison" / "report.html").read_text()

@@ -23,7 +23,7 @@ from fedrelease.messages import Answer, Request
 from fedrelease.models.bases import Base, Pooling
 from fedrelease.privacy import Receipt
 from fedrelease.server.events import Event
-from fedrelease.server.gather import Setting
+from fedrelease.server.gather import Seen, Setting
 from fedrelease.server.rounds import run_rounds
 from fedrelease.server.sites import Reply
 from fedrelease.server.store import Store
@@ -122,7 +122,7 @@ def make_setting(
         sites=sites,
         base=BASE,
         initial=lambda: dict(start),
-        look=lambda state: {},
+        look=lambda state: Seen(),
         watch=watch,
         seconds_of=seconds_of,
     )

@@ -1,79 +1,150 @@
-"""Named pointers."""
+"""Named pointers, and every generation of them."""
 
+import random
 from pathlib import Path
 
 import pytest
 from faults import Fault, Killed, disk
 
+from fedrelease import facts
 from fedrelease.errors import DamagedRelease, StoreError
 from fedrelease.files import digest_bytes
-from fedrelease.server.channels import Channels, Pointer, move, read
+from fedrelease.server import layout
+from fedrelease.server.channels import Channels, Move, Pointer, generations, read, served, write
 
-ONE = Pointer(version="0.1.1", digest=f"sha256:{'1' * 64}")
-TWO = Pointer(version="0.1.2", digest=f"sha256:{'2' * 64}")
+ONE, TWO, THREE = (Pointer(version=f"0.1.{n}", digest=f"sha256:{str(n) * 64}") for n in (1, 2, 3))
+
+
+def move(root: Path, verb: str, **targets: Pointer | None) -> Channels:
+    moved = read(root).then(targets, Move(verb=verb, actor="ada", time="2031-05-01T12:00:00+00:00", reason="why not"))
+    if moved != read(root):
+        write(root, moved)
+    return read(root)
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    move(tmp_path / "channels.json", {"candidate": ONE, "stable": ONE})
-    return tmp_path / "channels.json"
+def root(tmp_path: Path) -> Path:
+    layout.create(tmp_path)
+    layout.prepare(tmp_path)
+    move(tmp_path, "publish", candidate=ONE, stable=ONE)
+    return tmp_path
 
 
 def test_no_file_means_generation_0_without_pointers(tmp_path: Path) -> None:
-    assert read(tmp_path / "channels.json") == Channels(generation=0, previous=None, channels={})
+    assert read(tmp_path) == Channels(generation=0, previous=None, channels={})
+    assert list(generations(tmp_path)) == [] and served(tmp_path, "stable") == ()
 
 
-def test_a_move_changes_the_named_channels_only_and_raises_the_generation(path: Path) -> None:
-    before = path.read_bytes()
-    assert move(path, {"candidate": TWO}) == read(path)
-    assert read(path) == Channels(
-        generation=2, previous=digest_bytes(before), channels={"candidate": TWO, "stable": ONE}
-    )
+def test_a_move_changes_the_named_channels_only_and_raises_the_generation(root: Path) -> None:
+    before = (root / "channels.json").read_bytes()
+    moved = move(root, "publish", candidate=TWO)
+    assert (moved.generation, moved.previous) == (2, digest_bytes(before))
+    assert dict(moved.channels) == {"candidate": TWO, "stable": ONE}
+    assert moved.move == Move(verb="publish", actor="ada", time="2031-05-01T12:00:00+00:00", reason="why not")
 
 
-def test_a_move_that_changes_nothing_makes_no_generation(path: Path) -> None:
-    before = path.read_bytes()
-    assert move(path, {"stable": ONE}).generation == 1
-    assert path.read_bytes() == before
+def test_a_move_that_changes_nothing_makes_no_generation(root: Path) -> None:
+    before = (root / "channels.json").read_bytes()
+    assert move(root, "promote", stable=ONE).generation == 1
+    assert (root / "channels.json").read_bytes() == before
 
 
-def test_a_rollback_has_a_higher_generation_than_what_it_undoes(path: Path) -> None:
-    move(path, {"stable": TWO})
-    assert move(path, {"stable": ONE}).generation == 3
+def test_every_generation_is_kept_and_found_from_the_one_after_it(root: Path) -> None:
+    move(root, "publish", stable=TWO)
+    move(root, "rollback", stable=ONE)
+    assert [(one.generation, one.channels["stable"].version) for one in generations(root)] == [
+        (3, "0.1.1"),
+        (2, "0.1.2"),
+        (1, "0.1.1"),
+    ]
 
 
-def test_the_channels_of_a_version_are_listed(path: Path) -> None:
-    assert read(path).pointing_at("0.1.1") == ("candidate", "stable")
-    assert read(path).pointing_at("0.1.2") == ()
+def test_a_generation_that_is_missing_altered_or_out_of_order_is_damage(root: Path) -> None:
+    first = (root / "channels.json").read_bytes()
+    moved = move(root, "publish", stable=TWO)
+    blob = root / "blobs" / "sha256" / str(moved.previous)
+    blob.unlink()
+    with pytest.raises(DamagedRelease, match=str(moved.previous)[:12]):
+        list(generations(root))
+    blob.write_bytes(first)
+    blob.chmod(0o644)
+    forged = facts.to_bytes(Channels(generation=7, previous=moved.previous, channels=moved.channels, move=moved.move))
+    (root / "channels.json").write_bytes(forged)
+    with pytest.raises(DamagedRelease, match="generation 7 of channels.json follows from 1"):
+        list(generations(root))
 
 
-def test_an_unknown_channel_is_refused_and_the_known_ones_are_listed(path: Path) -> None:
+def test_channels_that_do_not_follow_from_those_of_the_store_are_refused(root: Path) -> None:
+    stale = read(root).then({"stable": TWO}, Move(verb="promote", actor="ada", time="t"))
+    move(root, "publish", stable=THREE)
+    with pytest.raises(StoreError, match="do not follow"):
+        write(root, stale)
+    assert read(root).channels["stable"] == THREE
+
+
+@pytest.mark.parametrize(
+    ("moves", "expected"),
+    [
+        ([("publish", TWO), ("publish", THREE)], "123"),
+        ([("publish", TWO), ("rollback", ONE)], "1"),
+        ([("publish", TWO), ("publish", THREE), ("rollback", TWO), ("rollback", ONE)], "1"),
+        ([("publish", TWO), ("rollback", ONE), ("promote", THREE)], "13"),
+        ([("publish", TWO), ("promote", ONE), ("rollback", TWO)], "12"),
+        ([("publish", TWO), ("yank", ONE), ("promote", TWO)], "12"),
+        ([("yank", None), ("promote", TWO)], "2"),
+    ],
+)
+def test_what_a_channel_goes_back_through_is_what_it_served_and_was_not_undone(
+    root: Path, moves: list[tuple[str, Pointer | None]], expected: str
+) -> None:
+    for verb, pointer in moves:
+        move(root, verb, stable=pointer)
+    assert "".join(pointer.version[-1] for pointer in served(root, "stable")) == expected
+    assert served(root, "candidate") == (ONE,), "another channel has its own past"
+
+
+def test_the_channels_of_a_version_are_listed(root: Path) -> None:
+    assert read(root).pointing_at("0.1.1") == ("candidate", "stable")
+    assert read(root).pointing_at("0.1.2") == ()
+
+
+def test_an_unknown_channel_or_verb_is_refused_and_the_known_ones_are_listed(root: Path) -> None:
     with pytest.raises(StoreError, match="anchor, beta, canary, candidate, stable"):
-        move(path, {"gold": TWO})
+        move(root, "publish", gold=TWO)
+    with pytest.raises(StoreError, match="pause, promote, publish"):
+        move(root, "demote", stable=TWO)
 
 
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", '{"channels":{},"generation":1.5,"previous":null}', '{"a":1}', "\xff"]
 )
-def test_a_damaged_file_is_refused(path: Path, text: str) -> None:
-    path.write_text(text, encoding="latin-1")
+def test_a_damaged_file_is_refused(root: Path, text: str) -> None:
+    (root / "channels.json").write_text(text, encoding="latin-1")
     with pytest.raises(DamagedRelease, match=r"channels\.json is damaged"):
-        read(path)
+        read(root)
 
 
-def test_a_kill_at_any_call_moves_all_channels_or_none(path: Path) -> None:
-    before = read(path)
-    for instant in range(1, 20):
+def test_a_flipped_bit_in_any_generation_is_found(root: Path) -> None:
+    chance, moved = random.Random(3), move(root, "publish", stable=TWO)
+    blob = root / "blobs" / "sha256" / str(moved.previous)
+    whole = blob.read_bytes()
+    blob.chmod(0o644)
+    for at in chance.sample(range(len(whole)), 40):
+        blob.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(DamagedRelease):
+            list(generations(root))
+
+
+def test_a_kill_at_any_call_moves_all_channels_or_none(root: Path) -> None:
+    before, both = read(root), {"candidate": TWO, "stable": TWO}
+    for instant in range(1, 40):
         with disk(Fault(instant)):
             try:
-                move(path, {"candidate": TWO, "stable": TWO})
+                move(root, "publish", **both)
             except Killed:
                 pass
             else:
                 break
-        assert read(path) in (before, Channels(generation=2, previous=read(path).previous, channels=_both(TWO)))
-    assert read(path).channels == _both(TWO)
-
-
-def _both(pointer: Pointer) -> dict[str, Pointer]:
-    return {"candidate": pointer, "stable": pointer}
+        assert read(root) == before or dict(read(root).channels) == both
+        assert len(list(generations(root))) == read(root).generation
+    assert dict(read(root).channels) == both

@@ -177,6 +177,7 @@ def test_a_publish_syncs_each_file_before_it_gets_its_name_and_each_name_before_
         "write log.jsonl",
         "fsync log.jsonl",
         "fsync template",
+        "fsync sha256",
         "replace channels.json",
         "fsync template",
         "unlink publishing.json",

@@ -56,3 +56,14 @@ def test_the_report_has_each_label_of_each_site() -> None:
     _, report = site_metrics({"a": told("a", MATRIX)}, labels=LABELS, server={})
     assert report["a"]["negative"] == {"precision": 0.6, "recall": 0.75, "f1": 0.666667, "support": 4.0}
     assert report["a"]["positive"]["recall"] == 0.666667  # 4 of 6
+
+
+def test_what_sites_see_with_their_own_part_in_place_stands_beside_what_they_see_of_the_release() -> None:
+    answers = {
+        site: Answer(site=site, metrics={"accuracy_private": value, "other": 1.0}, confusion=matrix)
+        for site, matrix, value in (("a", GOOD, 0.75), ("b", BAD, 0.5))
+    }
+    metrics, _ = site_metrics(answers, labels=LABELS, server={})
+    assert metrics.mean == {"accuracy": 0.625, "accuracy_private": 0.625, "macro_f1": 0.625}
+    assert (metrics.worst["accuracy_private"], metrics.worst_site) == (0.5, "b")
+    assert metrics.sites["b"] == {"accuracy": 0.25, "accuracy_private": 0.5, "macro_f1": 0.25, "examples": 8.0}

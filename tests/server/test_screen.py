@@ -9,7 +9,7 @@ from torch import Tensor
 from fedrelease.errors import UpdateRefused
 from fedrelease.experiment import Adapter, Experiment, Federation, Model, Privacy
 from fedrelease.messages import Answer
-from fedrelease.server.screen import screen, screen_evaluation
+from fedrelease.server.screen import screen, screen_companions, screen_evaluation
 
 PLAIN = Experiment(federation=Federation(max_update_norm=100.0), privacy=Privacy(unit="none"))
 PRIVATE = Experiment(privacy=Privacy(epsilon=8.0, delta=1e-5, clip=1.0))
@@ -143,6 +143,7 @@ def test_a_confusion_matrix_that_cannot_be_one_is_refused(matrix: tuple[tuple[fl
         ("noised", replace(HOLDOUT, receipt=receipt("a", "train")), "receipt's pool"),
         ("noised", replace(HOLDOUT, receipt=receipt("a", "holdout", clip=2.0)), "receipt's clip"),
         ("noised", replace(HOLDOUT, loss=0.5), "tells more than was asked.*loss"),
+        ("noised", replace(HOLDOUT, metrics={"accuracy_private": 0.5}), "tells more than was asked.*accuracy_private"),
         ("withheld", HOLDOUT, "tells more than was asked.*confusion"),
     ],
 )
@@ -155,6 +156,14 @@ def test_a_hold_out_must_not_leave_a_site_without_its_noise(metrics: str, answer
 def test_exact_metrics_need_no_receipt() -> None:
     experiment = replace(PRIVATE, privacy=replace(PRIVATE.privacy, metrics="exact"))
     screen_evaluation(replace(HOLDOUT, receipt=None, loss=0.5), experiment=experiment, site="a")
+
+
+@pytest.mark.parametrize("accuracy", [-0.1, 1.1, float("nan")])
+def test_an_accuracy_that_cannot_be_one_is_refused(accuracy: float) -> None:
+    answer = Answer(site="a", metrics={"accuracy_private": accuracy}, confusion=MATRIX)
+    with pytest.raises(UpdateRefused, match="accuracy_private is not believable"):
+        screen_evaluation(answer, experiment=PLAIN, site="a")
+    screen_evaluation(replace(answer, metrics={"accuracy_private": 1.0}), experiment=PLAIN, site="a")
 
 
 PAIR: Mapping[str, Tensor] = {"q.lora_A": torch.ones(4, 3), "q.lora_B": torch.ones(2, 4), "head.bias": torch.zeros(2)}
@@ -185,3 +194,38 @@ def test_a_site_of_lower_rank_answers_in_it_and_its_delta_is_from_the_leading_ra
 def test_a_rank_that_is_not_the_sites_is_refused_by_name(site: str, ranks: tuple[int, int], said: str) -> None:
     with pytest.raises(UpdateRefused, match=said):
         ranked({**PAIR, "q.lora_A": torch.ones(ranks[0], 3), "q.lora_B": torch.ones(2, ranks[1])}, site)
+
+
+@pytest.mark.parametrize("wrong", [1e-30, float("nan"), float("inf")])
+def test_a_private_tensor_that_comes_all_the_same_is_refused_by_name_and_what_went_out_passes(wrong: float) -> None:
+    answer = Answer(site="a", examples=10, metrics={})
+    moved_ = {name: value + 0.5 for name, value in PAIR.items()}
+    good, leaked = ({**moved_, "q.lora_B": PAIR["q.lora_B"] * 0 + value} for value in (1.0, wrong))
+    delta = screen(PAIR, good, answer, experiment=PLAIN, site="a", part="lora_B")
+    assert not delta["q.lora_B"].any() and bool(delta["q.lora_A"].all())
+    with pytest.raises(UpdateRefused, match=r"q\.lora_B is private to its site, and came.*private = lora_B"):
+        screen(PAIR, leaked, answer, experiment=PLAIN, site="a", part="lora_B")
+    with pytest.raises(UpdateRefused, match=r"head\.bias is private"):
+        screen(PAIR, good, answer, experiment=PLAIN, site="a", part="head")
+
+
+BESIDE: Mapping[str, Tensor] = {**PAIR, "q.residual": torch.full((2, 3), 7.0)}
+
+
+def test_a_residual_went_out_and_none_is_expected_back() -> None:
+    trained = {name: tensor + 1 for name, tensor in PAIR.items()}
+    delta = screen(BESIDE, trained, Answer(site="a", examples=10, metrics={}), experiment=PLAIN, site="a")
+    assert delta.keys() == PAIR.keys() and all(bool((part == 1).all()) for part in delta.values())
+
+
+def test_a_residual_that_comes_back_is_refused_even_if_nothing_moved() -> None:
+    with pytest.raises(UpdateRefused, match=r"unknown tensor came.*q\.residual"):
+        screen(BESIDE, BESIDE, Answer(site="a", examples=10, metrics={}), experiment=PLAIN, site="a")
+
+
+def test_companions_are_those_of_what_sites_train() -> None:
+    sent = {f"variate/{name}": tensor for name, tensor in PAIR.items()}
+    assert screen_companions(BESIDE, sent, ("variate",), experiment=PLAIN).keys() == sent.keys()
+    with pytest.raises(UpdateRefused, match=r"unknown tensor came.*variate/q\.residual"):
+        beside = {**sent, "variate/q.residual": torch.zeros(2, 3)}
+        screen_companions(BESIDE, beside, ("variate",), experiment=PLAIN)

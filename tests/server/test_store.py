@@ -184,12 +184,12 @@ def test_a_release_moves_the_candidate_and_its_phases_channel(store: Store) -> N
     assert store.history()[-1].channels == ("candidate", "stable")
 
 
-def test_a_held_release_keeps_its_number_and_moves_the_candidate_only(store: Store) -> None:
+def test_a_held_release_keeps_its_number_and_gets_no_channel(store: Store) -> None:
     with store.lock():
         publish_round(store, 3, channel="stable", verdict="held")
     assert "stable" not in store.channels().channels
-    assert store.channels().channels["candidate"].version == "0.1.3"
-    assert (store.history()[-1].event, store.history()[-1].channels) == ("held", ("candidate",))
+    assert store.channels().channels["candidate"].version == "0.1.2"
+    assert (store.history()[-1].event, store.history()[-1].channels) == ("held", ())
 
 
 def test_publishing_the_same_manifest_again_changes_nothing(store: Store) -> None:

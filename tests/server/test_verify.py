@@ -13,7 +13,8 @@ from release_examples import make_store, prepare_round, publish_round
 
 from fedrelease.errors import ReleaseNotFound
 from fedrelease.manifest import FileEntry
-from fedrelease.server.channels import move
+from fedrelease.server import channels
+from fedrelease.server.channels import Move
 from fedrelease.server.release import Release
 from fedrelease.server.store import Store
 from fedrelease.server.verify import verify
@@ -43,9 +44,9 @@ def files_of(release: Release) -> dict[str, str]:
 
 
 def test_a_whole_store_has_no_problems_and_every_file_is_counted(store: Store) -> None:
-    # 3 releases of 4 files, a manifest and a version file each, the log and the channels: 3 * 6 + 2
-    assert (verify(store).ok, verify(store).checked) == (True, 20)
-    assert verify(store, "0.1.1").checked == 6 + 2
+    # 3 releases of 4 files, a manifest and a version file each, the log, the channels and the 2 generations before them
+    assert (verify(store).ok, verify(store).checked) == (True, 3 * 6 + 2 + 2)
+    assert verify(store, "0.1.1").checked == 6 + 2 + 2
 
 
 def test_an_empty_store_is_whole(tmp_path: Path) -> None:
@@ -148,9 +149,8 @@ def test_a_release_that_the_log_tells_of_twice_or_never_is_a_problem(store: Stor
 
 def test_a_channel_that_points_at_a_missing_release_or_another_digest_is_a_problem(store: Store) -> None:
     pointer = store.channels().channels["candidate"]
-    with store.lock():
-        move(store.folder / "channels.json", {"stable": replace(pointer, version="0.7.7")})
-        move(store.folder / "channels.json", {"beta": replace(pointer, version="0.1.1")})
+    wrong = {"stable": replace(pointer, version="0.7.7"), "beta": replace(pointer, version="0.1.1")}
+    channels.write(store.folder, store.channels().then(wrong, Move(verb="promote", actor="ada", time="t")))
     whats = [problem.what for problem in verify(store).problems]
     assert whats[0].startswith("beta points at another digest") and "stable points at 0.7.7" in whats[1]
 
@@ -158,6 +158,23 @@ def test_a_channel_that_points_at_a_missing_release_or_another_digest_is_a_probl
 def test_missing_channels_are_a_problem(store: Store) -> None:
     (store.folder / "channels.json").unlink()
     assert [problem.path for problem in verify(store).problems] == ["channels.json"]
+
+
+def test_channels_that_are_older_than_the_log_were_put_back_and_are_a_problem(store: Store) -> None:
+    old = (store.folder / "channels.json").read_bytes()
+    with store.lock():
+        publish_round(store, 3)
+    (store.folder / "channels.json").write_bytes(old)
+    (problem,) = verify(store).problems
+    assert (problem.path, "generation 3, and the log tells of 4" in problem.what) == ("channels.json", True)
+
+
+def test_a_generation_of_the_channels_that_was_changed_or_taken_away_is_named(store: Store) -> None:
+    path = store.blob_path(str(store.channels().previous))
+    flip(path, random.Random(1))
+    assert [problem.path for problem in verify(store).problems] == [f"blobs/sha256/{path.name}"]
+    path.unlink()
+    assert [problem.path for problem in verify(store).problems] == [f"blobs/sha256/{path.name}"]
 
 
 def test_a_parent_that_is_no_release_is_a_problem(store: Store) -> None:

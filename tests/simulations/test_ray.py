@@ -24,6 +24,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedrelease.errors import EngineError
 from fedrelease.experiment import Experiment
 from fedrelease.simulations import ray_cluster, ray_site
+from fedrelease.simulations.leftovers import ray_files
 from fedrelease.simulations.ray_cluster import Ray, check_ray, cpus_of_an_actor
 from fedrelease.simulations.ray_log import keep_words, libraries_write_to, stderr_written_to
 from fedrelease.simulations.ray_site import ASK, READY, RaySettings
@@ -84,7 +85,7 @@ def test_what_a_killed_run_left_is_swept_here_and_where_ray_keeps_its_own(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     old = ray_cluster._fresh_folder(tmp_path / "r.sites")
-    own = ray_cluster._own_files(old)
+    own = ray_files(old)
     own.mkdir(parents=True)
     new = ray_cluster._fresh_folder(tmp_path / "r.sites")
     assert (old.exists(), own.exists(), new.exists()) == (False, False, True)

@@ -16,7 +16,7 @@ from conftest import Undisturbed  # of this folder
 from federations import Federation, Zygote, eventually, workers_of
 
 from fedrelease.errors import ExperimentError, RoundFailed, StoreBusy, StoreError
-from fedrelease.server.events import Event, RoundStarted, SiteAnswered
+from fedrelease.server.events import Event, Released, RoundStarted, SiteAnswered
 from fedrelease.server.store import Store
 from fedrelease.server.verify import verify
 from fedrelease.simulations.simulate import sites_folder
@@ -100,6 +100,21 @@ def test_a_run_stopped_in_the_middle_of_a_round_asks_only_the_sites_that_are_mis
     assert trained == ["b"]
     assert federation.ledger_bytes("middle") == undisturbed.ledgers
     assert_as_if_nothing_had_happened(federation, "middle", undisturbed)
+
+
+def test_a_run_stopped_after_its_last_release_is_tidied_when_it_is_typed_again(
+    federation: Federation, undisturbed: Undisturbed
+) -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, Released) and event.version == VERSIONS[-1]:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        federation.simulate("last", watch=stop)
+    (federation.folder / "last.sites" / "handover-old").mkdir()
+    assert len(federation.leftovers("last")) == 2, "the last round's spool, and a handover folder"
+    federation.simulate("last")
+    assert_as_if_nothing_had_happened(federation, "last", undisturbed)
 
 
 def test_an_interrupted_run_exits_130_says_how_to_go_on_and_goes_on(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Adapter, StrategyChoice
-from fedrelease.factors import truncated
+from fedrelease.factors import trained_part, truncated
 from fedrelease.strategies import STRATEGIES, Strategy, check_ranks, make_strategy
 from fedrelease.strategies.flora import stacked_factors
 from fedrelease.strategies.lora import Product, best_factors, folded, length, mean_product, residuals, stacked
@@ -43,7 +43,7 @@ def updates_of(parent: State, ranks: Sequence[int]) -> list[Update]:
     """Sites of these ranks that each went their own way from the leading ranks of the parent."""
     return [
         update(place, {name: 0.3 * drawn(*part.shape, seed=100 * place + len(name)) for name, part in start.items()})
-        for place, start in enumerate(truncated(parent, rank) for rank in ranks)
+        for place, start in enumerate(truncated(trained_part(parent), rank) for rank in ranks)
     ]
 
 
@@ -262,6 +262,7 @@ def test_a_strategy_that_cannot_mix_ranks_is_refused_and_those_that_can_are_name
 @pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if kind.mixed_ranks])
 def test_every_rule_that_mixes_ranks_gives_the_parents_form(name: str) -> None:
     parent = parent_of()
+    parent |= {"q.residual": drawn(OUT, IN, seed=4)} if STRATEGIES[name].writes_residual else {}
     state, _ = rule_of(name).aggregate(parent, updates_of(parent, (4, 8, 16)), {})
     assert {key: (value.shape, value.dtype) for key, value in state.items()} == {
         key: (value.shape, value.dtype) for key, value in parent.items()

@@ -22,6 +22,8 @@ from fedrelease.cli.compare import compare
 from fedrelease.cli.doctor import doctor
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
+from fedrelease.cli.keys import keys
+from fedrelease.cli.move import pause, promote, resume, rollback, yank
 from fedrelease.cli.output import emit, example
 from fedrelease.cli.predict import predict
 from fedrelease.cli.read import log, show, verify
@@ -41,10 +43,17 @@ VERBS: Mapping[Callable[..., None], str] = {
     compare: example(
         "fedrelease compare my.toml --strategies fedavg,ffa-lora --seeds 5",
         "fedrelease compare --vary training.lr=1e-4,1e-3 --seeds 3 --out rates",
+        "fedrelease compare --strategies fedavg,fedadam --trials 8 --search strategy.lr=0.01..1 --out tuned",
     ),
     log: example("fedrelease log", "fedrelease log --json"),
     show: example("fedrelease show stable", "fedrelease show 0.0.3 --json"),
     verify: example("fedrelease verify", "fedrelease verify 0.0.3 && echo intact"),
+    promote: example('fedrelease promote 0.2.1 --to stable --reason "two weeks in beta"'),
+    rollback: example('fedrelease rollback stable --reason "complaints from site B"'),
+    yank: example('fedrelease yank 0.2.1 --reason "wrong labels at site B"', "fedrelease yank --undo 0.2.1"),
+    pause: example('fedrelease pause stable --reason "audit"'),
+    resume: example("fedrelease resume stable"),
+    keys: example("fedrelease keys", "fedrelease keys trust 6a9d002ea17325ad --store releases"),
     predict: example('fedrelease predict --release stable "a warm and funny film"', "fedrelease predict < texts.txt"),
     fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),
     doctor: example("fedrelease doctor"),

@@ -4,6 +4,7 @@ Example::
 
     fedrelease compare                                                        # the built-in experiment, 3 seeds
     fedrelease compare my.toml --strategies fedavg,ffa-lora --seeds 5 --out comparison
+    fedrelease compare --strategies fedavg,fedadam --trials 8 --out tuned     # each with the best of 8 settings
 """
 
 import shlex
@@ -18,6 +19,7 @@ from rich.status import Status
 
 from fedrelease.cli.options import AsJson, Quiet, Settings, Workers, at_least_one
 from fedrelease.cli.output import Column, emit_json, fitting, put, section, to_stderr, to_stdout
+from fedrelease.cli.search import Objective, Searched, Trials, search_words, show_search, trial_line, wanted_search
 from fedrelease.cli.simulate import load
 from fedrelease.files import Json
 from fedrelease.wording import clock, duration, number, plain
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from fedrelease.simulations.compare.plan import Plan
     from fedrelease.simulations.compare.results import Results
     from fedrelease.simulations.compare.run import Ended, Progress
+    from fedrelease.simulations.compare.tuning import Wanted
     from fedrelease.simulations.compare.verdict import Verdict
 
 __all__ = ["compare"]
@@ -58,6 +61,9 @@ def compare(
             "--baseline", metavar="NAME", help="What differences are taken to [default: fedavg, else the first]."
         ),
     ] = None,
+    trials: Trials = None,
+    searched: Searched = None,
+    objective: Objective = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of runs and results.")] = Path("comparison"),
     settings: Settings = None,
     workers: Workers = None,
@@ -76,17 +82,17 @@ def compare(
 
     listed = strategies.split(",") if strategies is not None else ()
     hostile = attacks.split(",") if attacks is not None else ()
+    search = wanted_search(trials, searched, objective)
     given = load(file, settings or [], None)
-    made = make_plan(given, strategies=listed, sweeps=sweeps or [], seeds=seeds, attacks=hostile)
+    made = make_plan(given, strategies=listed, sweeps=sweeps or [], seeds=seeds, attacks=hostile, search=search)
     against = baseline_of(made, baseline)
     talk = to_stderr()
     if not quiet:
         _show(made, talk, against, out)
     results = _run(made, talk, out=out, workers=workers, quiet=quiet)
     verdict = judge(results, baseline=against)
-    files = write_files(
-        results, verdict, out=out, command=_command(file, listed, sweeps, seeds, baseline, settings, attacks)
-    )
+    command = _command(file, listed, sweeps, seeds, baseline, settings, search, attacks)
+    files = write_files(results, verdict, out=out, command=command)
     _finish(results, verdict, files, as_json=as_json)
     if len(results.failures()) == len(results.runs):
         raise typer.Exit(1)
@@ -99,6 +105,7 @@ def _command(
     seeds: int,
     baseline: str | None,
     settings: Sequence[str] | None,
+    search: "Wanted | None",
     attacks: str | None,
 ) -> str:
     """The command line that repeats the comparison anywhere."""
@@ -108,6 +115,7 @@ def _command(
     words += ["--attacks", attacks] if attacks else []
     words += ["--seeds", str(seeds)]
     words += ["--baseline", baseline] if baseline else []
+    words += search_words(search)
     words += [word for setting in settings or [] for word in ("--set", setting)]
     return shlex.join(words)
 
@@ -148,12 +156,13 @@ def _watching(console: Console, *, quiet: bool) -> "Iterator[Progress]":
 
 def _tell(console: Console, status: Status | None, event: object) -> None:
     from fedrelease.server.events import Released
-    from fedrelease.simulations.compare.run import Begun, Ended
+    from fedrelease.simulations.compare.run import Begun, Ended, Tried
 
-    if isinstance(event, Ended):
-        console.print(plain(_line_of(event)))
+    if isinstance(event, Ended | Tried):
+        console.print(plain(_line_of(event) if isinstance(event, Ended) else trial_line(event)))
     elif status is not None and isinstance(event, Begun):
-        status.update(plain(f"run {event.number} of {event.total}: {event.run.variant.name}, seed {event.run.seed}"))
+        what = "run" if event.run.trial is None else "trial"
+        status.update(plain(f"{what} {event.number} of {event.total}: {event.run.variant.name}, seed {event.run.seed}"))
     elif status is not None and isinstance(event, Released):
         label = str(status.status).partition(" - ")[0]
         status.update(plain(f"{label} - {event.version} released"))
@@ -173,6 +182,7 @@ def _finish(results: "Results", verdict: "Verdict", files: Mapping[str, Path], *
         emit_json(_document(results, verdict, files))
         return
     console = to_stdout()
+    show_search(results, console)
     put(console, fitting(console, _columns(verdict)))
     console.print()
     console.print(plain(verdict.sentence), soft_wrap=True)
@@ -215,6 +225,7 @@ def _columns(verdict: "Verdict") -> list[Column]:
 def _document(results: "Results", verdict: "Verdict", files: Mapping[str, Path]) -> dict[str, Json]:
     from fedrelease.simulations.compare.attack_table import attack_documents
     from fedrelease.simulations.compare.files import line_document
+    from fedrelease.simulations.compare.searched import search_document
 
     failed: list[Json] = [
         {"variant": one.run.variant.name, "seed": one.run.seed, "reason": one.failed} for one in results.failures()
@@ -230,5 +241,6 @@ def _document(results: "Results", verdict: "Verdict", files: Mapping[str, Path])
         "more_seeds": verdict.more_seeds,
         "verdict": verdict.sentence,
         "attacks": attack_documents(results),
+        "search": search_document(results),
         "files": {what: str(path) for what, path in files.items()},
     }

@@ -1,0 +1,63 @@
+"""FedSA-LoRA: share and average the A factors and the head; every site keeps a B of its own.
+
+Example::
+
+    FedSALoRA(weighting="uniform").directives(1)             # {"private": "lora_B"}
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedrelease.private_part import private_names
+from fedrelease.strategies.averaging import moved_by_mean, weights_of
+from fedrelease.strategies.contract import Strategy
+from fedrelease.strategies.fedavg import FedAvg
+from fedrelease.update import State, Update
+
+__all__ = ["FedSALoRA"]
+
+PART = "lora_B"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedSALoRA(Strategy):
+    """Federated averaging of LoRA's A factors and the head; each site trains a B too, which never leaves it.
+
+    A tends to hold what sites have in common, and B what is a site's own. A release has the B of its parent, in a plan of this
+    strategy alone zero: by itself it is the base with the shared head, and with a site's own B that site's model. The head is
+    shared, as A is. Since B does not move, the mean of products is the product of means: nothing is lost by averaging.
+
+    One site alone is not given back what it ended with, only what it shared; hence ``equal_stays_equal`` is not promised.
+
+    Args:
+        weighting: as in :class:`fedrelease.strategies.fedavg.FedAvg`.
+
+    Source: Guo et al. (2024), https://arxiv.org/abs/2410.01463, figure 1 (c), which speaks of the factors alone; that the head is
+    shared is ours.
+    """
+
+    equal_stays_equal: ClassVar[bool] = False
+    adapters: ClassVar[tuple[str, ...]] = ("lora",)
+
+    weighting: str = "uniform"
+
+    def __post_init__(self) -> None:
+        """Check the knob."""
+        FedAvg(weighting=self.weighting)
+
+    def directives(self, round: int) -> Mapping[str, float | str | bool]:
+        """Clients train every B factor, keep it, and send the one that came."""
+        return {"private": PART}
+
+    def aggregate(self, parent: State, updates: Sequence[Update], memory: State) -> tuple[State, State]:
+        """As FedAvg, but for the B factors: they are the parent's bit for bit, and no update's is read.
+
+        Raises:
+            RoundFailed: as FedAvg.
+        """
+        weights, private = weights_of(updates, self.weighting), private_names(parent, PART)
+        return {
+            name: tensor if name in private else moved_by_mean(name, tensor, updates, weights)
+            for name, tensor in parent.items()
+        }, {}
