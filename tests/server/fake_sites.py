@@ -121,7 +121,7 @@ def make_setting(
         store=Store.create_or_open(folder),
         sites=sites,
         base=BASE,
-        initial=lambda: dict(start),
+        initial=lambda round: dict(start),
         look=lambda state: Seen(),
         watch=watch,
         seconds_of=seconds_of,
