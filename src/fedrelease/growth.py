@@ -31,7 +31,7 @@ def grown_with_zeros(kept: State, *, like: State) -> dict[str, Tensor]:
     Zeros are what momentum, second moments, control variates and sums of updates begin with.
     """
     zeros = {name: torch.zeros_like(value) for name, value in like.items() if name.endswith(BY_LABEL)}
-    found = {kept_as: next((name for name in zeros if kept_as.endswith(f"/{name}")), kept_as) for kept_as in kept}
+    found = {kept_as: next((name for name in zeros if f"/{kept_as}".endswith(f"/{name}")), kept_as) for kept_as in kept}
     return {kept_as: _grown(name, kept[kept_as], zeros.get(name)) for kept_as, name in found.items()}
 
 
