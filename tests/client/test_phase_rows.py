@@ -9,6 +9,7 @@ from one_site import random_state
 from tiny import make_rows
 
 from fedrelease.client.ledger import total
+from fedrelease.client.left_behind import shelf_of
 from fedrelease.client.phase_rows import rows_of, steps_before, steps_in_all, stretches
 from fedrelease.client.site import Site, evaluate_site, train_site
 from fedrelease.data.sites import SiteData, open_site, prepare_sites
@@ -145,3 +146,19 @@ def test_a_site_without_a_row_of_the_rounds_labels_says_so_and_pays_nothing(
     model = built(experiment, tiny_base, 4)
     answer, _ = train_site(site, asked(experiment, 4), random_state(model, seed=1), model)
     assert answer.receipt is not None and answer.receipt.sample_rate == min(1.0, 8 / len(later))
+
+
+def test_what_a_site_kept_between_rounds_grows_by_the_rows_of_new_labels(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """Its own numbers stay; what it begins with for a new label is what it is told to: zeros of a variate, a release's rows."""
+    shelf = shelf_of(tmp_path, "scaffold", asked(experiment, 3))
+    shelf.keep({"head.bias": torch.tensor([1.0, 2.0]), "layer.lora_A": torch.ones(1, 2)})
+    path = shelf.newest()
+    assert path is not None
+    like = {"head.bias": torch.tensor([0.0, 0.0, 0.5]), "layer.lora_A": torch.zeros(1, 2)}
+    found = shelf.read(path, like=like, what="variate", without="zeros")
+    assert found["head.bias"].tolist() == [1.0, 2.0, 0.5]
+    assert found["layer.lora_A"].tolist() == [[1.0, 1.0]]
+    with pytest.raises(DataError, match="variate does not fit the state"):
+        shelf.read(path, like={**like, "layer.lora_A": torch.zeros(2, 2)}, what="variate", without="zeros")
