@@ -136,7 +136,7 @@ def _prepare(content: RecordDict, node: Node) -> tuple[Request, Classifier]:
             rule=f"the digest of the base's files is {request.base}",
             hint=f"put the server's base into {folder}",
         )
-    return request, resident_model(folder, request.experiment.model)
+    return request, resident_model(folder, request.experiment.model_at(request.round))
 
 
 def facts_of(answer: Answer) -> dict[str, MetricRecord | ConfigRecord]:

@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 
 from fedrelease.files import Json, canonical_bytes, digest_bytes, write_durably
-from fedrelease.noise import calibrate
+from fedrelease.noise import Rest, calibrate, stretches
 
 __all__ = ["Calibrations"]
 
@@ -29,19 +29,31 @@ class Calibrations:
         self._folder = home / "calibrations"
 
     def __call__(
-        self, *, epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str = "prv"
+        self,
+        *,
+        epsilon: float,
+        delta: float,
+        sample_rate: float,
+        steps: int,
+        accountant: str = "prv",
+        rest: Rest = (),
     ) -> float:
         """The noise multiplier, from memory where it is there and readable.
 
         Raises:
             PrivacyError: as :func:`fedrelease.noise.calibrate`.
         """
-        parts: list[Json] = [METHOD, epsilon, delta, sample_rate, steps, accountant]
+        plan: list[Json] = [sample_rate, steps]
+        if rest:
+            plan = [[list(stretch) for stretch in stretches(sample_rate, steps, rest)]]
+        parts: list[Json] = [METHOD, epsilon, delta, *plan, accountant]
         path = self._folder / f"{digest_bytes(canonical_bytes(parts))[:32]}.json"
         known = _read(path)
         if known is not None:
             return known
-        noise = calibrate(epsilon=epsilon, delta=delta, sample_rate=sample_rate, steps=steps, accountant=accountant)
+        noise = calibrate(
+            epsilon=epsilon, delta=delta, sample_rate=sample_rate, steps=steps, accountant=accountant, rest=rest
+        )
         write_durably(path, json.dumps({"noise_multiplier": noise, "of": parts}).encode())
         return noise
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedrelease.errors import DataError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
+from fedrelease.growth import grown
 from fedrelease.manifest import version_key
 from fedrelease.messages import Request
 from fedrelease.update import State, read_state, write_state
@@ -64,14 +65,15 @@ class Shelf:
 
         Args:
             path: as :meth:`before` or :meth:`newest` say.
-            like: tensors of the names and shapes that they must have.
+            like: tensors of the names and shapes that they must have. Where it has rows for labels that came since, what was
+                left gets these rows.
             what: name of such tensors in a refusal. without: what the site begins with where there is no file.
 
         Raises:
             DataError: they do not fit.
             UpdateRefused: the file cannot be read.
         """
-        found = read_state(path)
+        found = grown(read_state(path), like=like)
         if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in like.items()}:
             hint = f"put back the file that was there; without it the site begins with {without}"
             raise DataError(f"this site's {what} does not fit the state", value=str(path), hint=hint)

@@ -21,15 +21,15 @@ from fedrelease.client.correction import Correction, MeanGradient
 from fedrelease.client.directives import Directives, frozen, parse_directives
 from fedrelease.client.fisher import check_fisher, fisher_of
 from fedrelease.client.ledger import Entry, Ledger, Standing
+from fedrelease.client.phase_rows import check_rows, rows_of, steps_before, steps_in_all, stretches
 from fedrelease.client.private_part import PrivatePart, open_private_part, own_tensors
 from fedrelease.client.sampling import randomness
-from fedrelease.client.schedule import steps_per_round
 from fedrelease.client.selftest import check_gradients
 from fedrelease.client.training import Job, Seeds, train
 from fedrelease.client.variates import Carried, check_companions, open_variate
 from fedrelease.data.row_files import Rows
 from fedrelease.data.sites import SiteData
-from fedrelease.errors import DataError, PrivacyError
+from fedrelease.errors import PrivacyError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
 from fedrelease.factors import trained_part
@@ -105,6 +105,7 @@ def train_site(
     directives = parse_directives(request.directives)
     companions = companions or {}
     rank = request.experiment.model.adapter.rank_of(site.data.name)
+    site = replace(site, data=rows_of(site.data, request))
     load_state(model, state)  # before the charge, as what follows it: a state or wish that does not fit costs nothing
     private = open_private_part(site.home, request, state)
     if private:
@@ -176,11 +177,12 @@ def begin_training(
     Raises:
         DataError, PrivacyError, BudgetExceeded: as :func:`train_site`.
     """
-    _check_labels(site, request.experiment)
+    site = replace(site, data=rows_of(site.data, request))
     _check_round(request)
+    check_rows(site.data, request)
     directives = parse_directives(request.directives)
     _check_tells(directives, request.experiment, model)
-    plan = _plan(site, request.experiment)
+    plan = _plan(site, request)
     kept: dict[str, Json] = {"variate": state_digest(carried.own)} if carried else {}
     kept |= {"private": state_digest(private.own)} if private else {}
     identity = charge_identity(site, {**shared, **kept}, pool="train")
@@ -214,21 +216,17 @@ def _steered(directives: Directives, carried: Carried | None) -> tuple[Correctio
 
 
 def _job(site: Site, request: Request, model: Classifier, plan: PrivacyPlan | None, *, key: str) -> Job:
-    experiment, steps = request.experiment, _steps(site, request.experiment)
+    experiment = request.experiment
     return Job(
         rows=site.data.train,
         training=experiment.training,
         plan=plan,
-        start=(request.round - 1) * steps,
-        steps=steps,
-        total=experiment.rounds * steps,
+        start=steps_before(site.data, experiment, round=request.round),
+        steps=stretches(site.data, experiment, round=request.round)[0].steps,
+        total=steps_in_all(site.data, experiment),
         seeds=Seeds(key=key, noise=site.noise),
         validate=None if plan else lambda: _mean_loss(model, site.data.holdout),
     )
-
-
-def _steps(site: Site, experiment: Experiment) -> int:
-    return steps_per_round(len(site.data.train), experiment.training, private=experiment.privacy.unit != "none")
 
 
 def evaluate_site(site: Site, request: Request, state: State, model: Classifier) -> Answer:
@@ -243,16 +241,16 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
     second look would have to be paid for. It is ``accuracy`` for a site that has no such part yet.
     """
     experiment = request.experiment
-    _check_labels(site, experiment)
+    site = replace(site, data=rows_of(site.data, request))
     private = experiment.privacy.unit != "none"
     if private and request.round == 0:
-        _plan(site, experiment)  # noise for the whole plan takes a moment to find: now, while nobody waits for a round
+        _plan(site, request)  # noise for the whole plan takes a moment to find: now, while nobody waits for a round
     if private and experiment.privacy.metrics == "withheld":
         return Answer(site=site.data.name, metrics={})
     load_state(model, state)
-    matrix, loss = look(model, site.data.holdout, classes=len(experiment.model.labels))
+    matrix, loss = look(model, site.data.holdout, classes=len(request.labels))
     if not private or experiment.privacy.metrics == "exact":
-        told = outcomes(model, site.data.holdout, experiment.model.labels) if experiment.tells_items else None
+        told = outcomes(model, site.data.holdout, request.labels) if experiment.tells_items else None
         return Answer(
             site=site.data.name,
             examples=len(site.data.holdout),
@@ -272,22 +270,12 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
 def _private_metrics(site: Site, request: Request, state: State, model: Classifier, plain: Matrix) -> dict[str, float]:
     """How the site's users fare, with its own tensors in the places of the state's; ``plain`` is of the state as it is."""
     own = own_tensors(site.home, request, state)
-    if own is None:
+    if own is None or not len(site.data.holdout):
         return {}
     if own:
         load_state(model, {**state, **own})
-        plain, _ = look(model, site.data.holdout, classes=len(request.experiment.model.labels))
+        plain, _ = look(model, site.data.holdout, classes=len(request.labels))
     return {ACCURACY_PRIVATE: scores(plain)["accuracy"]}
-
-
-def _check_labels(site: Site, experiment: Experiment) -> None:
-    if tuple(site.data.labels) != experiment.model.labels:
-        raise DataError(
-            f"the data of {site.data.name} was prepared for other labels",
-            value=list(site.data.labels),
-            rule=f"model.labels, in this order: {list(experiment.model.labels)}",
-            hint="prepare the site's data again for this experiment",
-        )
 
 
 def _check_round(request: Request) -> None:
@@ -300,13 +288,17 @@ def _check_round(request: Request) -> None:
         )
 
 
-def _plan(site: Site, experiment: Experiment) -> PrivacyPlan | None:
+def _plan(site: Site, request: Request) -> PrivacyPlan | None:
+    now, others = stretches(site.data, request.experiment, round=request.round)
+    if not now.rows:
+        return None
     return plan_privacy(
-        experiment.privacy,
-        rows=len(site.data.train),
-        batch_size=experiment.training.batch_size,
-        steps_per_round=_steps(site, experiment),
-        rounds=experiment.rounds,
+        request.experiment.privacy,
+        rows=now.rows,
+        batch_size=request.experiment.training.batch_size,
+        steps_per_round=now.steps,
+        rounds=now.rounds,
+        others=others,
         calibrated=Calibrations(site.home),
     )
 

@@ -120,4 +120,5 @@ def open_variate(home: Path, request: Request, state: State, companions: State) 
 
 
 def _own(shelf: Shelf, before: Path, state: State) -> dict[str, Tensor]:
-    return shelf.read(before, like=state, what="control variate", without="a variate of zeros")
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    return shelf.read(before, like=zeros, what="control variate", without="a variate of zeros")

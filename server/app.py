@@ -33,8 +33,8 @@ from fedrelease.update import State
 
 __all__ = ["Initial", "SecondsOf", "app", "check_same_experiment", "server_app"]
 
-Initial: TypeAlias = Callable[[Base, Experiment], State]
-"""What makes the state of version 0.0.0."""
+Initial: TypeAlias = Callable[[Base, Experiment, int], State]
+"""What makes the state that training starts from with the labels of a round; round 0 is version 0.0.0."""
 
 SecondsOf: TypeAlias = Callable[[str, int], float]
 
@@ -42,7 +42,7 @@ SecondsOf: TypeAlias = Callable[[str, int], float]
 def server_app(watch: Watcher, *, initial: Initial | None = None, seconds_of: SecondsOf | None = None) -> ServerApp:
     """A ServerApp that runs the plan of rounds in its run configuration and tells ``watch`` about it.
 
-    ``initial`` makes the first state elsewhere; ``None`` makes it here, and loads the base for it. ``seconds_of`` says how long
+    ``initial`` makes first states elsewhere; ``None`` makes it here, and loads the base for it. ``seconds_of`` says how long
     a site takes with a state of so many bytes, in a simulation on virtual time.
     """
     application = ServerApp()
@@ -84,10 +84,10 @@ def _ignore(event: Event) -> None:
 app = server_app(_ignore)
 
 
-def _initial_state(base: Base, experiment: Experiment) -> State:
+def _initial_state(base: Base, experiment: Experiment, round: int) -> State:
     from fedrelease.server.local_model import initial_state
 
-    return initial_state(base, experiment)
+    return initial_state(base, experiment, round=round)
 
 
 def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State], Seen]:

@@ -7,9 +7,10 @@ Example::
     updates[1].metrics["staleness"]                               # 2.0: two releases came out while site-17 trained
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -22,7 +23,11 @@ from fedrelease.server.timetable import Arrivals, timetable
 from fedrelease.strategies import Strategy
 from fedrelease.update import State, Update
 
-__all__ = ["arrivals", "as_arrived", "check_times", "starts"]
+__all__ = ["StateOf", "arrivals", "as_arrived", "check_times", "starts"]
+
+
+StateOf: TypeAlias = Callable[[Release], State]
+"""What a site begins with that starts a round from a release."""
 
 
 def _waits(strategy: Strategy, asked: Sequence[str]) -> bool:
@@ -68,29 +73,34 @@ def _minor(version: str) -> str:
     return version.split(".")[1]
 
 
-def starts(begun: Arrivals, parent: Release, store: Store) -> Iterator[tuple[State, Sequence[str]]]:
+def starts(begun: Arrivals, parent: Release, store: Store, state_of: StateOf) -> Iterator[tuple[State, Sequence[str]]]:
     """Each state that somebody trains from, with the sites that do."""
     for version in sorted(set(begun.values())):
         release = parent if version == parent.version else store.find(version)
-        yield dict(release.state()), sorted(site for site, own in begun.items() if own == version)
+        yield dict(state_of(release)), sorted(site for site, own in begun.items() if own == version)
 
 
 def as_arrived(
-    updates: Sequence[Update], begun: Arrivals, parent: Release, store: Store, strategy: Strategy
+    updates: Sequence[Update],
+    begun: Arrivals,
+    parent: Release,
+    store: Store,
+    strategy: Strategy,
+    state_of: StateOf,
 ) -> tuple[Update, ...]:
     """Updates with their staleness, where a site trained from an older release; led away from the parent, if the rule says so."""
     return tuple(
         update
         if begun[update.site] == parent.version
-        else _late(update, store.find(begun[update.site]), parent, strategy)
+        else _late(update, store.find(begun[update.site]), parent, strategy, state_of)
         for update in updates
     )
 
 
-def _late(update: Update, begun: Release, parent: Release, strategy: Strategy) -> Update:
+def _late(update: Update, begun: Release, parent: Release, strategy: Strategy, state_of: StateOf) -> Update:
     behind = float(parent.manifest.round - begun.manifest.round)
     tensors = (
-        _Led(delta=update.tensors, begun=begun.state(), parent=parent.state())
+        _Led(delta=update.tensors, begun=state_of(begun), parent=state_of(parent))
         if strategy.from_newest
         else update.tensors
     )

@@ -49,7 +49,8 @@ class Setting:
     """What all rounds share.
 
     Attributes:
-        initial: makes the state of version 0.0.0; called once in the life of a store.
+        initial: makes the state that training starts from with the labels of a round: of version 0.0.0 for round 0, and where
+            labels are added the rows that a head gets for them.
         look: what a state does on the server's own hold-out; empty without one.
         seconds_of: how long a site takes with a state of so many bytes, where that is known beforehand: on virtual time.
     """
@@ -58,7 +59,7 @@ class Setting:
     store: Store
     sites: Sites
     base: Base
-    initial: Callable[[], State]
+    initial: Callable[[int], State]
     look: Callable[[State], Seen]
     watch: Watcher
     seconds_of: Callable[[str, int], float] | None = None
@@ -143,17 +144,17 @@ def gather_evaluations(setting: Setting, request: Request, candidate: State) -> 
     """Ask the evaluators about the candidate, and look at the server's own hold-out."""
     answers: dict[str, Answer] = {}
     refused: dict[str, str] = {}
-    labels, federation = setting.experiment.model.labels, setting.experiment.federation
+    federation = setting.experiment.federation
     asked = evaluators(federation, request.version, setting.sites.names())
     for reply in setting.sites.evaluate(request, candidate, asked):
         try:
-            answers[reply.site] = _evaluation(setting.experiment, reply)
+            answers[reply.site] = _evaluation(request, reply)
         except UpdateRefused as error:
             refused[reply.site] = f"hold-out: {_short(error)}"
         answer = answers.get(reply.site)
         setting.tell(request, "evaluate", reply.site, refused.get(reply.site), answer.receipt if answer else None)
     seen = setting.look(candidate)
-    metrics, report = site_metrics(answers, labels=labels, server=seen.metrics)
+    metrics, report = site_metrics(answers, labels=request.labels, server=seen.metrics)
     receipts = tuple(answers[site].receipt for site in sorted(answers))
     items = {**{site: answer.items for site, answer in answers.items()}, SERVER: seen.items}
     return Evaluated(
@@ -166,10 +167,10 @@ def gather_evaluations(setting: Setting, request: Request, candidate: State) -> 
     )
 
 
-def _evaluation(experiment: Experiment, reply: Reply) -> Answer:
+def _evaluation(request: Request, reply: Reply) -> Answer:
     if reply.answer is None or reply.refused is not None:
         raise UpdateRefused(reply.refused or "no answer")
-    screen_evaluation(reply.answer, experiment=experiment, site=reply.site)
+    screen_evaluation(reply.answer, experiment=request.experiment, labels=request.labels, site=reply.site)
     return reply.answer
 
 

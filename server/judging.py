@@ -22,7 +22,7 @@ from fedrelease.server.gates.subject import SiteScores, cosine, layout_of, step_
 from fedrelease.server.lifecycle import anchor
 from fedrelease.server.plan import BASE_VERSION
 from fedrelease.server.release import Release, by_digest, load
-from fedrelease.server.seen_items import SCORES, read_scores
+from fedrelease.server.seen_items import EARLIER_SCORES, SCORES, read_scores
 from fedrelease.server.store import Store
 from fedrelease.update import State
 
@@ -59,7 +59,13 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A round's new state before its verdict. ``refused``: answers to training that do not count."""
+    """A round's new state before its verdict.
+
+    Attributes:
+        began: what the sites trained from: the parent's state, with rows for labels that the round adds.
+        earlier_scores: ``scores`` on the rows of fewer labels, as earlier releases knew them.
+        refused: answers to training that do not count.
+    """
 
     draft: Manifest
     state: State
@@ -67,6 +73,8 @@ class Candidate:
     items: Items | None
     scores: SiteScores | None
     refused: int
+    began: State
+    earlier_scores: tuple[SiteScores, ...] = ()
 
 
 def judge(candidate: Candidate, phase: Phase, *, experiment: Experiment, store: Store) -> Judged:
@@ -82,9 +90,10 @@ def judge(candidate: Candidate, phase: Phase, *, experiment: Experiment, store: 
         manifest=candidate.draft,
         state=candidate.state,
         digests=_digests(candidate.draft, store),
-        declared=layout_of(candidate.parent.state()),
+        declared=layout_of(candidate.began),
         items=candidate.items,
         scores=candidate.scores,
+        earlier_scores=candidate.earlier_scores,
         step=_step(candidate, store),
         plan=experiment.privacy,
         looks=looks,
@@ -112,6 +121,9 @@ def subject_of(name: str, release: Release) -> Subject:
         manifest=release.manifest,
         items=Items.from_bytes(release.read("items")) if "items" in roles else None,
         scores=read_scores(release.read(SCORES)) if SCORES in paths else None,
+        earlier_scores=tuple(
+            read_scores(release.read(path)) for path in sorted(paths) if path.startswith(EARLIER_SCORES)
+        ),
         pinned=name.startswith("anchor "),
     )
 
@@ -145,7 +157,7 @@ def _step(candidate: Candidate, store: Store) -> Step | None:
     parent = candidate.parent
     if not parent.manifest.parents:
         return None
-    step = step_between(parent.state(), candidate.state)
+    step = step_between(candidate.began, candidate.state)
     last = step_between(by_digest(store.folder, parent.manifest.parents[0]).state(), parent.state())
     return Step(
         norm=_norm(step),

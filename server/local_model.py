@@ -10,9 +10,10 @@ server that does neither is spared their memory.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
-from fedrelease.data.row_files import open_rows
+from fedrelease.data.row_files import of_labels, open_rows
 from fedrelease.data.tokens import load_tokenizer
 from fedrelease.experiment import Experiment
 from fedrelease.models.bases import Base
@@ -27,19 +28,19 @@ from fedrelease.update import State
 __all__ = ["drawn_state", "initial_state", "server_look"]
 
 
-def _classifier(base: Base, experiment: Experiment) -> Classifier:
-    return build_model(base, experiment.model, seed=experiment.federation.seed)
+def initial_state(base: Base, experiment: Experiment, *, round: int = 0) -> State:
+    """Factors as they are drawn, and a head that is zero or starts from the texts of the round's labels.
+
+    For round 0 that is the state of version 0.0.0. It follows from the seed, the labels and the base alone.
+    """
+    model = build_model(base, experiment.model_at(round), seed=experiment.federation.seed)
+    return drawn_state(model, base, experiment, round=round)
 
 
-def initial_state(base: Base, experiment: Experiment) -> State:
-    """The state of version 0.0.0: factors as they are drawn, and a head that is zero or starts from the labels' texts."""
-    return drawn_state(_classifier(base, experiment), base, experiment)
-
-
-def drawn_state(classifier: Classifier, base: Base, experiment: Experiment) -> State:
-    """The same, from a model of the experiment that is there already: whatever state it has is drawn anew, in place."""
+def drawn_state(classifier: Classifier, base: Base, experiment: Experiment, *, round: int = 0) -> State:
+    """The same, from a model of that round that is there already: whatever state it has is drawn anew, in place."""
     classifier.draw(experiment.federation.seed)
-    texts = experiment.model.label_texts
+    texts = experiment.model_at(round).label_texts
     state = trainable_state(classifier)
     if not texts or not isinstance(classifier, TextClassifier):
         return state
@@ -49,13 +50,22 @@ def drawn_state(classifier: Classifier, base: Base, experiment: Experiment) -> S
 
 
 def server_look(base: Base, experiment: Experiment, holdout: Path) -> Callable[[State], Seen]:
-    """What a state does on the rows of ``holdout``, as a function of the state; the model is built once."""
-    model, rows = _classifier(base, experiment), open_rows(holdout)
+    """What a state does on the rows of ``holdout`` whose labels it knows, as a function of the state.
+
+    The model is built once for each number of labels.
+    """
+    whole = open_rows(holdout)
+
+    @lru_cache(maxsize=1)
+    def built(count: int) -> Classifier:
+        return build_model(base, experiment.model.with_labels(count), seed=experiment.federation.seed)
 
     def on_server(state: State) -> Seen:
+        labels = experiment.model.labels[: len(state["head.bias"])]
+        model, rows = built(len(labels)), of_labels(whole, len(labels))
         load_state(model, state)
-        matrix, loss = look(model, rows, classes=len(experiment.model.labels))
-        items = outcomes(model, rows, experiment.model.labels) if experiment.needs_items else None
+        matrix, loss = look(model, rows, classes=len(labels))
+        items = outcomes(model, rows, labels) if experiment.needs_items else None
         return Seen(metrics={**scores(matrix), "loss": loss}, items=items)
 
     return on_server

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, Federation, Phase
+from fedrelease.label_plan import majors
 from fedrelease.manifest import version_key
 from fedrelease.population import Population
 
@@ -43,15 +44,15 @@ class PlannedRound:
 
 
 def planned_rounds(experiment: Experiment) -> tuple[PlannedRound, ...]:
-    """All rounds. MINOR of the version is the phase, PATCH the round within it, both from 1."""
+    """All rounds. MAJOR of a version is how often labels were added, MINOR the phase, PATCH the round in it, both from 1."""
+    major = majors(experiment.phase_labels)
     places = [
-        (minor, patch, phase)
-        for minor, phase in enumerate(experiment.phases, 1)
+        (f"{major[place]}.{place + 1}.{patch}", phase)
+        for place, phase in enumerate(experiment.phases)
         for patch in range(1, phase.rounds + 1)
     ]
     return tuple(
-        PlannedRound(version=f"0.{minor}.{patch}", number=number, phase=phase)
-        for number, (minor, patch, phase) in enumerate(places, 1)
+        PlannedRound(version=version, number=number, phase=phase) for number, (version, phase) in enumerate(places, 1)
     )
 
 

@@ -42,7 +42,8 @@ def predict(release: Release, texts: Sequence[str], *, cache: Path) -> list[Pred
     manifest = release.manifest
     experiment = load_experiment(None, text=release.read("experiment.toml").decode())
     base = _same_base(release, cache)
-    model = build_model(base, experiment.model, seed=experiment.federation.seed)
+    known = experiment.model.with_labels(len(manifest.task.labels))
+    model = build_model(base, known, seed=experiment.federation.seed)
     if not isinstance(model, TextClassifier):
         raise ModelError(
             f"{release.version} does not read texts",

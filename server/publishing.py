@@ -14,6 +14,7 @@ from fedrelease.experiment import Experiment, Phase, StrategyChoice
 from fedrelease.experiment_document import experiment_digest
 from fedrelease.experiment_file import to_toml
 from fedrelease.files import canonical_bytes
+from fedrelease.label_plan import Labels
 from fedrelease.manifest import (
     RESIDUAL,
     Accepted,
@@ -35,7 +36,7 @@ from fedrelease.server.gather import Evaluated
 from fedrelease.server.journal import entry_for, utc_now
 from fedrelease.server.judging import Candidate, attach_report, judge
 from fedrelease.server.release import Release
-from fedrelease.server.seen_items import ITEMS, SCORES, items_of, scores_bytes, scores_of
+from fedrelease.server.seen_items import EARLIER_SCORES, ITEMS, SCORES, items_of, scores_bytes, scores_of
 from fedrelease.server.store import Store
 from fedrelease.update import State, Update, state_bytes
 
@@ -50,6 +51,7 @@ class Outcome:
 
     Attributes:
         phase: None for the base, which no gate looks at.
+        began: what the sites trained from, on the layout of what they made; for the base the state itself.
         residual: by LoRA layer, see :func:`fedrelease.strategies.lora.residuals`.
     """
 
@@ -58,6 +60,7 @@ class Outcome:
     round: int
     strategy: StrategyChoice
     parent: Release | None
+    began: State
     state: State
     memory: State
     cohort: Sequence[str]
@@ -86,7 +89,7 @@ def publish(outcome: Outcome, cost: Cost, *, experiment: Experiment, base: Base,
 
     The gates' report is there before the release: a crash in between leaves a report about nothing, and no release without one.
     """
-    items, scores = _seen(outcome, experiment)
+    items, scores = _seen(outcome, experiment, experiment.labels_at(outcome.round))
     files = tuple(
         _keep(store, path, role, data)
         for path, role, data in (*_files(outcome, experiment), *_seen_files(items, scores))
@@ -94,9 +97,15 @@ def publish(outcome: Outcome, cost: Cost, *, experiment: Experiment, base: Base,
     manifest = _manifest(outcome, files, experiment=experiment, base=base, store=store)
     reason, channel = None, None
     if outcome.phase is not None and outcome.parent is not None:
-        refused = len(outcome.refused)
         candidate = Candidate(
-            draft=manifest, state=outcome.state, parent=outcome.parent, items=items, scores=scores, refused=refused
+            draft=manifest,
+            state=outcome.state,
+            parent=outcome.parent,
+            items=items,
+            scores=scores.get(SCORES),
+            refused=len(outcome.refused),
+            began=outcome.began,
+            earlier_scores=tuple(found for path, found in scores.items() if path != SCORES),
         )
         judged = judge(candidate, outcome.phase, experiment=experiment, store=store)
         manifest = replace(manifest, verdict=judged.verdict)
@@ -115,17 +124,25 @@ def publish(outcome: Outcome, cost: Cost, *, experiment: Experiment, base: Base,
     return store.publish(manifest, entry)
 
 
-def _seen(outcome: Outcome, experiment: Experiment) -> tuple[Items | None, SiteScores | None]:
-    """What later candidates are compared with, where a gate of the experiment compares at all."""
+def _seen(outcome: Outcome, experiment: Experiment, labels: Labels) -> tuple[Items | None, dict[str, SiteScores]]:
+    """What later candidates are compared with, where a gate of the experiment compares at all. Scores by their file.
+
+    Scores on the rows of fewer labels are for comparing with releases that knew no more.
+    """
     if not experiment.needs_items:
-        return None, None
-    items = items_of(outcome.evaluated.items, labels=experiment.model.labels)
-    return items, None if items else scores_of(outcome.evaluated.answers, experiment)
+        return None, {}
+    items = items_of(outcome.evaluated.items, labels=labels)
+    if items:
+        return items, {}
+    fewer = sorted({known for known in experiment.phase_labels if len(known) < len(labels)}, key=len)
+    wanted = {SCORES: labels, **{f"{EARLIER_SCORES}{len(known)}-labels.json": known for known in fewer}}
+    told = {path: scores_of(outcome.evaluated.answers, experiment, labels=known) for path, known in wanted.items()}
+    return None, {path: scores for path, scores in told.items() if scores}
 
 
-def _seen_files(items: Items | None, scores: SiteScores | None) -> list[tuple[str, str, bytes]]:
+def _seen_files(items: Items | None, scores: Mapping[str, SiteScores]) -> list[tuple[str, str, bytes]]:
     kept = [(ITEMS, "items", items.to_bytes())] if items else []
-    return [*kept, (SCORES, "doc", scores_bytes(scores))] if scores else kept
+    return [*kept, *((path, "doc", scores_bytes(found)) for path, found in scores.items())]
 
 
 def _manifest(
@@ -142,7 +159,7 @@ def _manifest(
         files=files,
         base=BaseFacts(ref=experiment.model.base, files=base.files),
         adapter=_adapter(experiment),
-        task=_task(experiment, base),
+        task=_task(experiment, base, outcome.round),
         federation=_federation(outcome, experiment),
         privacy=_privacy(outcome, experiment, store.head()),
         metrics=_metrics(outcome),
@@ -183,10 +200,10 @@ def _adapter(experiment: Experiment) -> AdapterFacts:
     )
 
 
-def _task(experiment: Experiment, base: Base) -> TaskFacts:
+def _task(experiment: Experiment, base: Base, round: int) -> TaskFacts:
     return TaskFacts(
         name=experiment.model.task,
-        labels=experiment.model.labels,
+        labels=experiment.labels_at(round),
         max_length=experiment.training.max_length,
         tokenizer=base.tokenizer_digest,
     )

@@ -11,14 +11,16 @@ again.
 import math
 import time
 from collections.abc import Sequence
+from functools import cache, partial
 
 import torch
 
 from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.experiment import Experiment, StrategyChoice
 from fedrelease.factors import trained_part
+from fedrelease.growth import grown, grown_with_zeros
 from fedrelease.messages import Request
-from fedrelease.server.arrivals import arrivals, as_arrived, check_times, starts
+from fedrelease.server.arrivals import StateOf, arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
 from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
 from fedrelease.server.journal import LogEntry, utc_now
@@ -135,7 +137,7 @@ def _strategy(setting: Setting, planned: PlannedRound) -> Strategy:
 def _publish_base(setting: Setting) -> Release:
     """Version 0.0.0: the base with an adapter that changes nothing yet, evaluated everywhere."""
     begun = time.monotonic()
-    state = setting.initial()
+    state = setting.initial(0)
     request = _request(setting, BASE_VERSION, 0)
     outcome = Outcome(
         version=BASE_VERSION,
@@ -143,6 +145,7 @@ def _publish_base(setting: Setting) -> Release:
         round=0,
         strategy=StrategyChoice(name="none"),
         parent=None,
+        began=state,
         state=state,
         memory={},
         cohort=(),
@@ -156,9 +159,11 @@ def _publish_base(setting: Setting) -> Release:
 def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Release:
     begun = time.monotonic()
     spool = Spool(setting.store.folder / "spool" / planned.version, parent=parent.digest)
-    strategy, memory = _strategy(setting, planned), _memory(setting, planned, parent)
+    state_of = _states(setting, planned)
+    strategy, state = _strategy(setting, planned), dict(state_of(parent))
+    memory: State = grown_with_zeros(_memory(setting, planned, parent), like=state)
     begun_from = arrivals(setting, planned, parent, strategy)
-    asked, state = tuple(sorted(begun_from)), dict(parent.state())
+    asked = tuple(sorted(begun_from))
     shown = state if strategy.writes_residual else trained_part(state)
     companions = dict(strategy.broadcast(shown, memory))
     request = _request(setting, planned.version, planned.number, **strategy.directives(planned.number))
@@ -172,11 +177,11 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
         )
     )
     refused = dict[str, str]()
-    for start, sites in starts(begun_from, parent, setting.store):
+    for start, sites in starts(begun_from, parent, setting.store, state_of):
         kinds = strategy.companions
         refused |= gather_updates(setting, request, start, sites, spool, companions=companions, kinds=kinds)
     accepted = [update for update in spool.updates() if update.site in begun_from]
-    updates = as_arrived(accepted, begun_from, parent, setting.store, strategy)
+    updates = as_arrived(accepted, begun_from, parent, setting.store, strategy, state_of)
     _check_quorum(setting, planned, asked, updates, refused)
     aggregated, memory = strategy.aggregate(shown, updates, memory)
     aggregated = {**{name: tensor for name, tensor in state.items() if name not in shown}, **aggregated}
@@ -187,6 +192,7 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
         round=planned.number,
         strategy=planned.phase.strategy,
         parent=parent,
+        began=state,
         state=aggregated,
         memory=memory,
         cohort=asked,
@@ -199,6 +205,22 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     if not setting.experiment.federation.keep_updates:
         spool.drop()
     return release
+
+
+def _states(setting: Setting, planned: PlannedRound) -> StateOf:
+    """What a site begins with that starts this round from some release: its state, with rows for labels that came since.
+
+    The rows for new labels are those of the state that training would start from with all of the round's labels, which follows
+    from the seed: a round that is asked again, or goes on after a crash, starts from the same bits.
+    """
+    labels = setting.experiment.labels_at(planned.number)
+    fresh = cache(partial(setting.initial, planned.number))
+
+    def state_of(release: Release) -> State:
+        same = release.manifest.task.labels == labels
+        return release.state() if same else grown(release.state(), like=fresh())
+
+    return state_of
 
 
 def _memory(setting: Setting, planned: PlannedRound, parent: Release) -> State:

@@ -133,21 +133,24 @@ def _length(name: str, delta: Tensor, after: Tensor) -> float:
     return float(torch.linalg.vector_norm(delta, dtype=torch.float64))
 
 
-def screen_evaluation(answer: Answer, *, experiment: Experiment, site: str) -> None:
+def screen_evaluation(
+    answer: Answer, *, experiment: Experiment, site: str, labels: tuple[str, ...] | None = None
+) -> None:
     """Check what a site tells about its hold-out.
 
-    Checked: the site's name; a confusion matrix of the experiment's labels with believable counts; an ``accuracy_private``, where
-    there is one, between 0 and 1; that the site tells no more than ``privacy.metrics`` allows, and with noised metrics its
-    receipt.
+    Checked: the site's name; a confusion matrix of the round's ``labels`` (left out = all) with believable counts; an
+    ``accuracy_private``, where there is one, between 0 and 1; that the site tells no more than ``privacy.metrics`` allows, and
+    with noised metrics its receipt.
 
     Raises:
         UpdateRefused: a check failed; the text names the field.
     """
     _check_site(answer, site)
+    known = experiment.model.labels if labels is None else labels
     if answer.confusion is not None:
-        _check_confusion(answer.confusion, classes=len(experiment.model.labels))
+        _check_confusion(answer.confusion, classes=len(known))
     if answer.items is not None and experiment.tells_items:
-        answer.items.check(experiment.model.labels)
+        answer.items.check(known)
     elif answer.items is not None:
         raise UpdateRefused("the answer tells more than was asked", value="items", rule="no gate may have them")
     _check_share(answer.metrics.get(ACCURACY_PRIVATE))

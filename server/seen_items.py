@@ -20,10 +20,12 @@ from fedrelease.messages import Answer
 from fedrelease.server.gates.items import Items
 from fedrelease.server.gates.subject import SiteScores
 
-__all__ = ["ITEMS", "SCORES", "items_of", "read_scores", "scores_bytes", "scores_of"]
+__all__ = ["EARLIER_SCORES", "ITEMS", "SCORES", "items_of", "read_scores", "scores_bytes", "scores_of"]
 
 ITEMS = "items.safetensors"
 SCORES = "scores.json"
+EARLIER_SCORES = "scores-of-"
+"""What the name of a file with scores on fewer labels begins with; it goes on with their number."""
 
 
 def items_of(told: Mapping[str, Outcomes], *, labels: Sequence[str]) -> Items | None:
@@ -45,37 +47,45 @@ def items_of(told: Mapping[str, Outcomes], *, labels: Sequence[str]) -> Items | 
     )
 
 
-def scores_of(answers: Mapping[str, Answer], experiment: Experiment) -> SiteScores | None:
-    """Accuracies of the sites that told a confusion matrix with noise; None where none did."""
+def scores_of(
+    answers: Mapping[str, Answer], experiment: Experiment, *, labels: Sequence[str] | None = None
+) -> SiteScores | None:
+    """Accuracies of the sites that told a confusion matrix with noise; None where none did.
+
+    With ``labels`` those on the rows of these labels only, which are the first ones of the matrix: what a release that knew no
+    others is compared on.
+    """
     noised = {site: answer for site, answer in sorted(answers.items()) if answer.confusion and answer.receipt}
-    totals = {site: sum(map(sum, answer.confusion or ())) for site, answer in noised.items()}
+    known = experiment.model.labels if labels is None else labels
+    rows = {site: (answer.confusion or ())[: len(known)] for site, answer in noised.items()}
+    totals = {site: sum(map(sum, found)) for site, found in rows.items()}
     usable = {site: total for site, total in totals.items() if total > 0}
     if not usable:
         return None
-    right = {site: sum(row[place] for place, row in enumerate(noised[site].confusion or ())) for site in usable}
+    right = {site: sum(row[place] for place, row in enumerate(rows[site])) for site in usable}
     accuracy = {site: right[site] / total for site, total in usable.items()}
     return SiteScores(
-        evaluation=_identity(experiment),
+        evaluation=_identity(experiment, known),
         accuracy=accuracy,
         examples=usable,
-        noise={site: _noise(noised[site], accuracy[site], total) for site, total in usable.items()},
+        noise={site: _noise(noised[site], accuracy[site], total, len(known)) for site, total in usable.items()},
     )
 
 
-def _noise(answer: Answer, accuracy: float, total: float) -> float:
-    """Standard deviation of right / total, to first order: each of the k * k counts has noise of its own, k of them are right.
+def _noise(answer: Answer, accuracy: float, total: float, rows: int) -> float:
+    """Standard deviation of right / total, to first order: each count has noise of its own, and one a row is right.
 
     d(right / total) = (d right - accuracy * d total) / total, where the right ones are in both.
     """
-    sigma, k = answer.receipt.noise_multiplier if answer.receipt else 0.0, len(answer.confusion or ())
-    return sigma * math.sqrt(k * (1 - accuracy) ** 2 + (k * k - k) * accuracy**2) / total
+    sigma, counts = answer.receipt.noise_multiplier if answer.receipt else 0.0, rows * len(answer.confusion or ())
+    return sigma * math.sqrt(rows * (1 - accuracy) ** 2 + (counts - rows) * accuracy**2) / total
 
 
-def _identity(experiment: Experiment) -> str:
-    """Which rows are held out follows from these keys."""
+def _identity(experiment: Experiment, labels: Sequence[str]) -> str:
+    """Which rows are held out follows from these keys, and from the labels that were known."""
     document = to_document(experiment)
     seed = experiment.federation.seed
-    return digest_bytes(canonical_bytes({"data": document["data"], "seed": seed, "labels": [*experiment.model.labels]}))
+    return digest_bytes(canonical_bytes({"data": document["data"], "seed": seed, "labels": [*labels]}))
 
 
 def scores_bytes(scores: SiteScores) -> bytes:

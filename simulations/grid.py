@@ -163,8 +163,10 @@ class LocalGrid(Grid):
                 if asked.metadata.message_id in wanted:
                     yield _reply(asked, content)
 
-    def initial_state(self, base: Base, experiment: Experiment) -> State:
-        """The state of version 0.0.0, made by a worker: it has base and libraries, and this process is spared them.
+    def initial_state(self, base: Base, experiment: Experiment, round: int = 0) -> State:
+        """The state that training starts from with the labels of a round; for round 0 that of version 0.0.0.
+
+        Made by a worker: it has base and libraries, and this process is spared them.
 
         A worker that dies over it is replaced, and the next one asked.
 
@@ -173,7 +175,8 @@ class LocalGrid(Grid):
         """
         node: dict[str, Json] = {"base": str(base.folder.absolute()), "site": "none"}
         for _ in range(ATTEMPTS):
-            self._engine.submit(INITIAL, {"kind": INITIAL, "experiment": to_document(experiment), "node": node})
+            document = to_document(experiment)
+            self._engine.submit(INITIAL, {"kind": INITIAL, "experiment": document, "round": round, "node": node})
             (found,) = _contents(self._outcome(INITIAL), 1)
             if not isinstance(found, str):
                 return found.array_records["arrays"].to_torch_state_dict()

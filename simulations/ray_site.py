@@ -120,7 +120,7 @@ def _ready(message: Message, node: Mapping[str, str], experiment: Experiment) ->
     for name in ("base", "data"):
         if not Path(node[name]).is_dir():
             raise _unseen(Path(node[name]))
-    resident_model(node["base"], experiment.model)
+    resident_model(node["base"], experiment.model_at(0))
     return Message(RecordDict({"config": ConfigRecord({"site": node["site"]})}), reply_to=message)
 
 

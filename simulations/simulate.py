@@ -32,7 +32,7 @@ from fedrelease.fetch import fetch
 from fedrelease.models.bases import Base, open_base
 from fedrelease.models.precision import chosen_precision
 from fedrelease.population import Population
-from fedrelease.server.app import check_same_experiment, server_app
+from fedrelease.server.app import Initial, check_same_experiment, server_app
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.events import Watcher
 from fedrelease.server.flower import FIRST_NODE
@@ -53,7 +53,6 @@ from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
 from fedrelease.strategies import check_adapter, check_strategy
-from fedrelease.update import State
 
 __all__ = ["GridOf", "Ray", "Summary", "federate", "simulate", "sites_folder"]
 
@@ -222,7 +221,7 @@ def federate(
         begin(with_hostile(grid, experiment, by_node), context)
 
 
-def _initial(experiment: Experiment, grid: Grid) -> Callable[[Base, Experiment], State] | None:
+def _initial(experiment: Experiment, grid: Grid) -> Initial | None:
     """Who makes the first state: a worker, which has the model; a state with all of a pretrained base in it is loaded anew."""
     model = experiment.model
     whole_base = model.adapter.kind == "full" and model.task == "text-classification"

@@ -28,7 +28,7 @@ from fedrelease.files import Json
 __all__ = ["INITIAL", "answer", "load", "main"]
 
 INITIAL = "initial"
-"""The kind of a task that asks for the state of version 0.0.0 instead of asking a site."""
+"""The kind of a task that asks for the state that training starts from instead of asking a site."""
 
 WATCH_S = 0.2
 LOGGER = logging.getLogger("fedrelease.engine")
@@ -87,7 +87,7 @@ def load(settings: Mapping[str, Json]) -> None:
 
     experiment = settings["experiment"]
     if isinstance(experiment, Mapping):
-        resident_model(str(settings["base"]), from_document(experiment).model)
+        resident_model(str(settings["base"]), from_document(experiment).model_at(0))
 
 
 def _fork(settings: Mapping[str, Json], control: socket.socket, place: int, status: int | None = None) -> int:
@@ -183,7 +183,7 @@ def _reply(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
 
 
 def _initial(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
-    """The state of version 0.0.0, so that the engine's process needs no model of its own."""
+    """The state that training starts from with a round's labels, so that the engine's process needs no model of its own."""
     from flwr.app import ArrayRecord, RecordDict
 
     from fedrelease.client.app import resident_base, resident_model
@@ -194,8 +194,9 @@ def _initial(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
     document, node = frame["experiment"], frame["node"]
     if not isinstance(document, Mapping) or not isinstance(node, Mapping):
         raise EngineError("the first state is asked for without an experiment", value=str(frame)[:80])
-    experiment, folder = from_document(document), str(node["base"])
-    state = drawn_state(resident_model(folder, experiment.model), resident_base(folder), experiment)
+    experiment, folder, round = from_document(document), str(node["base"]), int(str(frame["round"]))
+    model = resident_model(folder, experiment.model_at(round))
+    state = drawn_state(model, resident_base(folder), experiment, round=round)
     return pack(RecordDict({"arrays": ArrayRecord(dict(state))}), handover)
 
 

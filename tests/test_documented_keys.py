@@ -43,7 +43,14 @@ CHOICES = {
     ("[[phase]]", "on_held"): e.ON_HELD,
     ("[attack]", "kind"): KINDS,
 }
-TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", e.StrategyChoice: "name or table"}
+TYPES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    e.StrategyChoice: "name or table",
+    tuple[str, ...]: "list of texts",
+}
 
 
 def rows(header: str) -> dict[str, list[str]]:

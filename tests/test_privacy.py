@@ -11,7 +11,7 @@ from fedrelease.accounting import Segment, spent
 from fedrelease.errors import PrivacyError
 from fedrelease.experiment import Privacy
 from fedrelease.noise import calibrate
-from fedrelease.privacy import plan_privacy
+from fedrelease.privacy import Stretch, plan_privacy
 
 DELTA = 1e-5
 
@@ -148,6 +148,35 @@ def test_calibration_for_renyi_accounting_keeps_its_own_target() -> None:
 def test_an_epsilon_that_no_noise_fits_is_refused(epsilon: float) -> None:
     with pytest.raises(PrivacyError, match=r"no noise fits this epsilon.*choose an epsilon"):
         calibrate(epsilon=epsilon, delta=1e-12, sample_rate=1.0, steps=1)
+
+
+def test_noise_for_stretches_of_other_sampling_rates_is_worth_the_budget_by_another_accountant() -> None:
+    """A site with 40, then 80, then 160 rows: a row of the first 40 is there throughout."""
+    noise = calibrate(epsilon=4.0, delta=DELTA, sample_rate=0.25, steps=8, rest=((0.125, 16), (0.0625, 32)))
+    history = [Segment(noise, 0.25, 8), Segment(noise, 0.125, 16), Segment(noise, 0.0625, 32)]
+    assert 4.0 * 0.99 <= composed_epsilon(history, DELTA) <= 4.0 + 0.02
+    assert composed_epsilon([Segment(noise, 0.25, 56)], DELTA) > 5  # what the largest rate throughout would have cost
+
+
+def test_every_stretch_of_a_plan_gets_the_same_noise_whichever_is_named_first() -> None:
+    asked = {"epsilon": 2.0, "delta": DELTA, "accountant": "rdp"}
+    first = calibrate(**asked, sample_rate=0.3, steps=4, rest=((0.1, 9), (0.2, 5)))  # type: ignore[arg-type]
+    last = calibrate(**asked, sample_rate=0.1, steps=9, rest=((0.2, 5), (0.3, 4)))  # type: ignore[arg-type]
+    assert first == last
+    assert calibrate(**asked, sample_rate=0.2, steps=3, rest=((0.2, 4),)) == calibrate(  # type: ignore[arg-type]
+        **asked,  # type: ignore[arg-type]
+        sample_rate=0.2,
+        steps=7,
+    )
+
+
+def test_a_plan_with_other_stretches_takes_its_rate_from_its_own_rows_and_its_noise_from_all() -> None:
+    others = (Stretch(rows=200, steps=4, rounds=3), Stretch(rows=0, steps=0, rounds=5))
+    plan = plan_privacy(Privacy(), rows=100, batch_size=30, steps_per_round=3, rounds=2, others=others)
+    assert plan is not None
+    assert plan.segment() == (plan.noise_multiplier, 0.3, 3)
+    assert plan.rest == ((0.15, 12),)
+    assert spent([Segment(plan.noise_multiplier, 0.3, 6), Segment(plan.noise_multiplier, 0.15, 12)], delta=DELTA) <= 8.0
 
 
 def test_the_plan_computes_its_own_sampling_rate_and_expected_batch() -> None:

@@ -22,9 +22,9 @@ VERBS = {"pass": "not worse by", "fail": "worse by more than", "inconclusive": "
 
 
 def compare_scores(
-    candidate: SiteScores, other: SiteScores | None, rule: QualityRule, *, against: str
+    candidate: SiteScores, other: SiteScores | None, rule: QualityRule, *, against: str, slice: str = "overall"
 ) -> Iterator[Finding]:
-    """The plain mean over sites, then each site, as far as both releases were looked at there."""
+    """The plain mean over sites, as the slice of that name; then each site, as far as both releases were looked at there."""
     if other is None:
         yield error(GATE, rule, "there are no accuracies of it", against=against)
         return
@@ -39,7 +39,7 @@ def compare_scores(
         )
         yield error(GATE, rule, what, against=against)
         return
-    yield _judged(candidate, other, shared, rule, against, "overall")
+    yield _judged(candidate, other, shared, rule, against, slice)
     for site in shared:
         yield _judged(candidate, other, (site,), rule, against, f"site:{site}")
 
@@ -63,7 +63,8 @@ def spread(first: float, second: float, examples: float) -> float:
 def _judged(
     candidate: SiteScores, other: SiteScores, sites: tuple[str, ...], rule: QualityRule, against: str, slice: str
 ) -> Finding:
-    margin, severity = (rule.margin, rule.severity) if slice == "overall" else (rule.site_margin, rule.site_severity)
+    one_site = slice.startswith("site:")
+    margin, severity = (rule.site_margin, rule.site_severity) if one_site else (rule.margin, rule.severity)
     difference = math.fsum(candidate.accuracy[site] - other.accuracy[site] for site in sites) / len(sites)
     noise = math.fsum(candidate.noise[site] ** 2 + other.noise[site] ** 2 for site in sites)
     sampling = math.fsum(
@@ -72,7 +73,7 @@ def _judged(
     half = float(stats.norm.isf(rule.alpha)) * math.sqrt(noise + sampling) / len(sites)
     low, high = difference - half, difference + half
     state = "pass" if low > -margin else "fail" if high < -margin else "inconclusive"
-    if state == "inconclusive" and slice != "overall":
+    if state == "inconclusive" and one_site:
         severity = max(severity, rule.undecided_slices, key=("block", "warn", "info").index)
     where = f"{len(sites)} sites" if len(sites) > 1 else "one site"
     span = f"{points(low)} to {points(high)}, noise included"

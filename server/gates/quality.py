@@ -19,7 +19,7 @@ from fedrelease.server.gates.contract import Evidence, Finding
 from fedrelease.server.gates.noised import compare_scores
 from fedrelease.server.gates.pairs import Pairs, Slice, discordant, pair, slices
 from fedrelease.server.gates.statistics import Paired, compare
-from fedrelease.server.gates.subject import Subject
+from fedrelease.server.gates.subject import SiteScores, Subject
 from fedrelease.server.gates.words import error, points, skipped
 
 __all__ = ["quality"]
@@ -42,7 +42,7 @@ def _spread(rule: QualityRule, other: Subject) -> QualityRule:
 
 def _against(candidate: Subject, other: Subject, rule: QualityRule) -> Iterator[Finding]:
     if candidate.items is None and candidate.scores is not None:
-        yield from compare_scores(candidate.scores, other.scores, rule, against=other.name)
+        yield from _by_scores(candidate, candidate.scores, other, rule)
         return
     pairs = pair(candidate.items, other.items)
     if isinstance(pairs, str):
@@ -60,6 +60,14 @@ def _against(candidate: Subject, other: Subject, rule: QualityRule) -> Iterator[
     for label in pairs.new:
         what = f"it does not know {label}: there is nothing to compare with"
         yield skipped(GATE, rule, what, slice=f"class:{label}", against=other.name)
+
+
+def _by_scores(candidate: Subject, own: SiteScores, other: Subject, rule: QualityRule) -> Iterator[Finding]:
+    """On the rows that the other release was looked at on: of its own labels, where the candidate knows more."""
+    wanted = other.scores.evaluation if other.scores else None
+    shared = next((scores for scores in candidate.earlier_scores if scores.evaluation == wanted), None)
+    slice = "overall" if shared is None else "old-labels"
+    yield from compare_scores(shared or own, other.scores, rule, against=other.name, slice=slice)
 
 
 def _slice(pairs: Pairs, slice: Slice, rule: QualityRule, against: str) -> Finding:

@@ -70,6 +70,7 @@ class Subject:
         digests: path -> sha256 of the bytes that lie in the store now.
         declared: name -> dtype and shape that the tensors must have, see :func:`layout_of`.
         items, scores: what it said about each item; or what sites told without items.
+        earlier_scores: the same on the rows of fewer labels, as earlier releases knew them.
         step: how it came from its parent; None in the first round.
         plan: the privacy that was promised.
         seconds: times of single answers, ``[k]``, taken in turns with the release that it is compared with.
@@ -85,6 +86,7 @@ class Subject:
     declared: Mapping[str, str] | None = None
     items: Items | None = None
     scores: SiteScores | None = None
+    earlier_scores: tuple[SiteScores, ...] = ()
     step: Step | None = None
     plan: Privacy = field(default_factory=Privacy)
     seconds: NDArray[np.float64] | None = None

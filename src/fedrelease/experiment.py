@@ -12,12 +12,13 @@ Example::
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedrelease.attack import Attack
 from fedrelease.bounds import amount, one_of, positive, require
 from fedrelease.gate_choice import chosen_gates, needs_items
 from fedrelease.gate_rules import GateRule
+from fedrelease.label_plan import Labels, check_labels, labels_by_phase
 from fedrelease.virtual_time import VirtualTime
 
 __all__ = [
@@ -137,7 +138,7 @@ class Model:
     Attributes:
         base: an alias, a folder or a hub id; for images, ``mlp:784-64``: an untrained network of 784 inputs and 64 hidden units.
         task: ``text-classification`` or ``image-classification``.
-        labels: of the task, in the order of the logits.
+        labels: of the task, in the order of the logits; all that any phase has.
         label_texts: for each label a text that says what it means. The head then starts from the base's own vectors of these
             texts, so that version 0.0.0 tells labels apart before anybody has trained; left out = every label equally likely.
         head_scale: text vectors are multiplied by it before the head. Vectors of length 1 leave the head's gradients small
@@ -164,6 +165,10 @@ class Model:
         require(fits, "model.label_texts", list(self.label_texts), "has one text for each label, or is left out")
         positive("model.head_scale", self.head_scale)
         one_of("model.precision", self.precision, PRECISIONS)
+
+    def with_labels(self, count: int) -> "Model":
+        """The same model with the first ``count`` labels only."""
+        return replace(self, labels=self.labels[:count], label_texts=self.label_texts[:count])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,6 +349,9 @@ class Phase:
 
     ``gates``: knobs of gates by name, beside those that always look (``DEFAULT_GATES``). ``on_held``: where the round after a
     held release starts: ``continue`` from it, ``revert`` to the newest one that was released; left out = ``continue``.
+
+    ``labels``: how many of ``model.labels`` the phase has, from the first; left out = those of the phase before, and all of
+    them in the first phase. A phase with more than the one before grows the model's head, and MAJOR of its versions rises.
     """
 
     name: str = "main"
@@ -354,6 +362,7 @@ class Phase:
     channel: str = "stable"
     gates: Mapping[str, Mapping[str, float | int | bool | str]] = field(default_factory=dict)
     on_held: str | None = None
+    labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check bounds."""
@@ -403,6 +412,7 @@ class Experiment:
         rule = f"is not all of {sites.sites} virtual sites: every one of them would look at every candidate"
         hint = "set federation.evaluators = 100, or 0 and data.server_holdout = 0.2"
         require(not (many and isinstance(evaluators, float)), "federation.evaluators", evaluators, rule, hint)
+        check_labels(self.model.labels, [phase.labels for phase in self.phases])
         self._check_attack()
 
     def _check_attack(self) -> None:
@@ -416,6 +426,8 @@ class Experiment:
         drawn = sites.by == "virtual"
         require(not (drawn and attack.poisons_rows), "attack.kind", attack.kind, rule, hint)
         rule = f"is none with more than {MOST_CHOSEN_FROM} virtual sites"
+        grows = attack.poisons_rows and len(set(self.phase_labels)) > 1
+        require(not grows, "attack.kind", attack.kind, "changes what sites send, where phases add labels", hint)
         many = drawn and sites.sites > MOST_CHOSEN_FROM
         require(not many or attack.kind == "none", "attack.kind", attack.kind, rule, "lower data.partition.sites")
 
@@ -428,6 +440,24 @@ class Experiment:
     def tells_items(self) -> bool:
         """Whether sites tell what a candidate said about each row of their hold-outs: a gate needs it, and privacy lets it."""
         return self.needs_items and (self.privacy.unit == "none" or self.privacy.metrics == "exact")
+
+    @property
+    def phase_labels(self) -> tuple[Labels, ...]:
+        """The labels of each phase."""
+        return labels_by_phase(self.model.labels, [phase.labels for phase in self.phases])
+
+    def labels_at(self, round: int) -> Labels:
+        """The labels of the release that a round makes; round 0 is the base, which has those of the first phase."""
+        last = 0
+        for labels, phase in zip(self.phase_labels, self.phases, strict=True):
+            last += phase.rounds
+            if round <= last:
+                return labels
+        return self.model.labels
+
+    def model_at(self, round: int) -> Model:
+        """The model of that round: the whole one with the labels that are known by then."""
+        return self.model.with_labels(len(self.labels_at(round)))
 
     @property
     def rounds(self) -> int:

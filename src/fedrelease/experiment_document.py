@@ -13,7 +13,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from types import NoneType
+from types import NoneType, UnionType
 from typing import TypeAlias, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from fedrelease.errors import ExperimentError
@@ -153,6 +153,7 @@ def wanted_at(path: KeyPath) -> object:
     """The type that belongs at ``path``, or ``None``."""
     wanted: object = Experiment
     for part in path:
+        wanted = _listed(wanted)
         if _is_section(wanted):
             wanted = _fields(cast(type, wanted)).get(part, ("", None))[1]
         else:
@@ -161,7 +162,14 @@ def wanted_at(path: KeyPath) -> object:
     return wanted
 
 
+def _listed(wanted: object) -> object:
+    """The list's type of ``tuple[X, ...] | None``; any other type as it is."""
+    lists = [kind for kind in get_args(wanted) if get_origin(kind) is tuple]
+    return lists[0] if isinstance(wanted, UnionType) and lists else wanted
+
+
 def _read(wanted: object, raw: object, path: KeyPath) -> object:
+    wanted = _listed(wanted)
     if wanted is StrategyChoice:
         return _read_choice(raw, path)
     if _is_section(wanted):
@@ -286,7 +294,7 @@ def _plain(wanted: object, value: object) -> Json:
     if isinstance(value, Mapping):
         return {key: _plain(get_args(wanted)[1], inner) for key, inner in sorted(value.items())}
     if isinstance(value, tuple):
-        return [_plain(get_args(wanted)[0], inner) for inner in value]
+        return [_plain(get_args(_listed(wanted))[0], inner) for inner in value]
     kinds = get_args(wanted) or (wanted,)
     if float in kinds and int not in kinds:
         return float(cast(float, value)) + 0.0  # 1 becomes 1.0 and -0.0 becomes 0.0: equal experiments, equal digests

@@ -50,6 +50,11 @@ class Request:
     base: str
     directives: Mapping[str, float | str | bool]
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of this round, in the order of the logits."""
+        return self.experiment.labels_at(self.round)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:

@@ -11,13 +11,23 @@ The neighbouring relation is add-or-remove-one example. The number of training r
 the sampling rate is ``batch_size / rows``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fedrelease.accounting import Segment
 from fedrelease.experiment import Privacy
-from fedrelease.noise import Calibrate, calibrate
+from fedrelease.noise import Calibrate, Rest, calibrate
 
-__all__ = ["PrivacyPlan", "Receipt", "plan_privacy"]
+__all__ = ["PrivacyPlan", "Receipt", "Stretch", "plan_privacy"]
+
+
+class Stretch(NamedTuple):
+    """Rounds of the plan in which a site has the same rows to train on; ``steps`` in each of these rounds."""
+
+    rows: int
+    steps: int
+    rounds: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +37,8 @@ class PrivacyPlan:
     Guarantees:
         ``rounds * steps_per_round`` steps of Poisson sampling at ``sample_rate``, per-example clipping to ``clip`` and
         Gaussian noise of standard deviation ``noise_multiplier * clip`` on the *sum* are ``(epsilon, delta)``
-        differentially private for one example added or removed.
+        differentially private for one example added or removed. With a ``rest``, stretches of the plan whose rounds have
+        other rows, that holds for these steps and those of the rest together, all with the same noise.
 
     Source: Abadi et al. (2016), https://arxiv.org/abs/1607.00133, algorithm 1; Gopi et al. (2021),
     https://arxiv.org/abs/2106.02848 (the PRV accountant).
@@ -43,6 +54,7 @@ class PrivacyPlan:
     steps_per_round: int
     rounds: int
     noise_multiplier: float
+    rest: Rest = ()
 
     def segment(self) -> Segment:
         """The event of one round of training."""
@@ -83,21 +95,26 @@ def plan_privacy(
     batch_size: int,
     steps_per_round: int,
     rounds: int,
+    others: Sequence[Stretch] = (),
     calibrated: Calibrate = calibrate,
 ) -> PrivacyPlan | None:
     """The plan of a site with ``rows`` training rows for ``rounds`` rounds; ``None`` when the unit is ``"none"``.
 
-    ``calibrated`` is :func:`calibrate`, or something with a memory that answers the same.
+    ``others`` are the stretches of the plan in which the site has other rows; those without any cost nothing. A row that is
+    there in all of them pays for all of them, which is what the noise is for. ``calibrated`` is :func:`calibrate`, or something
+    with a memory that answers the same.
     """
     if privacy.unit == "none":
         return None
     sample_rate = min(1.0, batch_size / rows)
+    rest = tuple((min(1.0, batch_size / other.rows), other.steps * other.rounds) for other in others if other.rows)
     noise = calibrated(
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         sample_rate=sample_rate,
         steps=steps_per_round * rounds,
         accountant=privacy.accountant,
+        rest=rest,
     )
     return PrivacyPlan(
         unit=privacy.unit,
@@ -110,4 +127,5 @@ def plan_privacy(
         steps_per_round=steps_per_round,
         rounds=rounds,
         noise_multiplier=noise,
+        rest=rest,
     )

@@ -60,7 +60,9 @@ def test_a_failed_round_is_told_with_its_reason(example_store: Store, capsys: Ca
 def test_the_log_document_has_the_keys_of_the_contract(example_store: Store, capsys: Capture) -> None:
     document = json.loads(read(capsys, "log", "--json", *where(example_store)))
     newest = document["releases"][-1]
-    contract = "version digest parents phase round verdict channels strategy cohort accepted refused metrics epsilon"
+    contract = (
+        "version digest parents phase round verdict channels labels strategy cohort accepted refused metrics epsilon"
+    )
     assert set(contract.split()) | {"bytes_up", "bytes_down", "seconds"} <= newest.keys()
     assert (newest["metrics"]["accuracy"], newest["metrics"]["worst_site"]) == (0.8, 0.74)
     assert document["channels"] == {"candidate": "0.1.4", "stable": "0.1.4"}

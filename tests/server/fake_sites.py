@@ -83,7 +83,7 @@ class FakeSites:
         del state
         for site in self._shuffled("evaluate", request, sites):
             told = receipt(site, "holdout") if self._private else None
-            yield Reply(site=site, answer=Answer(site=site, metrics={}, confusion=MATRIX, receipt=told))
+            yield Reply(site=site, answer=Answer(site=site, metrics={}, confusion=_seen(request), receipt=told))
 
     def _shuffled(self, step: str, request: Request, sites: Sequence[str]) -> list[str]:
         self.asked += [(step, request.version, site) for site in sites]
@@ -95,6 +95,13 @@ class FakeSites:
     def trained(self, version: str) -> list[str]:
         """Who was asked to train for a version, as often as asked."""
         return sorted(site for step, asked, site in self.asked if (step, asked) == ("train", version))
+
+
+def _seen(request: Request) -> tuple[tuple[float, ...], ...]:
+    """As many rows and columns as the round has labels; one item right of each that came later."""
+    more = len(request.labels) - len(MATRIX)
+    later = tuple((0.0,) * (2 + place) + (1.0,) + (0.0,) * (more - place - 1) for place in range(more))
+    return (*((*row, *(0.0,) * more) for row in MATRIX), *later)
 
 
 def make_experiment(*, rounds: int = 2, unit: str = "none", quorum: float = 0.5, keep: bool = False) -> Experiment:
@@ -121,7 +128,7 @@ def make_setting(
         store=Store.create_or_open(folder),
         sites=sites,
         base=BASE,
-        initial=lambda: dict(start),
+        initial=lambda round: dict(start),
         look=lambda state: Seen(),
         watch=watch,
         seconds_of=seconds_of,

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -152,7 +153,7 @@ def plan(experiment: Experiment, console: Console) -> None:
     model, training, privacy = experiment.model, experiment.training, experiment.privacy
     pairs = [
         ("base", _base(model)),
-        ("task", f"{model.task}: {', '.join(model.labels)}"),
+        ("task", f"{model.task}: {_labels(experiment)}"),
         ("data", _data(experiment)),
         (
             "training",
@@ -165,6 +166,12 @@ def plan(experiment: Experiment, console: Console) -> None:
     ]
     section(console, f"{experiment.federation.name}: {_count(experiment.rounds, 'round')}", pairs)
     console.print()
+
+
+def _labels(experiment: Experiment) -> str:
+    """All labels; where phases add some, as ``a, b; then c; then d``."""
+    steps = [0, *sorted({len(labels) for labels in experiment.phase_labels})]
+    return "; then ".join(", ".join(experiment.model.labels[begin:end]) for begin, end in pairwise(steps))
 
 
 def _base(model: Model) -> str:

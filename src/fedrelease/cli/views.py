@@ -61,6 +61,7 @@ def _entry(release: Release, entry: LogEntry | None, channels: Channels) -> dict
         "round": manifest.round,
         "verdict": manifest.verdict,
         "channels": list(channels.pointing_at(release.version)),
+        "labels": list(manifest.task.labels),
         "strategy": federation.strategy,
         "cohort": list(federation.cohort),
         "accepted": [accepted.site for accepted in federation.accepted],
@@ -108,12 +109,15 @@ def _columns(
     def cells(write: Callable[[Row], str]) -> list[str]:
         return [write(row) for row in rows]
 
+    labels = [str(len(release.manifest.task.labels)) for release in releases]
+    grew = [Column(header="labels>", cells=labels, rank=2)] if len(set(labels)) > 1 else []
     return [
         Column(header="version", cells=cells(lambda row: row.version)),
         Column(header="channels", cells=channels),
         Column(header="when", cells=when, rank=4),
         Column(header="phase", cells=cells(lambda row: row.phase), rank=3),
         Column(header="round>", cells=cells(lambda row: str(row.round)), rank=1),
+        *grew,
         Column(header="strategy", cells=cells(lambda row: row.strategy), rank=5),
         Column(header="sites>", cells=[_took_part(release) for release in releases], rank=2),
         Column(header="accuracy>", cells=cells(lambda row: number(row.accuracy))),

@@ -9,13 +9,14 @@ Example::
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from fedrelease.data.tokens import TokenRows
 from fedrelease.data.vectors import VectorRows
 from fedrelease.errors import DataError
 
-__all__ = ["Rows", "open_rows", "token_rows"]
+__all__ = ["Rows", "of_labels", "open_rows", "token_rows"]
 
 Rows: TypeAlias = TokenRows | VectorRows
 
@@ -32,6 +33,12 @@ def open_rows(path: Path) -> Rows:
     except (SafetensorError, OSError):
         vectors = False  # the reader below says what is wrong
     return VectorRows(path) if vectors else TokenRows(path)
+
+
+def of_labels(rows: Rows, count: int) -> Rows:
+    """The rows of the first ``count`` labels, in their order; ``rows`` itself when that is all of them."""
+    known = torch.as_tensor(rows.labels) < count
+    return rows if bool(known.all()) else rows.chosen(known.nonzero().flatten())
 
 
 def token_rows(rows: Rows) -> TokenRows:

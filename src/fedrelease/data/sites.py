@@ -10,7 +10,7 @@ Example::
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -19,7 +19,7 @@ import torch
 
 from fedrelease.cache import workspace
 from fedrelease.data.plan import POOL, SitePlan, SitesPlan, plan_pool, plan_sites
-from fedrelease.data.row_files import Rows, open_rows
+from fedrelease.data.row_files import Rows, of_labels, open_rows
 from fedrelease.data.sources import Table, load_table, source_digest, table_digest
 from fedrelease.data.tokens import Tokenizer, load_tokenizer, save_rows, tokenise
 from fedrelease.data.virtual import POPULATION, ByLabel, Pool, by_label, draw_rows, open_pool, write_pool
@@ -76,7 +76,7 @@ class SiteData:
         split: sha256 that changes when any row changes sides between training and hold-out.
         train: rows to train on.
         holdout: rows that are never trained on; by no site, where sites are virtual.
-        label_counts: training rows by label, for every label of the experiment.
+        label_counts: training rows by label, for every label of the experiment; the same in every phase.
     """
 
     name: str
@@ -90,6 +90,10 @@ class SiteData:
     def labels(self) -> tuple[str, ...]:
         """The labels that the rows were prepared for, in order."""
         return tuple(self.label_counts)
+
+    def with_labels(self, count: int) -> "SiteData":
+        """The same site with the rows of its first ``count`` labels only; no row changes sides."""
+        return replace(self, train=of_labels(self.train, count), holdout=of_labels(self.holdout, count))
 
 
 def prepare_sites(
