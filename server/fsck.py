@@ -15,7 +15,6 @@ from pathlib import Path
 
 from fedrelease.errors import DamagedRelease, StoreBusy, StoreError
 from fedrelease.files import digest_file
-from fedrelease.manifest import version_key
 from fedrelease.server import intent, journal
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.lock import hold
@@ -138,7 +137,7 @@ def _head_flaws(root: Path) -> Iterator[Flaw]:
     """The newest release is the one that the log told of last."""
     logged = [entry.version for entry in journal.readable(root / journal.FILE) if entry.event in journal.RELEASES]
     known = versions(root)
-    if logged and known and logged[-1] in known and version_key(logged[-1]) != version_key(known[-1]):
+    if known and known[-1] in logged and logged[-1] != known[-1]:
         yield Flaw(path="versions", what=f"{known[-1]} is the newest, and the log told of {logged[-1]} last")
 
 
