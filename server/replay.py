@@ -35,7 +35,7 @@ from fedrelease.server.packed import packed_path
 from fedrelease.server.release import Committed, version_path
 from fedrelease.server.store import Store
 
-__all__ = ["Copied", "FolderSource", "missing", "replay"]
+__all__ = ["Copied", "FolderSource", "missing", "replay", "to_travel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def replay(source: Source, store: Store, *, told: str) -> Copied:
     if theirs is None:
         raise StoreError("nothing was pushed there yet", value=told, hint="fedrelease push")
     lines = lines_ahead(theirs, ours, us=told, them=str(root))
-    wanted = missing(source.contents(), root) if lines else {}
+    wanted = to_travel(missing(source.contents(), root), forward=bool(lines))
     with disk_errors(root):
         for name in sorted(wanted, key=lambda name: (name in PLAIN, name)):
             if name not in PLAIN:
@@ -105,6 +105,12 @@ def replay(source: Source, store: Store, *, told: str) -> Copied:
     if lines and after != theirs:
         raise DamagedRelease("the copy does not say what its source says", value=told, hint="fedrelease verify")
     return Copied(files=len(wanted), size=sum(wanted.values()), lines=len(lines), generation=after.generation)
+
+
+def to_travel(names: Mapping[str, int], *, forward: bool) -> dict[str, int]:
+    """Of what is missing: all when the log goes forward, else only what is named by a digest, such as a later attachment."""
+    by_digest = ("attach/", "blobs/", "packed/")
+    return {name: size for name, size in names.items() if forward or name.startswith(by_digest)}
 
 
 def _has(root: Path, name: str, size: int) -> bool:

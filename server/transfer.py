@@ -13,7 +13,7 @@ from fedrelease.server import layout
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.bucket import Bucket, is_bucket
 from fedrelease.server.contents import PLAIN, Pointers, Source, lines_ahead, pointers_of
-from fedrelease.server.replay import Copied, FolderSource, missing, replay
+from fedrelease.server.replay import Copied, FolderSource, missing, replay, to_travel
 from fedrelease.server.store import Store
 
 __all__ = ["pull", "push"]
@@ -76,7 +76,7 @@ def _counted(source: Source, folder: Path, told: str, *, pushing: bool) -> Copie
     if pushing:
         _check_behind(theirs, ours, told, str(folder))
     lines = lines_ahead(theirs, ours, us=told, them=str(folder))
-    wanted = missing(source.contents(), folder) if lines else {}
+    wanted = to_travel(missing(source.contents(), folder), forward=bool(lines))
     generation = max(theirs.generation, ours.generation)
     return Copied(files=len(wanted), size=sum(wanted.values()), lines=len(lines), generation=generation)
 
@@ -98,14 +98,14 @@ def _upload(root: Path, bucket: Bucket, place: str, *, dry_run: bool) -> Copied:
     ours, (theirs, tag) = pointers_of(root), bucket.look()
     _check_behind(ours, theirs or Pointers(), str(root), place)
     lines = lines_ahead(ours, theirs or Pointers(), us=str(root), them=place)
-    wanted = _lacking(root, bucket) if lines else {}
+    wanted = to_travel(_lacking(root, bucket), forward=bool(lines))
     copied = Copied(files=len(wanted), size=sum(wanted.values()), lines=len(lines), generation=ours.generation)
-    if dry_run or not lines:
+    if dry_run or not (wanted or lines):
         return copied
     with disk_errors(root):
         for name in wanted:
             bucket.send(name, root / name)
-    if not bucket.swap(ours, tag):
+    if lines and not bucket.swap(ours, tag):
         _lost_race(ours, bucket, root, place)
     return copied
 

@@ -43,7 +43,7 @@ from fedrelease.simulations.bench.command import tell_failure, wide_console
 from fedrelease.simulations.bench.scaled import at_least_one
 from fedrelease.update import state_bytes
 
-__all__ = ["disk_bytes", "main", "measure_adapters", "measure_copy", "measure_packing", "measure_work"]
+__all__ = ["Range", "disk_bytes", "main", "measure_adapters", "measure_copy", "measure_packing", "measure_work"]
 
 ADAPTERS = 11
 WHOLE = 10

@@ -107,6 +107,18 @@ def test_only_what_is_missing_travels_and_a_second_time_nothing_does(store: Stor
     assert truth(tmp_path / "here") == truth(store.folder)
 
 
+def test_an_attachment_that_was_added_later_travels_though_no_pointer_moved(
+    store: Store, place: str, tmp_path: Path
+) -> None:
+    push(store, place)
+    pull(place, tmp_path / "here")
+    with store.lock():
+        put_attachment(store.folder, store.find("0.1.1").digest, "gate-report", b"looked at again")
+    assert (push(store, place).files, push(store, place).files) == (1, 0)
+    assert pull(place, tmp_path / "here").files == 1
+    assert reports(tmp_path / "here", store)[-1] == b"looked at again"
+
+
 def test_a_dry_run_counts_what_would_travel_and_writes_nothing(store: Store, place: str, tmp_path: Path) -> None:
     counted = push(store, place, dry_run=True)
     assert not (tmp_path / "there").exists()

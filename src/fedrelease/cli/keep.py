@@ -221,4 +221,6 @@ def _tell(copied: "Copied", place: str, *, dry_run: bool, as_json: bool) -> None
     verb = "would travel" if dry_run else "travelled"
     said = f"{copied.files} files, {copied.size:,} bytes and {copied.lines} lines of the log {verb}"
     end = f"{place} {'would be' if dry_run else 'is'} at generation {copied.generation}"
-    to_stdout().print(plain(f"{said}; {end}" if copied.lines else f"nothing to do: {end.replace('would be', 'is')}"))
+    to_stdout().print(
+        plain(f"{said}; {end}" if copied.lines or copied.files else f"nothing to do: {end.replace('would be', 'is')}")
+    )
