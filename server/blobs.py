@@ -18,7 +18,16 @@ from fedrelease.errors import DamagedRelease, StoreError
 from fedrelease.files import digest_bytes, digest_file, sync_folder
 from fedrelease.manifest import check_sha256
 
-__all__ = ["blob_path", "disk_errors", "link_durably", "put_blob", "read_blob", "replace_durably", "temporary_file"]
+__all__ = [
+    "blob_path",
+    "disk_errors",
+    "link_durably",
+    "move_durably",
+    "put_blob",
+    "read_blob",
+    "replace_durably",
+    "temporary_file",
+]
 
 
 def blob_path(root: Path, sha256: str) -> Path:
@@ -111,6 +120,20 @@ def replace_durably(root: Path, path: Path, data: bytes, *, time_ns: int | None 
         if time_ns is not None:
             os.utime(temporary, ns=(time_ns, time_ns))
         temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def move_durably(temporary: Path, path: Path, *, time_ns: int | None = None) -> None:
+    """Give a file that was written elsewhere in the store its name, on disk and read-only; its folder is made."""
+    for folder in reversed([one for one in (path.parent, *path.parents) if not one.exists()]):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.chmod(0o444)
+    if time_ns is not None:
+        os.utime(temporary, ns=(time_ns, time_ns))
+    temporary.replace(path)
     sync_folder(path.parent)
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from fedrelease.errors import StoreError
 from fedrelease.files import canonical_bytes, sync_folder, write_durably
 
-__all__ = ["LAYOUT", "check", "create", "prepare"]
+__all__ = ["FIRST", "LAYOUT", "allow_packed", "check", "create", "prepare"]
 
-LAYOUT = 1
+FIRST = 1
+LAYOUT = 2
+"""The newest that is read here; from 2 on a blob may be packed, which layout 1 knew nothing of."""
 
 
 def create(root: Path) -> None:
@@ -31,7 +33,13 @@ def create(root: Path) -> None:
     if others := [name for name in found if not name.startswith(".store.json.")]:  # a killed run's temporary file
         hint = "name an empty or a new folder with --store, or restore store.json from a copy"
         raise StoreError(f"the folder holds {others[0]!r} but no store.json", value=str(root), hint=hint)
-    write_durably(marker, canonical_bytes({"layout": LAYOUT}))
+    write_durably(marker, canonical_bytes({"layout": FIRST}))
+
+
+def allow_packed(root: Path) -> None:
+    """Before the first blob is packed: an older fedrelease refuses the store from now on, rather than miss its files."""
+    if _layout(root) < LAYOUT:
+        write_durably(root / "store.json", canonical_bytes({"layout": LAYOUT}))
 
 
 def check(root: Path) -> None:
@@ -47,7 +55,7 @@ def check(root: Path) -> None:
             value=str(root),
             hint="update fedrelease, or name another store with --store",
         )
-    if layout != LAYOUT:
+    if layout < FIRST:
         raise StoreError("store.json is damaged", value=layout, rule="layouts count from 1", hint="restore it")
 
 

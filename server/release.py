@@ -16,7 +16,8 @@ from fedrelease.errors import DamagedRelease, ReleaseNotFound, StoreError, Updat
 from fedrelease.files import digest_file
 from fedrelease.manifest import FileEntry, Manifest, check_digest, parse_version, version_key
 from fedrelease.server import channels
-from fedrelease.server.blobs import blob_path, read_blob
+from fedrelease.server.blobs import read_blob
+from fedrelease.server.packed import whole
 from fedrelease.update import State, StateFile
 
 __all__ = ["Committed", "Release", "by_digest", "committed_digest", "load", "resolve", "version_path", "versions"]
@@ -45,7 +46,9 @@ class Release:
     root: Path
 
     def path(self, name: str) -> Path:
-        """The file with this path in the release, or the only one with this role.
+        """A file with the bytes of this path in the release, or of the only one with this role.
+
+        Where the store has them packed, they are decoded into the system's temporary folder for as long as this process runs.
 
         Guarantees: the file had the size and sha256 of the manifest when this was called.
 
@@ -54,12 +57,14 @@ class Release:
             DamagedRelease: the bytes are missing or wrong; the message names the file and the version.
         """
         entry = self._entry(name)
-        path = blob_path(self.root, entry.sha256)
         try:
-            whole = digest_file(path) == entry.sha256
+            path = whole(self.root, entry.sha256)
+            sound = digest_file(path) == entry.sha256
         except OSError as error:
             raise self._damaged(entry, error.strerror or "cannot be read") from error
-        if not whole:
+        except DamagedRelease as error:
+            raise self._damaged(entry, error.what) from error
+        if not sound:
             raise self._damaged(entry, "its bytes are not those that were released")
         return path
 

@@ -17,20 +17,23 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from fedrelease import facts
 from fedrelease.errors import DamagedRelease, UpdateRefused
-from fedrelease.files import digest_file
+from fedrelease.files import digest_bytes, digest_file
 from fedrelease.manifest import FileEntry, Manifest, check_digest
 from fedrelease.server import channels, journal
+from fedrelease.server.attachments import attachments
 from fedrelease.server.blobs import blob_path, read_blob
 from fedrelease.server.channels import Pointer
 from fedrelease.server.intent import announced
 from fedrelease.server.journal import LogEntry
+from fedrelease.server.packed import content, packed_path
 from fedrelease.server.release import committed_digest, resolve, version_path, versions
 from fedrelease.server.signature_check import SignatureCheck
 from fedrelease.server.store import Store
 from fedrelease.update import StateFile
 
-__all__ = ["Problem", "Report", "verify"]
+__all__ = ["Problem", "Report", "lines_wrong", "verify"]
 
 Finding: TypeAlias = tuple[str, str | None]
 """A path that was looked at, and what is wrong there if anything is."""
@@ -69,8 +72,9 @@ def verify(store: Store, ref: str | None = None, *, home: Path | None = None) ->
     ``home`` is the user's folder of keys, which knows whose keys this machine agreed to and what it has seen; None believes the
     store's own word about its keys.
 
-    Guarantees: a changed byte in any file of a release, its manifest or its version file is named, and so is a missing
-    file. In a signed store, so is whatever the holders of its keys did not sign. Damage is reported, never raised.
+    Guarantees: a changed byte in any file of a release, its manifest, its version file, what was attached to it, or an older
+    generation of the channels is named, and so is a missing file. In a signed store, so is whatever the holders of its keys did
+    not sign. Damage is reported, never raised.
 
     Raises:
         ReleaseNotFound: ``ref`` names no release.
@@ -113,8 +117,25 @@ def _version(root: Path, version: str, log: Sequence[LogEntry], look: Look, comi
     logged = [entry.digest for entry in log if entry.version == version and entry.event in journal.RELEASES]
     yield where, "it names another digest than the log" if logged and digest not in logged else None
     if len(logged) != 1 and version != coming:
-        yield "log.jsonl", f"release {version} has {len(logged)} lines instead of 1"
+        yield "log.jsonl", lines_wrong(version, len(logged))
+    yield from _attached(root, digest)
     yield from _manifest(root, version, check_digest(digest), look)
+
+
+def lines_wrong(version: str, lines: int) -> str:
+    """What is said of a release that has not exactly one line in the log."""
+    return f"release {version} has {lines} lines instead of 1"
+
+
+def _attached(root: Path, digest: str) -> Iterator[Finding]:
+    """Every attachment of a release or of a generation against the digits in its name."""
+    for attachment in attachments(root, digest):
+        try:
+            attachment.read()
+        except DamagedRelease as error:
+            yield attachment.name, error.what
+        else:
+            yield attachment.name, None
 
 
 def _manifest(root: Path, version: str, sha256: str, look: Look) -> Iterator[Finding]:
@@ -126,7 +147,7 @@ def _manifest(root: Path, version: str, sha256: str, look: Look) -> Iterator[Fin
         return
     yield where, None if manifest.version == version else f"it is the manifest of {manifest.version}"
     for file in manifest.files:
-        yield f"blobs/sha256/{file.sha256} ({file.path} of {version})", look(file)
+        yield f"{_place(root, file.sha256)} ({file.path} of {version})", look(file)
     yield from _parents(root, manifest)
 
 
@@ -142,12 +163,24 @@ def _digests(root: Path) -> Iterator[str]:
             yield committed_digest(root, version)
 
 
+def _place(root: Path, sha256: str) -> str:
+    """Below the store: the raw blob, or its packed form where that is all there is."""
+    raw_gone = not blob_path(root, sha256).exists()
+    return f"{'packed' if raw_gone and packed_path(root, sha256).is_file() else 'blobs'}/sha256/{sha256}"
+
+
 def _blob_problem(root: Path, file: FileEntry) -> str | None:
-    path = blob_path(root, file.sha256)
     try:
-        sha256, size = digest_file(path), path.stat().st_size
+        with content(root, file.sha256) as path:
+            return _file_problem(path, file)
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
+    except DamagedRelease as error:
+        return error.what
+
+
+def _file_problem(path: Path, file: FileEntry) -> str | None:
+    sha256, size = digest_file(path), path.stat().st_size
     if sha256 != file.sha256:
         return "its bytes are not those that were released"
     if size != file.size:
@@ -191,6 +224,8 @@ def _channels(root: Path, log: Sequence[LogEntry], *, under_way: bool) -> Iterat
     if 0 < now.generation < told and not under_way:
         yield channels.FILE, f"it is generation {now.generation}, and the log tells of {told}: an old file was put back"
     yield channels.FILE, None
+    for one in every:
+        yield from _attached(root, f"sha256:{digest_bytes(facts.to_bytes(one))}")
     for one in every[:-1]:
         yield f"blobs/sha256/{one.previous} (channels, generation {one.generation - 1})", None
     for name, pointer in sorted(now.channels.items()):

@@ -22,6 +22,7 @@ from fedrelease.cli.compare import compare
 from fedrelease.cli.doctor import doctor
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
+from fedrelease.cli.keep import fsck, gc, pull, push, repack
 from fedrelease.cli.keys import keys
 from fedrelease.cli.move import pause, promote, resume, rollback, yank
 from fedrelease.cli.output import emit, example
@@ -54,6 +55,11 @@ VERBS: Mapping[Callable[..., None], str] = {
     pause: example('fedrelease pause stable --reason "audit"'),
     resume: example("fedrelease resume stable"),
     keys: example("fedrelease keys", "fedrelease keys trust 6a9d002ea17325ad --store releases"),
+    gc: example("fedrelease gc", "fedrelease gc --apply --grace 7d"),
+    fsck: example("fedrelease fsck", "fedrelease fsck --repair"),
+    repack: example("fedrelease repack", "fedrelease repack --apply"),
+    push: example("fedrelease push s3://models/four-sites", "fedrelease push ../copy-of-releases --dry-run"),
+    pull: example("fedrelease pull s3://models/four-sites --store here"),
     predict: example('fedrelease predict --release stable "a warm and funny film"', "fedrelease predict < texts.txt"),
     fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),
     doctor: example("fedrelease doctor"),

@@ -1,0 +1,124 @@
+"""Pack releases of whole models: a keyframe every 8, the others as what differs from it. Adapters are left as they are.
+
+Example::
+
+    planned = to_pack(store)                               # reads only
+    with store.lock():
+        repack(store, planned)                             # a raw file goes when its packed form was decoded and compared
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fedrelease.errors import DamagedRelease
+from fedrelease.files import sync_folder
+from fedrelease.manifest import FileEntry
+from fedrelease.server import layout
+from fedrelease.server.blobs import blob_path, disk_errors
+from fedrelease.server.packed import pack, packed_path
+from fedrelease.server.release import Release
+from fedrelease.server.store import Store
+from fedrelease.update import StateFile
+
+__all__ = ["EVERY", "PackStep", "Packed", "repack", "to_pack"]
+
+EVERY = 8
+"""Releases from one keyframe to the next; what differs grows with the distance."""
+ROLES = ("adapter", "memory", "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackStep:
+    """One raw blob to pack: the file of the first release that has it, its size in bytes, and its keyframe if it has one."""
+
+    version: str
+    path: str
+    sha256: str
+    size: int
+    keyframe: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """What became of one file: its bytes on disk before and after; equal where packing did not pay and the raw file stayed."""
+
+    step: PackStep
+    before: int
+    after: int
+
+
+def to_pack(store: Store) -> tuple[PackStep, ...]:
+    """The raw blobs of full-weight releases, keyframes before what is XORed with them. Versions decide, so it is always the same.
+
+    Raises:
+        DamagedRelease: a manifest cannot be read.
+    """
+    steps: dict[str, PackStep] = {}
+    series: dict[str, list[PackStep]] = {}
+    for release in store.releases():
+        for file in _large_files(release):
+            if file.sha256 not in steps:
+                line = series.setdefault(file.path, [])
+                step = _step(release.version, file, line)
+                line.append(step)
+                steps[file.sha256] = step
+    return tuple(step for step in steps.values() if store.blob_path(step.sha256).is_file())
+
+
+def repack(store: Store, steps: Sequence[PackStep]) -> Iterator[Packed]:
+    """Do them one by one, telling each. The caller holds the store's lock.
+
+    Guarantees: at any instant each blob is there raw, or packed and decoded once to the bytes of its name. Doing it again after a
+    kill goes on.
+
+    Raises:
+        DamagedRelease: a blob is not what was released; nothing of it was removed.
+        StoreError: the disk refuses.
+    """
+    if steps:
+        with disk_errors(store.folder):
+            layout.allow_packed(store.folder)
+    for step in steps:
+        with disk_errors(store.folder):
+            yield Packed(step=step, before=step.size, after=_pack(store, step))
+
+
+def _large_files(release: Release) -> Iterator[FileEntry]:
+    if release.manifest.adapter.kind == "full":
+        for file in release.manifest.files:
+            if file.role in ROLES and file.path.endswith(".safetensors"):
+                yield file
+
+
+def _step(version: str, file: FileEntry, line: Sequence[PackStep]) -> PackStep:
+    """Against the last keyframe, unless eight stand on it or another model began, whose file has another size."""
+    frame = next((step for step in reversed(line) if step.keyframe is None), None)
+    fresh = frame is None or frame.size != file.size or len(line) - line.index(frame) >= EVERY
+    return PackStep(
+        version=version,
+        path=file.path,
+        sha256=file.sha256,
+        size=file.size,
+        keyframe=None if fresh or frame is None else frame.sha256,
+    )
+
+
+def _pack(store: Store, step: PackStep) -> int:
+    root, raw = store.folder, blob_path(store.folder, step.sha256)
+    try:
+        after = pack(root, step.sha256, keyframe=step.keyframe, width=_width(store, step))
+    except DamagedRelease:
+        packed_path(root, step.sha256).unlink(missing_ok=True)
+        raise
+    gone = packed_path(root, step.sha256) if after >= step.size else raw
+    gone.unlink()
+    sync_folder(gone.parent)
+    return min(after, step.size)
+
+
+def _width(store: Store, step: PackStep) -> int:
+    """Bytes of a number in most of the file."""
+    counts: dict[int, int] = {}
+    for tensor in StateFile(store.blob_path(step.sha256)).values():
+        counts[tensor.itemsize] = counts.get(tensor.itemsize, 0) + tensor.nbytes
+    return max(counts, key=lambda width: counts[width]) if counts else 1

@@ -1,0 +1,89 @@
+"""Keeping a store from the command line: what is said, and that a dry run changes nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedrelease.cli import run
+from fedrelease.server.store import Store
+from fedrelease.server.verify import verify
+
+Capture = pytest.CaptureFixture[str]
+
+
+def typed(capsys: Capture, *arguments: str, code: int = 0) -> str:
+    assert run(list(arguments)) == code
+    return capsys.readouterr().out
+
+
+def test_gc_lists_what_would_go_and_removes_it_only_when_told(example_store: Store, capsys: Capture) -> None:
+    with example_store.lock():
+        path = example_store.blob_path(example_store.put_blob(b"left over"))
+    at = ("--store", str(example_store.folder))
+    said = typed(capsys, "gc", *at)
+    assert "0 leftovers, 0 bytes would be removed; no release refers to any of them" in said
+    assert "1 more are younger than 24h and stay" in said
+    said = typed(capsys, "gc", "--grace", "0s", *at)
+    assert f"blobs/sha256/{path.name}" in said and "nothing was removed: fedrelease gc --apply" in said
+    assert path.exists()
+    document = json.loads(typed(capsys, "gc", "--grace", "0s", "--apply", "--json", *at))
+    leftover = {"kind": "blob", "path": f"blobs/sha256/{path.name}", "size": 9}
+    assert document == {"applied": True, "grace": "0s", "bytes": 9, "young": 0, "leftovers": [leftover]}
+    assert not path.exists() and verify(example_store).ok
+
+
+def test_gc_removes_temporary_files_and_says_so(example_store: Store, capsys: Capture) -> None:
+    (example_store.folder / "tmp" / "half").write_bytes(b"1234")
+    said = typed(capsys, "gc", "--apply", "--store", str(example_store.folder))
+    assert "tmp/half" in said and "1 leftovers, 4 bytes removed" in said
+    assert not (example_store.folder / "tmp" / "half").exists()
+
+
+def test_a_wrong_grace_is_refused_with_an_example(example_store: Store, capsys: Capture) -> None:
+    said = json.loads(typed(capsys, "gc", "--grace", "1 day", "--json", "--store", str(example_store.folder), code=1))
+    assert said["error"]["value"] == "1 day" and said["error"]["hint"] == "--grace 24h"
+
+
+def test_fsck_says_what_repair_would_do_and_does_it(example_store: Store, capsys: Capture) -> None:
+    at = ("--store", str(example_store.folder))
+    assert typed(capsys, "fsck", *at).startswith("ok: ")
+    path = example_store.folder / "versions" / "0.1.1.json"
+    path.chmod(0o644)
+    said = typed(capsys, "fsck", *at, code=1)
+    assert "versions/0.1.1.json" in said and "make it read-only" in said and "1 problems" in said
+    document = json.loads(typed(capsys, "fsck", "--json", *at, code=1))
+    assert (document["ok"], document["head"], len(document["flaws"])) == (False, "0.1.4", 1)
+    said = typed(capsys, "fsck", "--repair", *at)
+    assert "mended: versions/0.1.1.json" in said and "head 0.1.4" in said
+    assert json.loads(typed(capsys, "fsck", "--repair", "--json", *at))["mended"] == []
+
+
+def test_what_repair_cannot_mend_is_still_named_after_it(example_store: Store, capsys: Capture) -> None:
+    path = example_store.find("0.1.2").path("adapter")
+    path.chmod(0o644)
+    path.write_bytes(b"other")
+    log = example_store.folder / "log.jsonl"
+    log.write_bytes(log.read_bytes().replace(b"12:01:00", b"12:01:01"))
+    said = typed(capsys, "fsck", "--repair", "--store", str(example_store.folder), code=1)
+    assert "not repaired: " in said and "not help: restore it from a copy" in said
+
+
+def test_repack_leaves_adapters_alone_and_says_why(example_store: Store, capsys: Capture) -> None:
+    said = typed(capsys, "repack", "--apply", "--store", str(example_store.folder))
+    assert said == "nothing to pack: only releases of whole models are, and what is packed stays so\n"
+
+
+def test_push_and_pull_say_what_travelled(example_store: Store, capsys: Capture, tmp_path: Path) -> None:
+    there, at = str(tmp_path / "there"), ("--store", str(example_store.folder))
+    said = typed(capsys, "push", there, "--dry-run", *at)
+    assert "would travel" in said and not (tmp_path / "there").exists()
+    document = json.loads(typed(capsys, "push", there, "--json", *at))
+    assert document["lines"] == 6 and document["dry_run"] is False and document["place"] == there
+    generation = document["generation"]
+    assert typed(capsys, "push", there, *at) == f"nothing to do: {there} is at generation {generation}\n"
+    said = typed(capsys, "pull", there, "--store", str(tmp_path / "here"))
+    assert f"{document['files']} files" in said and f"is at generation {generation}" in said
+    assert verify(Store.open(tmp_path / "here")).ok
+    error = json.loads(typed(capsys, "pull", str(tmp_path / "none"), "--json", code=1))["error"]
+    assert error["what"] == "no release store here"
