@@ -25,33 +25,33 @@ from fedrelease.server.predict import text_model
 from fedrelease.server.rejudging import experiment_of
 from fedrelease.server.release import Release, load
 
-__all__ = ["measure", "texts_of"]
+__all__ = ["measure", "peak_memory", "seconds_in_turns", "texts_of"]
 
 TURNS = 40
 """Timed answers of each release, each of one text."""
 WARM = 3
 
 
-def measure(
-    releases: Sequence[Release], texts: Sequence[str], *, cache: Path, turns: int = TURNS
-) -> dict[str, Measured]:
-    """Seconds of single answers and peak memory, by version.
-
-    In each turn every release answers the same text once, another release first each time: a machine that slows down slows down
-    all of them. Each one's memory is the peak of a process of its own that loads it and answers. Numbers are of this machine and
-    differ from run to run.
+def measure(releases: Sequence[Release], texts: Sequence[str], *, cache: Path) -> dict[str, Measured]:
+    """Seconds of single answers and peak memory, by version. Numbers are of this machine and differ from run to run.
 
     Raises:
         ModelError: a release's base is not here, or it does not read texts.
     """
-    every = list({release.version: release for release in releases}.values())
-    seconds = _times(every, texts, cache, turns)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as alone:
-        peaks = [alone.submit(_peak, one.root, one.version, tuple(texts[:turns]), cache).result() for one in every]
+    every = {release.version: release for release in releases}
+    seconds = seconds_in_turns(list(every.values()), texts, cache=cache)
     return {
-        release.version: Measured(seconds=tuple(seconds[release.version]), memory_bytes=peak)
-        for release, peak in zip(every, peaks, strict=True)
+        version: Measured(
+            seconds=tuple(seconds[version]), memory_bytes=peak_memory(release, texts[:TURNS], cache=cache)
+        )
+        for version, release in every.items()
     }
+
+
+def peak_memory(release: Release, texts: Sequence[str], *, cache: Path) -> int:
+    """Bytes: the peak of a process of its own that loads the release and answers."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        return alone.submit(_peak, release.root, release.version, tuple(texts), cache).result()
 
 
 def texts_of(release: Release, *, cache: Path, most: int = TURNS) -> tuple[str, ...]:
@@ -73,7 +73,14 @@ def texts_of(release: Release, *, cache: Path, most: int = TURNS) -> tuple[str, 
     return texts[:: max(1, len(texts) // most)][:most]
 
 
-def _times(releases: Sequence[Release], texts: Sequence[str], cache: Path, turns: int) -> dict[str, list[float]]:
+def seconds_in_turns(
+    releases: Sequence[Release], texts: Sequence[str], *, cache: Path, turns: int = TURNS
+) -> dict[str, list[float]]:
+    """Seconds of ``turns`` single answers, by version.
+
+    In each turn every release answers the same text once, another release first each time: a machine that slows down slows down
+    all of them.
+    """
     taken: dict[str, list[float]] = {release.version: [] for release in releases}
     with ExitStack() as rooms:
         ready = [_ready(release, texts, cache, rooms) for release in releases]
@@ -106,7 +113,7 @@ def _answer(model: TextClassifier, rows: TokenRows) -> float:
 
 def _peak(root: Path, version: str, texts: tuple[str, ...], cache: Path) -> int:
     """Bytes, of the process that this runs in; where the system does not tell its peak, what it holds at the end."""
-    _times([load(root, version)], texts, cache, len(texts))
+    seconds_in_turns([load(root, version)], texts, cache=cache, turns=len(texts))
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="ascii").splitlines() if status.exists() else []
     peak = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)

@@ -15,9 +15,7 @@ def experiment(*phases: Phase, keep: bool = True, **strategy: float | str) -> Ex
     """Without privacy; ``strategy`` is a name and knobs for one phase of three rounds, where no phases are given."""
     name = str(strategy.pop("name", "fedavg"))
     one = Phase(name="pilot", rounds=3, strategy=StrategyChoice(name=name, knobs=strategy))
-    return Experiment(
-        federation=Federation(keep_updates=keep), privacy=Privacy(unit="none"), phases=phases or (one,)
-    )
+    return Experiment(federation=Federation(keep_updates=keep), privacy=Privacy(unit="none"), phases=phases or (one,))
 
 
 def setting_of(

@@ -1,13 +1,10 @@
 """gate, diff, bisect, retract, log --graph and verify --recompute, as they are typed."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "server"))
-
+from example_store import make_store
 from fake_sites import run as run_plan
 from kept_stores import kept_store
 from test_judging import DROP, experiment, setting_of
@@ -20,6 +17,12 @@ from fedrelease.wording import plain
 
 Capture = pytest.CaptureFixture[str]
 BY = By(actor="ada", reason="complaints", time="2031-05-01T12:00:00+00:00")
+
+
+@pytest.fixture
+def example_store(tmp_path: Path) -> Store:
+    """Releases 0.0.0 and 0.1.1 to 0.1.4; 0.1.3 is held."""
+    return make_store(tmp_path / "store")
 
 
 def typed(capsys: Capture, store: Store, *arguments: str, code: int = 0) -> str:
