@@ -15,11 +15,12 @@ import torch
 
 from fedrelease import facts
 from fedrelease.errors import RoundFailed
+from fedrelease.factors import trained_part
 from fedrelease.files import write_durably
 from fedrelease.strategies import Strategy
 from fedrelease.update import State, Update
 
-__all__ = ["KeptRound", "aggregate", "keep_round", "kept_round", "memory_for"]
+__all__ = ["KeptRound", "aggregate", "keep_round", "kept_round", "memory_for", "shown_to"]
 
 KEPT = "round.facts"
 
@@ -57,6 +58,11 @@ def memory_for(strategy: str, before: str, memory: State) -> State:
     return memory if strategy == before else {}
 
 
+def shown_to(strategy: Strategy, state: State) -> State:
+    """The tensors of a state that the strategy is about: without residuals, unless it writes them."""
+    return state if strategy.writes_residual else trained_part(state)
+
+
 def aggregate(
     strategy: Strategy, parent: State, updates: Sequence[Update], memory: State, *, version: str
 ) -> tuple[State, State]:
@@ -70,7 +76,10 @@ def aggregate(
     Raises:
         RoundFailed: these updates cannot be aggregated, or the result is not finite.
     """
-    state, after = strategy.aggregate(dict(parent), updates, memory)
+    before = dict(parent)
+    shown = shown_to(strategy, before)
+    found, after = strategy.aggregate(shown, updates, memory)
+    state = {**{name: tensor for name, tensor in before.items() if name not in shown}, **found}
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise RoundFailed(

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.experiment import Experiment, StrategyChoice
 from fedrelease.messages import Request
-from fedrelease.server.aggregating import KeptRound, aggregate, keep_round, memory_for
+from fedrelease.server.aggregating import KeptRound, aggregate, keep_round, memory_for, shown_to
 from fedrelease.server.arrivals import arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
 from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
@@ -143,7 +143,7 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     strategy, memory = _strategy(setting, planned), _memory(setting, planned, parent)
     begun_from = arrivals(setting, planned, parent, strategy)
     asked, state = tuple(sorted(begun_from)), dict(parent.state())
-    companions = dict(strategy.broadcast(state, memory))
+    companions = dict(strategy.broadcast(shown_to(strategy, state), memory))
     request = _request(setting, planned.version, planned.number, **strategy.directives(planned.number))
     setting.watch(
         RoundStarted(

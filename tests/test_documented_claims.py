@@ -12,6 +12,7 @@ PAGES = {
     "privacy.md": 10,
     "store.md": 10,
     "gates.md": 10,
+    "signatures.md": 10,
     "cluster.md": 5,
     "speed.md": 5,
 }

@@ -25,6 +25,7 @@ from fedrelease.cli.doctor import doctor
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
 from fedrelease.cli.gate import gate
+from fedrelease.cli.keys import keys
 from fedrelease.cli.move import pause, promote, resume, rollback, yank
 from fedrelease.cli.output import emit, example
 from fedrelease.cli.predict import predict
@@ -60,6 +61,7 @@ VERBS: Mapping[Callable[..., None], str] = {
     retract: example('fedrelease retract north --reason "it asked to leave"'),
     pause: example('fedrelease pause stable --reason "audit"'),
     resume: example("fedrelease resume stable"),
+    keys: example("fedrelease keys", "fedrelease keys trust 6a9d002ea17325ad --store releases"),
     predict: example('fedrelease predict --release stable "a warm and funny film"', "fedrelease predict < texts.txt"),
     fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),
     doctor: example("fedrelease doctor"),

@@ -55,6 +55,8 @@ def gate(
     _check(against, now=now, texts=texts, measure=measure)
     opened = open_store(store)
     again = _ask(opened, opened.find(ref), against, now=now, measure=measure, texts=texts)
+    if again.is_new:
+        _keep(store, again)
     if html is not None:
         _write(html, again)
     if as_json:
@@ -76,7 +78,7 @@ def _check(against: str | None, *, now: bool, texts: Path | None, measure: bool)
 def _ask(
     store: "Store", release: "Release", against: str | None, *, now: bool, measure: bool, texts: Path | None
 ) -> "Rejudged":
-    from fedrelease.server.judging import attach_report, compared_with
+    from fedrelease.server.judging import compared_with
     from fedrelease.server.rejudging import compared_then, named, rejudge
 
     others = named(store, against) if against is not None else compared_with(store) if now else None
@@ -84,11 +86,15 @@ def _ask(
     if measure:
         others = compared_then(store, release) if others is None else others
         measured = _measured([release, *others.values()], texts)
-    again = rejudge(store, release, others=others, measured=measured)
-    if again.is_new:
-        with store.lock():
-            attach_report(store, again.report)
-    return again
+    return rejudge(store, release, others=others, measured=measured)
+
+
+def _keep(folder: Path, again: "Rejudged") -> None:
+    from fedrelease.server.judging import attach_report
+
+    opened = open_store(folder, writing=True)
+    with opened.lock():
+        attach_report(opened, again.report)
 
 
 def _measured(releases: "list[Release]", texts: Path | None) -> "dict[str, Measured]":

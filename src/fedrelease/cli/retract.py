@@ -43,7 +43,7 @@ def retract(
     from fedrelease.server.lifecycle import By
     from fedrelease.server.retraction import retract as rebuild
 
-    opened = open_store(store)
+    opened = open_store(store, writing=True)
     by = By(reason=reason, actor=actor) if actor else By(reason=reason)
     with opened.lock():
         done = rebuild(opened, site, by=by)
