@@ -14,6 +14,7 @@ PAGES = {
     "gates.md": 10,
     "signatures.md": 10,
     "cluster.md": 5,
+    "reading.md": 8,
     "speed.md": 5,
 }
 """With how many they name at least."""

@@ -105,7 +105,7 @@ def print_log(store: Store, console: Console) -> None:
     put(console, fitting(console, _columns(releases, rows, pointed, when)))
     for release in releases:
         if said := why(release, entries.get(release.digest), channels):
-            console.print(Text(plain(f"{release.version}  {said}"), style="yellow"))
+            console.print(Text(plain(f"  {release.version}  {said}"), style="yellow"))
     for entry in store.history():
         if entry.event == "round-failed":
             console.print(
