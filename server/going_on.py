@@ -16,7 +16,7 @@ from fedrelease.experiment import Experiment
 from fedrelease.messages import Request
 from fedrelease.population import Population
 from fedrelease.server.gather import Setting
-from fedrelease.server.plan import PlannedRound, after_retraction, planned_rounds
+from fedrelease.server.plan import PlannedRound, planned_rounds, rounds_after
 from fedrelease.server.release import Release, load, versions
 from fedrelease.server.retracted import Retraction, is_rebuilt, retraction_of
 from fedrelease.server.sites import Reply, Sites
@@ -42,7 +42,7 @@ def rounds_left(store: Store, experiment: Experiment) -> tuple[PlannedRound, ...
             rule="rounds go on from a whole line of releases",
             hint=f"fedrelease retract {site}: it goes on where it stopped",
         )
-    return after_retraction(planned_rounds(experiment), versions(store.folder), _rounds_done(store))
+    return rounds_after(planned_rounds(experiment), versions(store.folder), _rounds_done(store))
 
 
 def _rounds_done(store: Store) -> int:

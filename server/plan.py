@@ -14,19 +14,18 @@ from dataclasses import dataclass, replace
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, Federation, Phase
-from fedrelease.manifest import parse_version, version_key
+from fedrelease.manifest import parse_version
 from fedrelease.population import Population
 
 __all__ = [
     "BASE_VERSION",
     "PlannedRound",
-    "after_retraction",
     "check_named",
     "cohort",
     "eligible",
     "evaluators",
     "planned_rounds",
-    "remaining",
+    "rounds_after",
 ]
 
 MOST_NAMED = 50
@@ -56,12 +55,7 @@ def planned_rounds(experiment: Experiment) -> tuple[PlannedRound, ...]:
     )
 
 
-def remaining(plan: Sequence[PlannedRound], head: str) -> tuple[PlannedRound, ...]:
-    """The rounds after version ``head``."""
-    return tuple(planned for planned in plan if version_key(planned.version) > version_key(head))
-
-
-def after_retraction(plan: Sequence[PlannedRound], released: Sequence[str], done: int) -> tuple[PlannedRound, ...]:
+def rounds_after(plan: Sequence[PlannedRound], released: Sequence[str], done: int) -> tuple[PlannedRound, ...]:
     """The rounds after number ``done``, each under the version that it is due: PATCH goes on above what is released.
 
     A retraction publishes a line again, under PATCH numbers that rounds would have had; where there was none, versions are the

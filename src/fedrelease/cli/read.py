@@ -15,6 +15,7 @@ import typer
 
 from fedrelease.cli.output import emit_json, put, table, to_stderr, to_stdout
 from fedrelease.errors import ReleaseNotFound
+from fedrelease.files import Json
 from fedrelease.wording import plain
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def verify(
         problems = [{"path": problem.path, "what": problem.what} for problem in report.problems]
         signers = [{"role": role, "fingerprint": by} for role, found in report.signers.items() for by in found]
         told = {"recomputed": [asdict(one) for one in rounds]} if again else {}
-        seen = {"checked": report.checked, "problems": problems, "signers": signers, "first": first}
+        seen: dict[str, Json] = {"checked": report.checked, "problems": problems, "signers": signers, "first": first}
         emit_json({"ok": report.ok and not wrong, **seen, **told})
     else:
         _print_report(report, first=first)
