@@ -8,25 +8,41 @@ Example::
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from fedrelease.experiment import Experiment, Phase
+import numpy as np
+
+from fedrelease.experiment import Experiment, Phase, Privacy
 from fedrelease.files import digest_file
+from fedrelease.gate_rules import GateRule
 from fedrelease.manifest import Manifest
-from fedrelease.server.attachments import newest_attachment, put_attachment
+from fedrelease.server.attachments import attachments, newest_attachment, put_attachment
 from fedrelease.server.gates import Finding, GateReport, Step, Subject, run_gates
 from fedrelease.server.gates.contract import worst_state
 from fedrelease.server.gates.items import Items
 from fedrelease.server.gates.subject import SiteScores, cosine, layout_of, step_between
 from fedrelease.server.lifecycle import anchor
 from fedrelease.server.plan import BASE_VERSION
-from fedrelease.server.release import Release, by_digest, load
+from fedrelease.server.release import Release, by_digest, load, versions
+from fedrelease.server.retracted import is_rebuilt
 from fedrelease.server.seen_items import EARLIER_SCORES, SCORES, read_scores
 from fedrelease.server.store import Store
 from fedrelease.update import State
 
-__all__ = ["REPORT", "Candidate", "Judged", "attach_report", "compared_with", "judge", "report_of", "subject_of"]
+__all__ = [
+    "REPORT",
+    "Candidate",
+    "Judged",
+    "Measured",
+    "attach_report",
+    "compared_with",
+    "judge",
+    "judge_against",
+    "report_of",
+    "reports_of",
+    "subject_of",
+]
 
 REPORT = "gate-report"
 EARLIER = 10
@@ -83,8 +99,38 @@ def judge(candidate: Candidate, phase: Phase, *, experiment: Experiment, store: 
     Raises:
         DamagedRelease: what the candidate is compared with is not what was released.
     """
-    evaluation = candidate.items.evaluation if candidate.items else None
-    looks = _looks(store, candidate.parent, evaluation)
+    looks = _looks(store, candidate.parent, _evaluation(candidate))
+    others = compared_with(store)
+    return judge_against(candidate, others, phase.rules, plan=experiment.privacy, store=store, looks=looks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What answering took with one release: seconds of single answers, and the peak of memory in bytes."""
+
+    seconds: tuple[float, ...]
+    memory_bytes: int
+
+
+def judge_against(
+    candidate: Candidate,
+    others: Mapping[str, Release],
+    rules: Mapping[str, GateRule],
+    *,
+    plan: Privacy,
+    store: Store,
+    looks: int,
+    measured: Mapping[str, Measured] | None = None,
+) -> Judged:
+    """Run these gates against these releases, by the names that findings call them.
+
+    Args:
+        looks: how often the evaluation set was looked at, this time included.
+        measured: by version, where something was measured on a machine.
+
+    Raises:
+        DamagedRelease: what the candidate is compared with is not what was released.
+    """
     subject = Subject(
         name=f"candidate {candidate.draft.version}",
         manifest=candidate.draft,
@@ -95,11 +141,23 @@ def judge(candidate: Candidate, phase: Phase, *, experiment: Experiment, store: 
         scores=candidate.scores,
         earlier_scores=candidate.earlier_scores,
         step=_step(candidate, store),
-        plan=experiment.privacy,
+        plan=plan,
         looks=looks,
     )
-    others = [subject_of(name, release) for name, release in compared_with(store).items()]
-    return Judged(findings=run_gates(subject, others, phase.rules), evaluation=evaluation, looks=looks)
+    compared = [_with(subject_of(name, release), measured or {}) for name, release in others.items()]
+    findings = run_gates(_with(subject, measured or {}), compared, rules)
+    return Judged(findings=findings, evaluation=_evaluation(candidate), looks=looks)
+
+
+def _with(subject: Subject, measured: Mapping[str, Measured]) -> Subject:
+    found = measured.get(subject.manifest.version)
+    if found is None:
+        return subject
+    return replace(subject, seconds=np.array(found.seconds, dtype=np.float64), memory_bytes=found.memory_bytes)
+
+
+def _evaluation(candidate: Candidate) -> str | None:
+    return candidate.items.evaluation if candidate.items else None
 
 
 def compared_with(store: Store) -> dict[str, Release]:
@@ -134,18 +192,29 @@ def report_of(release: Release) -> GateReport | None:
     return GateReport.from_bytes(data) if data is not None else None
 
 
+def reports_of(release: Release) -> tuple[GateReport, ...]:
+    """Every report about a release, oldest first: the first is the one that decided when it was made."""
+    kept = attachments(release.root, release.digest, REPORT)
+    return tuple(GateReport.from_bytes(attachment.read()) for attachment in kept)
+
+
 def attach_report(store: Store, report: GateReport) -> None:
     """Keep the report beside its release; the caller holds the store's lock. The same one again changes nothing."""
     put_attachment(store.folder, report.digest, REPORT, report.to_bytes())
 
 
 def _looks(store: Store, parent: Release, evaluation: str | None) -> int:
-    """How often the set was looked at, this time included: one more than when the newest release was judged on it."""
-    head = store.head() or parent
-    before = report_of(head)
+    """How often the set was looked at, this time included: one more than when the newest release of a round was judged on it."""
+    before = report_of(_newest_judged(store, parent))
     if evaluation is None:
         return 0
     return before.looks + 1 if before is not None and before.evaluation == evaluation else 1
+
+
+def _newest_judged(store: Store, parent: Release) -> Release:
+    """Nobody looked at the items of a release that was rebuilt."""
+    newest_first = (load(store.folder, version) for version in reversed(versions(store.folder)))
+    return next((release for release in newest_first if not is_rebuilt(release.manifest)), parent)
 
 
 def _digests(manifest: Manifest, store: Store) -> dict[str, str]:

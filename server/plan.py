@@ -10,12 +10,12 @@ Example::
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, Federation, Phase
 from fedrelease.label_plan import majors
-from fedrelease.manifest import version_key
+from fedrelease.manifest import parse_version
 from fedrelease.population import Population
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "eligible",
     "evaluators",
     "planned_rounds",
-    "remaining",
+    "rounds_after",
 ]
 
 MOST_NAMED = 50
@@ -56,9 +56,23 @@ def planned_rounds(experiment: Experiment) -> tuple[PlannedRound, ...]:
     )
 
 
-def remaining(plan: Sequence[PlannedRound], head: str) -> tuple[PlannedRound, ...]:
-    """The rounds after version ``head``."""
-    return tuple(planned for planned in plan if version_key(planned.version) > version_key(head))
+def rounds_after(plan: Sequence[PlannedRound], released: Sequence[str], done: int) -> tuple[PlannedRound, ...]:
+    """The rounds after number ``done``, each under the version that it is due: PATCH goes on above what is released.
+
+    A retraction publishes a line again, under PATCH numbers that rounds would have had; where there was none, versions are the
+    plan's own.
+    """
+    return tuple(_above(planned, plan, released, done) for planned in plan if planned.number > done)
+
+
+def _above(planned: PlannedRound, plan: Sequence[PlannedRound], released: Sequence[str], done: int) -> PlannedRound:
+    own = parse_version(planned.version)
+    taken = [parse_version(version) for version in released]
+    highest = max((one.patch for one in taken if one[:2] == own[:2]), default=0)
+    ran = [parse_version(one.version) for one in plan if one.number <= done]
+    expected = max((one.patch for one in ran if one[:2] == own[:2]), default=0)
+    extra = max(0, highest - expected)
+    return replace(planned, version=f"{own.major}.{own.minor}.{own.patch + extra}") if extra else planned
 
 
 def eligible(phase: Phase, sites: Sequence[str]) -> Sequence[str]:

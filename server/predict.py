@@ -20,7 +20,7 @@ from fedrelease.models.evaluation import predict_logits
 from fedrelease.models.tasks import build_model
 from fedrelease.server.release import Release
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "predict", "text_model"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,26 @@ def predict(release: Release, texts: Sequence[str], *, cache: Path) -> list[Pred
         DamagedRelease: a file of the release changed.
     """
     manifest = release.manifest
+    model, base = text_model(release, cache=cache)
+    with text_rows(texts, load_tokenizer(base.folder), manifest.task.max_length) as rows:
+        shares = torch.softmax(predict_logits(model, rows), dim=1)
+    best = shares.max(dim=1)
+    return [
+        Prediction(text=text, label=manifest.task.labels[int(index)], score=round(float(score), 6))
+        for text, score, index in zip(texts, best.values, best.indices, strict=True)
+    ]
+
+
+def text_model(release: Release, *, cache: Path) -> tuple[TextClassifier, Base]:
+    """The model that a release is, on its own base, and that base.
+
+    Raises:
+        ModelError: the base here is not the base of the release, or the release does not read texts.
+        DamagedRelease: a file of the release changed.
+    """
     experiment = load_experiment(None, text=release.read("experiment.toml").decode())
     base = _same_base(release, cache)
-    known = experiment.model.with_labels(len(manifest.task.labels))
+    known = experiment.model.with_labels(len(release.manifest.task.labels))
     model = build_model(base, known, seed=experiment.federation.seed)
     if not isinstance(model, TextClassifier):
         raise ModelError(
@@ -52,13 +69,7 @@ def predict(release: Release, texts: Sequence[str], *, cache: Path) -> list[Pred
             hint="load the release's adapter.safetensors and run it on your rows",
         )
     load_state(model, release.state())
-    with text_rows(texts, load_tokenizer(base.folder), manifest.task.max_length) as rows:
-        shares = torch.softmax(predict_logits(model, rows), dim=1)
-    best = shares.max(dim=1)
-    return [
-        Prediction(text=text, label=manifest.task.labels[int(index)], score=round(float(score), 6))
-        for text, score, index in zip(texts, best.values, best.indices, strict=True)
-    ]
+    return model, base
 
 
 def _same_base(release: Release, cache: Path) -> Base:

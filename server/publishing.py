@@ -40,7 +40,7 @@ from fedrelease.server.seen_items import EARLIER_SCORES, ITEMS, SCORES, items_of
 from fedrelease.server.store import Store
 from fedrelease.update import State, Update, state_bytes
 
-__all__ = ["Cost", "Outcome", "publish"]
+__all__ = ["Cost", "Outcome", "environment_of", "publish"]
 
 PACKAGES = ("fedrelease", "flwr", "numpy", "opacus", "peft", "torch", "transformers")
 
@@ -163,7 +163,7 @@ def _manifest(
         federation=_federation(outcome, experiment),
         privacy=_privacy(outcome, experiment, store.head()),
         metrics=_metrics(outcome),
-        environment=_environment(experiment),
+        environment=environment_of(experiment),
     )
 
 
@@ -249,7 +249,8 @@ def _privacy(outcome: Outcome, experiment: Experiment, head: Release | None) -> 
     )
 
 
-def _environment(experiment: Experiment) -> Mapping[str, str]:
+def environment_of(experiment: Experiment) -> Mapping[str, str]:
+    """What computes a release here, and by which experiment."""
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

@@ -13,16 +13,15 @@ import time
 from collections.abc import Sequence
 from functools import cache, partial
 
-import torch
-
 from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.experiment import Experiment, StrategyChoice
-from fedrelease.factors import trained_part
 from fedrelease.growth import grown, grown_with_zeros
 from fedrelease.messages import Request
+from fedrelease.server.aggregating import KeptRound, aggregate, keep_round, memory_for, shown_to
 from fedrelease.server.arrivals import StateOf, arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
 from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
+from fedrelease.server.going_on import parent_of, rounds_left, without_retracted
 from fedrelease.server.journal import LogEntry, utc_now
 from fedrelease.server.judging import report_of
 from fedrelease.server.plan import (
@@ -33,10 +32,9 @@ from fedrelease.server.plan import (
     eligible,
     evaluators,
     planned_rounds,
-    remaining,
 )
 from fedrelease.server.publishing import Cost, Outcome, publish
-from fedrelease.server.release import Release, load, versions
+from fedrelease.server.release import Release
 from fedrelease.server.spool import Spool, sweep_spools
 from fedrelease.server.store import Store
 from fedrelease.strategies import Strategy, check_adapter, check_strategy, make_strategy
@@ -44,7 +42,7 @@ from fedrelease.strategies.averaging import weights_of
 from fedrelease.strategies.lora import residuals
 from fedrelease.update import State, Update, forget_open_files, state_bytes
 
-__all__ = ["parent_of", "run_rounds", "sweep_finished"]
+__all__ = ["run_rounds", "sweep_finished"]
 
 REASONS_SHOWN = 12
 DECIMALS = 6
@@ -61,7 +59,8 @@ def run_rounds(setting: Setting) -> None:
             stands at the release before it, and the updates that were accepted stay in the spool.
     """
     head, plan = setting.store.head(), planned_rounds(setting.experiment)
-    todo = remaining(plan, head.version) if head else plan
+    todo, everybody = rounds_left(setting.store, setting.experiment), setting.sites.names()
+    setting = without_retracted(setting) if todo else setting
     setting.watch(
         Opened(
             head=head.version if head else None,
@@ -73,7 +72,7 @@ def run_rounds(setting: Setting) -> None:
     )
     for planned in todo:  # a plan that cannot be carried out must not cost anybody anything
         _check_plan(setting, planned)
-    check_named(setting.experiment.model.adapter.site_ranks, sites=setting.sites.names())
+    check_named(setting.experiment.model.adapter.site_ranks, sites=everybody)
     sweep_finished(setting.store, setting.experiment)
     if head is None:
         _publish_base(setting)
@@ -89,23 +88,8 @@ def run_rounds(setting: Setting) -> None:
 
 def sweep_finished(store: Store, experiment: Experiment) -> None:
     """Tidy the spool after a killed run, of rounds whose release is out too. The caller is the store's only writer."""
-    head, plan = store.head(), planned_rounds(experiment)
-    unfinished = frozenset(planned.version for planned in (remaining(plan, head.version) if head else plan))
+    unfinished = frozenset(planned.version for planned in rounds_left(store, experiment))
     sweep_spools(store.folder / "spool", unfinished=unfinished, keep=experiment.federation.keep_updates)
-
-
-def parent_of(store: Store, experiment: Experiment) -> Release:
-    """Where the next round starts: the head; or, where that was held in a phase that reverts, the newest one that was not.
-
-    It follows from the store alone, so that a resumed run starts where the one that was stopped would have.
-    """
-    reverting = {phase.name for phase in experiment.phases if phase.reverts}
-    newest_first = (load(store.folder, version) for version in reversed(versions(store.folder)))
-    return next(
-        release
-        for release in newest_first
-        if release.manifest.verdict == "released" or release.manifest.phase not in reverting
-    )
 
 
 def _check_plan(setting: Setting, planned: PlannedRound) -> None:
@@ -164,8 +148,7 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     memory: State = grown_with_zeros(_memory(setting, planned, parent), like=state)
     begun_from = arrivals(setting, planned, parent, strategy)
     asked = tuple(sorted(begun_from))
-    shown = state if strategy.writes_residual else trained_part(state)
-    companions = dict(strategy.broadcast(shown, memory))
+    companions = dict(strategy.broadcast(shown_to(strategy, state), memory))
     request = _request(setting, planned.version, planned.number, **strategy.directives(planned.number))
     setting.watch(
         RoundStarted(
@@ -176,6 +159,9 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
             spooled=tuple(sorted(spool.accepted())),
         )
     )
+    if setting.experiment.federation.keep_updates:
+        eligible_sites = len(eligible(planned.phase, setting.sites.names()))
+        keep_round(spool.folder, KeptRound(eligible=eligible_sites, begun=begun_from))
     refused = dict[str, str]()
     for start, sites in starts(begun_from, parent, setting.store, state_of):
         kinds = strategy.companions
@@ -183,9 +169,7 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     accepted = [update for update in spool.updates() if update.site in begun_from]
     updates = as_arrived(accepted, begun_from, parent, setting.store, strategy, state_of)
     _check_quorum(setting, planned, asked, updates, refused)
-    aggregated, memory = strategy.aggregate(shown, updates, memory)
-    aggregated = {**{name: tensor for name, tensor in state.items() if name not in shown}, **aggregated}
-    _check_finite(aggregated, planned)
+    aggregated, memory = aggregate(strategy, state, updates, memory, version=planned.version)
     outcome = Outcome(
         version=planned.version,
         phase=planned.phase,
@@ -226,9 +210,7 @@ def _states(setting: Setting, planned: PlannedRound) -> StateOf:
 def _memory(setting: Setting, planned: PlannedRound, parent: Release) -> State:
     """The parent's memory, if this round's strategy made it; another one's numbers mean nothing to it."""
     memory, before = parent.memory(), parent.manifest.federation.strategy
-    if before == planned.phase.strategy.name:
-        return memory
-    if parent.version != BASE_VERSION:
+    if before != planned.phase.strategy.name and parent.version != BASE_VERSION:
         setting.watch(
             MemoryBegins(
                 phase=planned.phase.name,
@@ -237,7 +219,7 @@ def _memory(setting: Setting, planned: PlannedRound, parent: Release) -> State:
                 kept=parent.version if memory else None,
             )
         )
-    return {}
+    return memory_for(planned.phase.strategy.name, before, memory)
 
 
 def _residual(planned: PlannedRound, parent: State, state: State, updates: Sequence[Update]) -> dict[str, float]:
@@ -289,16 +271,6 @@ def _check_quorum(
         rule=f"federation.quorum = {quorum:g} of the cohort",
         hint="mend what the sites say and run the same command again: accepted updates are kept",
     )
-
-
-def _check_finite(state: State, planned: PlannedRound) -> None:
-    for name, tensor in state.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise RoundFailed(
-                f"the aggregate of {planned.version} is not finite",
-                value=name,
-                hint="lower the strategy's learning rate",
-            )
 
 
 def _publish(setting: Setting, outcome: Outcome, begun: float, beside: State | None = None) -> Release:

@@ -69,6 +69,11 @@ class Spool:
         self._parent = parent
         self._found: dict[str, Update] | None = None
 
+    @property
+    def folder(self) -> Path:
+        """Where its files lie, once there are any."""
+        return self._folder
+
     def accept(self, updates: Sequence[Screened]) -> None:
         """Write screened updates; they count when this returns, all of them."""
         ordered = sorted(updates, key=lambda update: update.site)

@@ -123,8 +123,8 @@ class Store:
         """Where the bytes with this sha256 lie, if the store has them."""
         return blobs.blob_path(self.folder, sha256)
 
-    def publish(self, manifest: Manifest, entry: LogEntry) -> Release:
-        """Commit a release whose files are blobs already, log it, and move its channels.
+    def publish(self, manifest: Manifest, entry: LogEntry, *, moves: bool = True) -> Release:
+        """Commit a release whose files are blobs already, log it, and move its channels, if anything ``moves``.
 
         ``candidate`` and the channels of ``entry`` move when the verdict is ``released``, but for those that are paused: a held
         release keeps its number and gets no channel. Publishing the same manifest again changes nothing.
@@ -138,7 +138,7 @@ class Store:
             if (self.folder / intent.FILE).exists():  # an earlier publish in this very process failed half-way
                 self.recover()
             if not version_path(self.folder, manifest.version).exists():
-                self._commit(manifest, _checked(manifest, entry))
+                self._commit(manifest, _checked(manifest, entry), moves=moves)
             elif committed_digest(self.folder, manifest.version) != manifest.digest:
                 hint = "a version never changes: publish under the next number"
                 raise StoreError("the version exists with another digest", value=manifest.version, hint=hint)
@@ -212,11 +212,11 @@ class Store:
                 "the store is not locked", value=str(self.folder), hint="write inside `with store.lock():`"
             )
 
-    def _commit(self, manifest: Manifest, entry: LogEntry) -> None:
+    def _commit(self, manifest: Manifest, entry: LogEntry, *, moves: bool) -> None:
         self._check_publishable(manifest)
         blobs.put_blob(self.folder, manifest.to_bytes())
         sync_folder(self.folder / "blobs" / "sha256")  # a blob that a killed run left may not be durable yet
-        meant = self._meant(manifest, entry)
+        meant = self._meant(manifest, entry, moves=moves)
         self._seal.release(manifest, meant.entry.channels)
         self._seal.intent(meant)
         intent.announce(self.folder, meant)
@@ -224,10 +224,12 @@ class Store:
         blobs.link_durably(self.folder, version_path(self.folder, manifest.version), committed)
         intent.fulfil(self.folder, meant)
 
-    def _meant(self, manifest: Manifest, entry: LogEntry) -> Intent:
+    def _meant(self, manifest: Manifest, entry: LogEntry, *, moves: bool) -> Intent:
         """The line, and the channels that really move."""
         now = self.channels()
-        wanted = {"candidate", *entry.channels} - {*now.paused} if manifest.verdict == "released" else set[str]()
+        wanted = (
+            {"candidate", *entry.channels} - {*now.paused} if moves and manifest.verdict == "released" else set[str]()
+        )
         pointer = Pointer(version=manifest.version, digest=manifest.digest)
         actor = entry.actor or f"federation {manifest.federation.name}"
         moved = now.then(dict.fromkeys(wanted, pointer), Move(verb="publish", actor=actor, time=entry.time))

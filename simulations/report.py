@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedrelease.files import write_durably
 from fedrelease.manifest import Manifest, version_key
-from fedrelease.server.journal import LogEntry
+from fedrelease.server.journal import RELEASES, LogEntry
 from fedrelease.server.store import Store
 
 __all__ = ["Row", "learning_curve", "row_of", "summary_rows", "write_summary"]
@@ -86,7 +86,7 @@ def row_of(manifest: Manifest, entry: LogEntry | None) -> Row:
 
 def summary_rows(store: Store) -> tuple[Row, ...]:
     """One row for every release in the store, oldest first."""
-    entries = {entry.digest: entry for entry in store.history() if entry.digest is not None}
+    entries = {entry.digest: entry for entry in store.history() if entry.event in RELEASES}
     releases = sorted(store.releases(), key=lambda release: version_key(release.version))
     return tuple(row_of(release.manifest, entries.get(release.digest)) for release in releases)
 

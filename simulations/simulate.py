@@ -36,8 +36,8 @@ from fedrelease.server.app import Initial, check_same_experiment, server_app
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.events import Watcher
 from fedrelease.server.flower import FIRST_NODE
+from fedrelease.server.going_on import rounds_left
 from fedrelease.server.lock import hold
-from fedrelease.server.plan import planned_rounds
 from fedrelease.server.rounds import sweep_finished
 from fedrelease.server.signing import own_signer
 from fedrelease.server.store import Store
@@ -164,8 +164,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _is_complete(store: Store, experiment: Experiment) -> bool:
-    head = store.head()
-    return head is not None and head.version == planned_rounds(experiment)[-1].version
+    return store.head() is not None and not rounds_left(store, experiment)
 
 
 def _run(

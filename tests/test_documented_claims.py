@@ -15,6 +15,7 @@ PAGES = {
     "signatures.md": 10,
     "from-round-to-release.md": 5,
     "cluster.md": 5,
+    "reading.md": 8,
     "speed.md": 5,
 }
 """With how many they name at least."""

@@ -14,7 +14,7 @@ from typing import TypeAlias, get_type_hints
 from fedrelease.errors import ExperimentError
 from fedrelease.gate_rules import GATES, GateRule
 
-__all__ = ["DEFAULT_GATES", "MEASURED", "Knobs", "chosen_gates", "make_rule", "needs_items"]
+__all__ = ["DEFAULT_GATES", "MEASURED", "OF_ITEMS", "Knobs", "chosen_gates", "make_rule", "needs_items"]
 
 Knobs: TypeAlias = Mapping[str, float | int | bool | str]
 

@@ -2,7 +2,7 @@ import pytest
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, Phase
-from fedrelease.server.plan import PlannedRound, cohort, planned_rounds, remaining
+from fedrelease.server.plan import PlannedRound, cohort, planned_rounds, rounds_after
 
 SITES = tuple(f"site-{number}" for number in range(10))
 
@@ -22,9 +22,17 @@ def test_minor_is_the_phase_patch_the_round_in_it_and_numbers_run_through() -> N
 
 def test_what_remains_follows_the_head_by_number_and_not_by_text() -> None:
     plan = planned_rounds(Experiment(phases=(Phase(rounds=11),)))
-    assert [round.version for round in remaining(plan, "0.1.9")] == ["0.1.10", "0.1.11"]
-    assert len(remaining(plan, "0.0.0")) == 11
-    assert remaining(plan, "0.1.11") == ()
+    known = ["0.0.0", *(f"0.1.{number}" for number in range(1, 12))]
+    assert [round.version for round in rounds_after(plan, known[:10], 9)] == ["0.1.10", "0.1.11"]
+    assert len(rounds_after(plan, known[:1], 0)) == 11
+    assert rounds_after(plan, known, 11) == ()
+
+
+def test_versions_go_on_above_what_a_retraction_published_in_that_phase_only() -> None:
+    """Two of three rounds were run and rebuilt as 0.1.3 and 0.1.4, so the third is 0.1.5; the next phase is as planned."""
+    plan = planned_rounds(Experiment(phases=(Phase(name="pilot", rounds=3), Phase(name="broad", rounds=2))))
+    left = rounds_after(plan, ["0.0.0", "0.1.1", "0.1.2", "0.1.3", "0.1.4"], 2)
+    assert [(round.version, round.number) for round in left] == [("0.1.5", 3), ("0.2.1", 4), ("0.2.2", 5)]
 
 
 @pytest.mark.parametrize(("wanted", "size"), [(1.0, 10), (0.25, 3), (0.01, 1), (4, 4), (1, 1)])

@@ -18,16 +18,20 @@ import click
 import typer
 
 from fedrelease import __version__
+from fedrelease.cli.bisect import bisect
 from fedrelease.cli.compare import compare
+from fedrelease.cli.diff import diff
 from fedrelease.cli.doctor import doctor
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
+from fedrelease.cli.gate import gate
 from fedrelease.cli.keep import fsck, gc, pull, push, repack
 from fedrelease.cli.keys import keys
 from fedrelease.cli.move import pause, promote, resume, rollback, yank
 from fedrelease.cli.output import emit, example
 from fedrelease.cli.predict import predict
 from fedrelease.cli.read import log, show, verify
+from fedrelease.cli.retract import retract
 from fedrelease.cli.simulate import simulate
 
 __all__ = ["app", "command", "main", "prepare", "run"]
@@ -46,12 +50,16 @@ VERBS: Mapping[Callable[..., None], str] = {
         "fedrelease compare --vary training.lr=1e-4,1e-3 --seeds 3 --out rates",
         "fedrelease compare --strategies fedavg,fedadam --trials 8 --search strategy.lr=0.01..1 --out tuned",
     ),
-    log: example("fedrelease log", "fedrelease log --json"),
+    log: example("fedrelease log", "fedrelease log --graph", "fedrelease log --json"),
     show: example("fedrelease show stable", "fedrelease show 0.0.3 --json"),
-    verify: example("fedrelease verify", "fedrelease verify 0.0.3 && echo intact"),
+    diff: example("fedrelease diff 0.1.2 stable", "fedrelease diff 0.1.2 0.2.3 --json"),
+    verify: example("fedrelease verify", "fedrelease verify 0.0.3 && echo intact", "fedrelease verify --recompute"),
+    gate: example("fedrelease gate 0.2.1 --html gates.html", "fedrelease gate 0.2.1 --now --measure"),
+    bisect: example('fedrelease bisect --good 0.1.1 --bad stable --check "sh check.sh {}"'),
     promote: example('fedrelease promote 0.2.1 --to stable --reason "two weeks in beta"'),
     rollback: example('fedrelease rollback stable --reason "complaints from site B"'),
     yank: example('fedrelease yank 0.2.1 --reason "wrong labels at site B"', "fedrelease yank --undo 0.2.1"),
+    retract: example('fedrelease retract north --reason "it asked to leave"'),
     pause: example('fedrelease pause stable --reason "audit"'),
     resume: example("fedrelease resume stable"),
     keys: example("fedrelease keys", "fedrelease keys trust 6a9d002ea17325ad --store releases"),

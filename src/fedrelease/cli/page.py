@@ -34,7 +34,8 @@ NAMED = 20
 def print_release(store: Store, release: Release, console: Console) -> None:
     """Print all facts of a release, section by section."""
     manifest = release.manifest
-    entry = next((entry for entry in store.history() if entry.digest == release.digest), None)
+    wanted = (release.digest, manifest.verdict)
+    entry = next((entry for entry in store.history() if (entry.digest, entry.event) == wanted), None)
     channels = ", ".join(store.channels().pointing_at(release.version))
     console.print(Text(plain(f"{manifest.federation.name} {release.version}"), style="bold"), end="")
     console.print(f"  {manifest.verdict}" + (f"  {channels}" if channels else ""))

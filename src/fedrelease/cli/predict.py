@@ -22,7 +22,7 @@ from fedrelease.wording import number, plain
 if TYPE_CHECKING:
     from fedrelease.server.predict import Prediction
 
-__all__ = ["predict"]
+__all__ = ["predict", "text_lines"]
 
 
 def predict(
@@ -63,6 +63,15 @@ def _texts(given: Sequence[str], file: Path | None) -> list[str]:
         raise ExperimentError("both TEXT and --file are given", rule="texts come from one place", hint="leave one out")
     if given:
         return list(given)
+    return text_lines(file)
+
+
+def text_lines(file: Path | None) -> list[str]:
+    """The lines of a file, or of stdin, that are not empty.
+
+    Raises:
+        ExperimentError: there is none, or the file is not UTF-8.
+    """
     lines = _lines(file) if file is not None else _stdin_lines()
     asked = [line for line in lines if line.strip()]
     if not asked:

@@ -5,6 +5,9 @@ Example::
     fedrelease log --json | jq '.releases[-1].metrics.accuracy'
 """
 
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +15,11 @@ import typer
 
 from fedrelease.cli.output import emit_json, put, table, to_stderr, to_stdout
 from fedrelease.errors import ReleaseNotFound
+from fedrelease.files import Json
 from fedrelease.wording import plain
 
 if TYPE_CHECKING:
+    from fedrelease.server.recompute import Recomputed
     from fedrelease.server.release import Release
     from fedrelease.server.store import Store
     from fedrelease.server.verify import Report
@@ -28,17 +33,26 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 RELEASES = Path("releases")
 
 
-def log(store: StoreOption = RELEASES, as_json: JsonOption = False) -> None:
+def log(
+    store: StoreOption = RELEASES,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Draw which release came from which, with every move of a channel.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List the releases of a store.
 
     Newest first; with --json oldest first. Shows each version's channels, phase and round, who took part, accuracy,
-    the worst site, epsilon and verdict.
+    the worst site, epsilon and verdict, and why a release was held or yanked.
     """
+    from fedrelease.cli.graph import print_graph
     from fedrelease.cli.views import log_document, print_log
 
     opened = open_store(store)
     if as_json:
         emit_json(log_document(opened))
+    elif graph:
+        print_graph(opened, to_stdout())
     else:
         print_log(opened, to_stdout())
 
@@ -66,6 +80,9 @@ def show(
 
 def verify(
     ref: Annotated[str | None, typer.Argument(metavar="[REF]", hidden=True)] = None,
+    again: Annotated[
+        bool, typer.Option("--recompute", help="Compute each round again from its kept updates, and compare.")
+    ] = False,
     store: StoreOption = RELEASES,
     as_json: JsonOption = False,
 ) -> None:
@@ -81,16 +98,39 @@ def verify(
     opened, home = open_store(store), keys_folder()
     report = check(opened, ref, home=home)
     first = report.ok and _remember(store, home)
+    rounds = _recomputed(opened, ref) if again else []
+    wrong = [one for one in rounds if one.outcome in ("differs", "failed")]
     if as_json:
         problems = [{"path": problem.path, "what": problem.what} for problem in report.problems]
         signers = [{"role": role, "fingerprint": by} for role, found in report.signers.items() for by in found]
-        emit_json(
-            {"ok": report.ok, "checked": report.checked, "problems": problems, "signers": signers, "first": first}
-        )
+        told = {"recomputed": [asdict(one) for one in rounds]} if again else {}
+        seen: dict[str, Json] = {"checked": report.checked, "problems": problems, "signers": signers, "first": first}
+        emit_json({"ok": report.ok and not wrong, **seen, **told})
     else:
         _print_report(report, first=first)
-    if not report.ok:
+        _print_recomputed(rounds)
+    if wrong or not report.ok:
         raise typer.Exit(1)
+
+
+def _recomputed(store: "Store", ref: str | None) -> "list[Recomputed]":
+    from fedrelease.server.recompute import recompute
+
+    return list(recompute(store, ref))
+
+
+def _print_recomputed(rounds: "Sequence[Recomputed]") -> None:
+    """One line a release, and a sum; a release without kept updates is counted and nothing more."""
+    console = to_stdout()
+    for one in rounds:
+        if one.outcome != "no-spool":
+            console.print(plain(f"{one.version}  {one.outcome}" + (f"  {one.what}" if one.what else "")))
+    if rounds:
+        counts = Counter(one.outcome for one in rounds)
+        told = {"same": "came out the same", "differs": "differ", "failed": "could not be computed"}
+        parts = [f"{counts[outcome]} {words}" for outcome, words in told.items() if counts[outcome]]
+        parts += [f"{counts['no-spool']} without kept updates"] if counts["no-spool"] else []
+        console.print(f"rounds: {', '.join(parts)}")
 
 
 def _remember(store: Path, home: Path) -> bool:

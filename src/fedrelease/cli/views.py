@@ -17,13 +17,13 @@ from fedrelease.cli.output import Column, fitting, put
 from fedrelease.files import Json
 from fedrelease.manifest import version_key
 from fedrelease.server.channels import Channels
-from fedrelease.server.journal import LogEntry
+from fedrelease.server.journal import RELEASES, LogEntry
 from fedrelease.server.release import Release
 from fedrelease.server.store import Store
 from fedrelease.simulations.report import Row, row_of
-from fedrelease.wording import number
+from fedrelease.wording import number, plain
 
-__all__ = ["log_document", "moment", "print_log", "release_document"]
+__all__ = ["log_document", "moment", "print_log", "release_document", "why"]
 
 
 def log_document(store: Store) -> dict[str, Json]:
@@ -32,8 +32,10 @@ def log_document(store: Store) -> dict[str, Json]:
     entries = _entries(store)
     releases = [_entry(release, entries.get(release.digest), channels) for release in _oldest_first(store)]
     pointers = {name: pointer.version for name, pointer in sorted(channels.channels.items())}
-    failed = [_failure(entry) for entry in store.history() if entry.event == "round-failed"]
-    return {"releases": releases, "channels": pointers, "failed_rounds": failed}
+    history = store.history()
+    failed = [_failure(entry) for entry in history if entry.event == "round-failed"]
+    moves = [_move(entry) for entry in history if entry.event not in (*RELEASES, "round-failed")]
+    return {"releases": releases, "channels": pointers, "failed_rounds": failed, "moves": moves}
 
 
 def release_document(store: Store, release: Release) -> dict[str, Json]:
@@ -47,7 +49,7 @@ def _oldest_first(store: Store) -> list[Release]:
 
 
 def _entries(store: Store) -> Mapping[str, LogEntry]:
-    return {entry.digest: entry for entry in store.history() if entry.digest is not None}
+    return {entry.digest: entry for entry in store.history() if entry.digest is not None and entry.event in RELEASES}
 
 
 def _entry(release: Release, entry: LogEntry | None, channels: Channels) -> dict[str, Json]:
@@ -73,6 +75,7 @@ def _entry(release: Release, entry: LogEntry | None, channels: Channels) -> dict
         "seconds": row.seconds,
         "time": entry.time if entry else None,
         "reason": entry.reason if entry else None,
+        "yanked": channels.yanked.get(release.version),
     }
 
 
@@ -86,6 +89,11 @@ def _failure(entry: LogEntry) -> dict[str, Json]:
     return {"version": entry.version, "round": entry.round, "time": entry.time, "reason": entry.reason}
 
 
+def _move(entry: LogEntry) -> dict[str, Json]:
+    told = {"event": entry.event, "version": entry.version, "channels": list(entry.channels)}
+    return {**told, "time": entry.time, "actor": entry.actor, "reason": entry.reason}
+
+
 def print_log(store: Store, console: Console) -> None:
     """Print the releases, newest first; columns that matter less are left out of a narrow terminal."""
     releases, entries, channels = _oldest_first(store)[::-1], _entries(store), store.channels()
@@ -96,11 +104,24 @@ def print_log(store: Store, console: Console) -> None:
     pointed = [", ".join(channels.pointing_at(release.version)) or "-" for release in releases]
     when = [moment(entries[release.digest].time) if release.digest in entries else "-" for release in releases]
     put(console, fitting(console, _columns(releases, rows, pointed, when)))
+    for release in releases:
+        if said := why(release, entries.get(release.digest), channels):
+            console.print(Text(plain(f"  {release.version}  {said}"), style="yellow"))
     for entry in store.history():
         if entry.event == "round-failed":
             console.print(
                 Text(f"{moment(entry.time)}  round {entry.round} made no release: {entry.reason}", style="yellow")
             )
+
+
+def why(release: Release, entry: LogEntry | None, channels: Channels) -> str | None:
+    """Why a release is not what its verdict alone says: it was yanked, held, or rebuilt; None where there is nothing to say."""
+    if release.version in channels.yanked:
+        return f"yanked: {channels.yanked[release.version]}"
+    reason = entry.reason if entry else None
+    if release.manifest.verdict != "held":
+        return reason
+    return f"held: {reason.removeprefix('held: ')}" if reason else "held"
 
 
 def _columns(
