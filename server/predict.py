@@ -13,12 +13,9 @@ import torch
 
 from fedrelease.data.tokens import load_tokenizer, text_rows
 from fedrelease.errors import ModelError
-from fedrelease.experiment_file import load_experiment
-from fedrelease.models.bases import Base, open_base
-from fedrelease.models.classifier import TextClassifier, load_state
 from fedrelease.models.evaluation import predict_logits
-from fedrelease.models.tasks import build_model
 from fedrelease.server.release import Release
+from fedrelease.server.released_model import released_model, same_base
 
 __all__ = ["Prediction", "predict"]
 
@@ -40,17 +37,15 @@ def predict(release: Release, texts: Sequence[str], *, cache: Path) -> list[Pred
         DamagedRelease: a file of the release changed.
     """
     manifest = release.manifest
-    experiment = load_experiment(None, text=release.read("experiment.toml").decode())
-    base = _same_base(release, cache)
-    model = build_model(base, experiment.model, seed=experiment.federation.seed)
-    if not isinstance(model, TextClassifier):
+    if manifest.task.name != "text-classification":
         raise ModelError(
             f"{release.version} does not read texts",
-            value=experiment.model.task,
+            value=manifest.task.name,
             rule="predict labels texts, with a release of text-classification",
             hint="load the release's adapter.safetensors and run it on your rows",
         )
-    load_state(model, release.state())
+    base = same_base(release, cache)
+    model = released_model(release, base)
     with text_rows(texts, load_tokenizer(base.folder), manifest.task.max_length) as rows:
         shares = torch.softmax(predict_logits(model, rows), dim=1)
     best = shares.max(dim=1)
@@ -58,19 +53,3 @@ def predict(release: Release, texts: Sequence[str], *, cache: Path) -> list[Pred
         Prediction(text=text, label=manifest.task.labels[int(index)], score=round(float(score), 6))
         for text, score, index in zip(texts, best.values, best.indices, strict=True)
     ]
-
-
-def _same_base(release: Release, cache: Path) -> Base:
-    wanted = release.manifest.base
-    base = open_base(wanted.ref, cache=cache)
-    if dict(base.files) != dict(wanted.files):
-        changed = sorted(
-            name for name in {*base.files, *wanted.files} if base.files.get(name) != wanted.files.get(name)
-        )
-        raise ModelError(
-            f"the base {wanted.ref} here is not the one that {release.version} was trained on",
-            value=changed,
-            rule="an adapter is used with its own base only: the same files, digest by digest",
-            hint="fetch the base anew, or put the files of the release's base into that folder",
-        )
-    return base

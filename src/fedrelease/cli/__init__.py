@@ -20,6 +20,7 @@ import typer
 from fedrelease import __version__
 from fedrelease.cli.compare import compare
 from fedrelease.cli.doctor import doctor
+from fedrelease.cli.export import card, export
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
 from fedrelease.cli.move import pause, promote, resume, rollback, yank
@@ -52,6 +53,10 @@ VERBS: Mapping[Callable[..., None], str] = {
     yank: example('fedrelease yank 0.2.1 --reason "wrong labels at site B"', "fedrelease yank --undo 0.2.1"),
     pause: example('fedrelease pause stable --reason "audit"'),
     resume: example("fedrelease resume stable"),
+    export: example(
+        "fedrelease export stable --format hf", "fedrelease export 0.2.1 --format int8 --rows rows.csv --out small"
+    ),
+    card: example("fedrelease card stable --out MODEL_CARD.md"),
     predict: example('fedrelease predict --release stable "a warm and funny film"', "fedrelease predict < texts.txt"),
     fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),
     doctor: example("fedrelease doctor"),
