@@ -11,6 +11,7 @@ from other_bases import other_base, small_gpt2, small_llama
 from released import make_released, make_released_images
 from safetensors.torch import load_file
 
+from fedrelease.data.sites import prepare_sites
 from fedrelease.data.tokens import load_tokenizer
 from fedrelease.errors import ExperimentError, ModelError, StoreError
 from fedrelease.models.bases import Pooling
@@ -21,7 +22,7 @@ from fedrelease.server.exports.folder import MARKER
 from fedrelease.server.exports.plain import plain_model
 from fedrelease.server.predict import predict
 from fedrelease.server.recipe import recipe
-from fedrelease.server.released_model import released_model, same_base
+from fedrelease.server.released_model import experiment_of, released_model, same_base
 from fedrelease.server.store import Store
 from fedrelease.server.variants import variants_of
 
@@ -219,3 +220,14 @@ def test_a_release_of_every_weight_is_exported_merged_only(tmp_path: Path, tiny_
     with pytest.raises(ModelError, match="has no adapter.*--merged"):
         exported(store, tmp_path / "out", "hf")
     assert exported(store, tmp_path / "out", "hf", merged=True).variant.measured["largest_difference"] <= 1e-5
+
+
+def test_the_servers_hold_out_is_what_an_export_is_checked_on_where_it_is_prepared(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    store = make_released(tmp_path, tiny_base, "data.server_holdout=0.25")
+    release, cache = store.find("stable"), store.folder / "cache"
+    assert exported(store, tmp_path / "before", "hf").variant.rows == "64 rows: made up"
+    base = same_base(release, cache)
+    prepare_sites(experiment_of(release), base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=cache)
+    assert exported(store, tmp_path / "after", "hf").variant.rows == "4 rows: the server's hold-out"  # 0.25 of 16
