@@ -32,7 +32,7 @@ def check_fisher(model: nn.Module) -> None:
         raise ModelError(
             "the strategy asks for squared gradients by example, which this model does not form",
             value="tell_fisher = true",
-            rule='model.adapter.kind is "lora", or the model a small network',
+            rule='model.adapter.kind is "lora" or "lora-sb", or the model a small network',
             hint="choose another strategy, such as fedavg",
         )
 

@@ -32,6 +32,7 @@ from fedrelease.data.sites import SiteData
 from fedrelease.errors import DataError, PrivacyError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
+from fedrelease.factors import trained_part
 from fedrelease.files import Json, canonical_bytes, digest_bytes
 from fedrelease.messages import ACCURACY_PRIVATE, Answer, Request
 from fedrelease.models.classifier import load_state, trainable_state
@@ -88,10 +89,11 @@ def charge_identity(site: Site, shared: Mapping[str, Json], *, pool: str) -> str
 def train_site(
     site: Site, request: Request, state: State, model: Classifier, companions: State | None = None
 ) -> tuple[Answer, dict[str, Tensor]]:
-    """Train from ``state`` and return the answer with the trained state (float32, same names; factors in the site's rank).
+    """Train from ``state`` and return the answer with the trained state (float32; factors in the site's rank).
 
-    ``companions`` came with the state, and those that go back are beside the trained tensors, by ``<kind>/<name>``. In the place
-    of a private part there is what ``state`` has.
+    Its names are those of ``state`` without residuals: these stay as they came, and are not sent back. ``companions`` came with
+    the state, and those that go back are beside the trained tensors, by ``<kind>/<name>``. In the place of a private part there
+    is what ``state`` has.
 
     Raises:
         BudgetExceeded: the ledger has no room; nothing was trained.
@@ -107,7 +109,8 @@ def train_site(
     private = open_private_part(site.home, request, state)
     if private:
         load_state(model, {**state, **private.own})
-    check_companions(request, state, companions)
+    began = trained_part(state)
+    check_companions(request, began, companions)
     with at_rank(model, rank):
         with frozen(model, directives.freeze):
             task = begin_training(
@@ -116,14 +119,14 @@ def train_site(
                 model,
                 shared=charge_facts(request, state, companions),
                 check=lambda job: check_gradients(model, job.rows),
-                carried=open_variate(site.home, request, state, companions),
+                carried=open_variate(site.home, request, began, companions),
                 private=private,
             )
             done = train(model, task.job)
-        trained = trainable_state(model)
+        trained = trained_part(trainable_state(model))
         rows, few = site.data.train, request.experiment.training.micro_batch
         told = fisher_of(model, rows, micro_batch=few) if directives.tell_fisher else {}
-    return task.answer(done), {**trained, **task.end(state, trained, done), **told}
+    return task.answer(done), {**trained, **task.end(began, trained, done), **told}
 
 
 @dataclass(frozen=True, kw_only=True)

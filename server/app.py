@@ -27,6 +27,7 @@ from fedrelease.server.events import Event, Watcher
 from fedrelease.server.flower import FlowerSites
 from fedrelease.server.gather import Seen, Setting
 from fedrelease.server.rounds import run_rounds
+from fedrelease.server.signing import own_signer
 from fedrelease.server.store import Store
 from fedrelease.update import State
 
@@ -52,7 +53,7 @@ def server_app(watch: Watcher, *, initial: Initial | None = None, seconds_of: Se
         experiment = from_document(json.loads(str(settings["experiment"])))
         folder = Path(str(settings["base"]))
         holdout = settings.get("server-holdout")
-        store = Store.create_or_open(Path(str(settings["store"])))
+        store = Store.create_or_open(Path(str(settings["store"])), signer=own_signer())
         with store.lock():
             check_same_experiment(store, experiment)
             base = open_base(str(folder), cache=folder)

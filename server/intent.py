@@ -6,6 +6,7 @@ Example::
     fulfil(root, intent)                                   # the log's line, the channels, and the intent is gone
 """
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,10 +44,14 @@ def announced(root: Path) -> Intent | None:
     return None
 
 
-def settle(root: Path) -> None:
-    """Finish what was announced. A publish whose version was not committed never happened."""
+def settle(root: Path, *, check: Callable[[Intent], None]) -> None:
+    """Finish what was announced. A publish whose version was not committed never happened.
+
+    ``check`` may refuse, by raising, what no writer announced: anybody who can write to the folder can write this file.
+    """
     intent = announced(root)
     if intent is not None and _stands(root, intent.entry):
+        check(intent)
         fulfil(root, intent)
     (root / FILE).unlink(missing_ok=True)
 

@@ -16,6 +16,7 @@ import torch
 
 from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.experiment import Experiment, StrategyChoice
+from fedrelease.factors import trained_part
 from fedrelease.messages import Request
 from fedrelease.server.arrivals import arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
@@ -158,7 +159,8 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     strategy, memory = _strategy(setting, planned), _memory(setting, planned, parent)
     begun_from = arrivals(setting, planned, parent, strategy)
     asked, state = tuple(sorted(begun_from)), dict(parent.state())
-    companions = dict(strategy.broadcast(state, memory))
+    shown = state if strategy.writes_residual else trained_part(state)
+    companions = dict(strategy.broadcast(shown, memory))
     request = _request(setting, planned.version, planned.number, **strategy.directives(planned.number))
     setting.watch(
         RoundStarted(
@@ -176,7 +178,8 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     accepted = [update for update in spool.updates() if update.site in begun_from]
     updates = as_arrived(accepted, begun_from, parent, setting.store, strategy)
     _check_quorum(setting, planned, asked, updates, refused)
-    aggregated, memory = strategy.aggregate(state, updates, memory)
+    aggregated, memory = strategy.aggregate(shown, updates, memory)
+    aggregated = {**{name: tensor for name, tensor in state.items() if name not in shown}, **aggregated}
     _check_finite(aggregated, planned)
     outcome = Outcome(
         version=planned.version,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedrelease.errors import UpdateRefused
 from fedrelease.experiment import Experiment
-from fedrelease.factors import truncated
+from fedrelease.factors import trained_part, truncated
 from fedrelease.messages import ACCURACY_PRIVATE, Answer
 from fedrelease.privacy import Receipt
 from fedrelease.private_part import private_names
@@ -38,6 +38,7 @@ def screen(
 ) -> dict[str, Tensor]:
     """The delta ``trained - parent``, once every check has passed.
 
+    Residuals go out with the state and stay as they are: none is expected back, and one that comes is an unknown tensor.
     A site with a rank of its own trained from the leading ranks of the parent's factors, and answers in that rank.
     Checked, in this order: the site's name; the number of examples, which privacy keeps to the site; tensor names; shapes and
     dtypes; that tensors of the private ``part`` are what was sent out; finite values; the delta's L2 norm against
@@ -51,6 +52,7 @@ def screen(
     _check_examples(answer.examples, private=private)
     if private and "loss" in answer.metrics:
         raise UpdateRefused("the answer tells a loss", value="loss", rule="with privacy it stays with the site")
+    parent = trained_part(parent)
     _check_names(parent, trained)
     if experiment.model.adapter.site_ranks:
         parent = truncated(parent, experiment.model.adapter.rank_of(site))
@@ -66,7 +68,7 @@ def screen(
 def screen_companions(
     parent: State, sent: Mapping[str, Tensor], kinds: Sequence[str], *, experiment: Experiment
 ) -> dict[str, Tensor]:
-    """What came beside a trained state, as it came: of each kind one tensor for each of the parent's.
+    """What came beside a trained state, as it came: of each kind one tensor for each of the parent's but residuals.
 
     Checked: names; shapes and dtypes, which are the parent's; finite values; each kind's L2 norm against
     ``federation.max_update_norm``. A strategy with no ``kinds`` gets nothing.
@@ -74,7 +76,7 @@ def screen_companions(
     Raises:
         UpdateRefused: a check failed; the text names the tensor or the kind.
     """
-    expected = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in parent.items()}
+    expected = {f"{kind}/{name}": tensor for kind in kinds for name, tensor in trained_part(parent).items()}
     _check_names(expected, sent)
     for kind in kinds:
         names = [name for name in expected if name.startswith(f"{kind}/")]
@@ -94,7 +96,7 @@ def _check_names(parent: State, trained: Mapping[str, Tensor]) -> None:
     for name in sorted(set(parent) - set(trained)):
         raise UpdateRefused(f"the tensor {name} is missing", value=len(trained), rule=f"{len(parent)} tensors")
     for name in sorted(set(trained) - set(parent)):
-        raise UpdateRefused("an unknown tensor came", value=name, rule="only tensors that were sent out come back")
+        raise UpdateRefused("an unknown tensor came", value=name, rule="only what a site trains comes back")
 
 
 def _delta_of(name: str, before: Tensor, after: Tensor) -> Tensor:

@@ -6,6 +6,8 @@
     blobs/sha256/<hex>       every byte of every release, manifests too; read-only
     versions/<version>.json  {"digest":"sha256:..."}; its hard link is the commit point
     channels.json            all pointers; the generations before it are blobs
+    attach/<hex>/<kind>.<hex8>   what came later about a release: signatures, reports ...
+    keys/                    public keys, in a store that is signed
     log.jsonl  tmp/  .lock
     publishing.json          the log line and the channels of a move under way, so that a crash can be finished
 
@@ -30,12 +32,14 @@ from fedrelease.errors import StoreError
 from fedrelease.files import sync_folder
 from fedrelease.manifest import Manifest, check_digest, version_key
 from fedrelease.server import blobs, channels, intent, journal, layout
+from fedrelease.server.attachments import Attachment, attachments, put_attachment
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.channels import Channels, Move, Pointer
 from fedrelease.server.intent import Intent
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.lock import hold
 from fedrelease.server.release import Committed, Release, committed_digest, load, resolve, version_path, versions
+from fedrelease.server.signing import Seal, Signer
 
 __all__ = ["Store"]
 
@@ -50,31 +54,34 @@ class Store:
         A publish that raised left either no release, or one that the next ``lock()`` or ``publish`` finishes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, signer: Signer | None = None) -> None:
         """Use :meth:`open` or :meth:`create_or_open`, which check the folder."""
         self.folder = folder
         self._writer: int | None = None
+        self._seal = Seal(folder, signer)
 
     @classmethod
-    def create_or_open(cls, folder: Path) -> "Store":
+    def create_or_open(cls, folder: Path, *, signer: Signer | None = None) -> "Store":
         """The store in ``folder``; made when the folder is missing or empty.
+
+        ``signer`` signs what is written; a store that was signed once takes nothing that is not.
 
         Raises:
             StoreError: the folder holds something else, or a layout that this version cannot read.
         """
         with disk_errors(folder):
             layout.create(folder)
-        return cls.open(folder)
+        return cls.open(folder, signer=signer)
 
     @classmethod
-    def open(cls, folder: Path) -> "Store":
-        """The store in ``folder``, for reading until its lock is taken.
+    def open(cls, folder: Path, *, signer: Signer | None = None) -> "Store":
+        """The store in ``folder``, for reading until its lock is taken; reading needs no ``signer``.
 
         Raises:
             StoreError: there is none, it is damaged, or its layout is newer.
         """
         layout.check(folder)
-        return cls(folder)
+        return cls(folder, signer)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -82,12 +89,14 @@ class Store:
 
         Raises:
             StoreBusy: another process, or another part of this one, is the writer.
+            SignatureError: the store is signed, and somebody without its keys changed it.
         """
         with hold(self.folder / ".lock"):
             self._writer = os.getpid()
             try:
                 self.recover()
                 yield
+                self._seal.end()
             finally:
                 self._writer = None
 
@@ -96,6 +105,19 @@ class Store:
         self._require_lock()
         with disk_errors(self.folder):
             return blobs.put_blob(self.folder, data)
+
+    def attach(self, digest: str, kind: str, data: bytes) -> Attachment:
+        """Keep what came later about a release, or about whatever has this digest; ``kind`` is a word, such as gate-report.
+
+        The same bytes again change nothing.
+        """
+        self._require_lock()
+        with disk_errors(self.folder):
+            return put_attachment(self.folder, digest, kind, data)
+
+    def attachments(self, digest: str, kind: str | None = None) -> tuple[Attachment, ...]:
+        """What was attached to a digest, oldest first."""
+        return attachments(self.folder, digest, kind)
 
     def blob_path(self, sha256: str) -> Path:
         """Where the bytes with this sha256 lie, if the store has them."""
@@ -133,6 +155,7 @@ class Store:
             if (self.folder / intent.FILE).exists():
                 self.recover()
             meant = Intent(entry=replace(entry, generation=moved.generation), moved=moved)
+            self._seal.intent(meant)
             intent.announce(self.folder, meant)
             intent.fulfil(self.folder, meant)
 
@@ -149,8 +172,10 @@ class Store:
         self._require_lock()
         with disk_errors(self.folder):
             layout.prepare(self.folder)
-            intent.settle(self.folder)
+            self._seal.begin()
+            intent.settle(self.folder, check=self._seal.check_intent)
             self._log_unlogged()
+            self._seal.settle()
 
     def head(self) -> Release | None:
         """The release with the highest version; None in an empty store."""
@@ -192,6 +217,8 @@ class Store:
         blobs.put_blob(self.folder, manifest.to_bytes())
         sync_folder(self.folder / "blobs" / "sha256")  # a blob that a killed run left may not be durable yet
         meant = self._meant(manifest, entry)
+        self._seal.release(manifest, meant.entry.channels)
+        self._seal.intent(meant)
         intent.announce(self.folder, meant)
         committed = facts.to_bytes(Committed(digest=manifest.digest))
         blobs.link_durably(self.folder, version_path(self.folder, manifest.version), committed)
@@ -223,6 +250,7 @@ class Store:
         """Rebuild the lines of releases that the log does not know; what a round took is lost with its line."""
         for version in sorted(set(versions(self.folder)) - self._logged(), key=version_key):
             pointing = self.channels().pointing_at(version)
+            self._seal.check_release(version)
             manifest = load(self.folder, version).manifest
             journal.append(self._log, journal.entry_for(manifest, channels=pointing, time=journal.utc_now()))
 

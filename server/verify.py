@@ -7,9 +7,9 @@ Example::
     [problem.path for problem in report.problems]          # ['blobs/sha256/5e1f... (adapter.safetensors of 0.1.2)']
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias
@@ -26,6 +26,7 @@ from fedrelease.server.channels import Pointer
 from fedrelease.server.intent import announced
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.release import committed_digest, resolve, version_path, versions
+from fedrelease.server.signature_check import SignatureCheck
 from fedrelease.server.store import Store
 from fedrelease.update import StateFile
 
@@ -47,10 +48,14 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How many files were looked at and what is wrong with them."""
+    """How many files were looked at and what is wrong with them.
+
+    ``signers`` are the fingerprints of the keys whose signatures were found right, by role; none in a store that nobody signs.
+    """
 
     checked: int
     problems: tuple[Problem, ...]
+    signers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -58,24 +63,28 @@ class Report:
         return not self.problems
 
 
-def verify(store: Store, ref: str | None = None) -> Report:
-    """Check one release, or all of them, and always the log and the channels. Needs no lock.
+def verify(store: Store, ref: str | None = None, *, home: Path | None = None) -> Report:
+    """Check one release, or all of them, and always the log, the channels and the keys. Needs no lock.
+
+    ``home`` is the user's folder of keys, which knows whose keys this machine agreed to and what it has seen; None believes the
+    store's own word about its keys.
 
     Guarantees: a changed byte in any file of a release, its manifest or its version file is named, and so is a missing
-    file. Damage is reported, never raised.
+    file. In a signed store, so is whatever the holders of its keys did not sign. Damage is reported, never raised.
 
     Raises:
         ReleaseNotFound: ``ref`` names no release.
+        SignatureError: what this machine knows of the store is damaged.
     """
-    root = store.folder
+    root, signatures = store.folder, SignatureCheck(store.folder, home)
     found: dict[str, list[str]] = {}
-    for path, what in _findings(root, ref):
+    for path, what in _findings(root, ref, signatures):
         found.setdefault(path, []).extend([] if what is None or what in found.get(path, []) else [what])
     problems = tuple(Problem(path=path, what=what) for path, whats in found.items() for what in whats)
-    return Report(checked=len(found), problems=problems)
+    return Report(checked=len(found), problems=problems, signers=signatures.signers())
 
 
-def _findings(root: Path, ref: str | None) -> Iterator[Finding]:
+def _findings(root: Path, ref: str | None, signatures: SignatureCheck) -> Iterator[Finding]:
     try:
         chosen = versions(root) if ref is None else (resolve(root, ref),)
     except DamagedRelease as error:
@@ -85,10 +94,13 @@ def _findings(root: Path, ref: str | None) -> Iterator[Finding]:
     coming = meant.entry.version if meant else None
     log = journal.readable(root / "log.jsonl")
     look = cache(partial(_blob_problem, root))  # releases share files: look at each once
+    yield from signatures.store()
     for version in chosen:
         yield from _version(root, version, log, look, coming)
+        yield from signatures.release(version)
     yield from _log(root, None if ref is None else chosen)
     yield from _channels(root, log, under_way=meant is not None)
+    yield from signatures.channels(meant)
 
 
 def _version(root: Path, version: str, log: Sequence[LogEntry], look: Look, coming: str | None) -> Iterator[Finding]:

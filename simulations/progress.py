@@ -142,7 +142,7 @@ def _line_of(event: Released) -> str:
     """One plain line about a release."""
     accuracy = event.metrics.get("accuracy")
     parts = [
-        f"released {event.version}",
+        f"{'held' if event.held else 'released'} {event.version}",
         "" if accuracy is None else f"accuracy {accuracy:.3f}",
         "" if event.epsilon is None else f"epsilon {event.epsilon:.2f}",
         f"{event.seconds:.1f} s",
@@ -193,6 +193,8 @@ def _show(console: Console, drawn: _Drawn, event: Event) -> None:
 def _print_release(console: Console, event: Event) -> None:
     if isinstance(event, Released):
         console.print(_line_of(event))
+        if event.held:
+            console.print(plain(f"  {event.held}"))
     elif isinstance(event, MemoryBegins):
         console.print(plain(_sentence_of(event)))
     elif isinstance(event, SiteAnswered) and event.refused is not None:

@@ -39,6 +39,7 @@ from fedrelease.server.flower import FIRST_NODE
 from fedrelease.server.lock import hold
 from fedrelease.server.plan import planned_rounds
 from fedrelease.server.rounds import sweep_finished
+from fedrelease.server.signing import own_signer
 from fedrelease.server.store import Store
 from fedrelease.simulations.attack_grid import with_hostile
 from fedrelease.simulations.attacks import hostile_sites
@@ -115,7 +116,7 @@ def simulate(
     if ray is not None:
         _check_fits_ray(experiment)
         check_ray()  # before anything is made or fetched
-    opened, home = Store.create_or_open(store), sites_folder(store)
+    opened, home = Store.create_or_open(store, signer=own_signer()), sites_folder(store)
     with disk_errors(home):
         home.mkdir(parents=True, exist_ok=True)
     with hold(home / ".lock", of=store), _one_thread():  # a second run must not touch what the first one's sites are at

@@ -15,8 +15,10 @@ from fedrelease.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
 from fedrelease.strategies.asynchronous import FedAsync, FedBuff
 from fedrelease.strategies.clipping import CenteredClip, NormBound
 from fedrelease.strategies.contract import Strategy
+from fedrelease.strategies.fed_sb import FedSB
 from fedrelease.strategies.fedavg import FedAvg
 from fedrelease.strategies.feddyn import FedDyn
+from fedrelease.strategies.fedex_lora import FedExLoRA
 from fedrelease.strategies.fedit import FedIT
 from fedrelease.strategies.fednova import FedNova
 from fedrelease.strategies.fedopt import DiLoCo, FedAvgM, FedOpt
@@ -35,13 +37,14 @@ from fedrelease.strategies.qfedavg import QFedAvg
 from fedrelease.strategies.rolora import RoLoRA
 from fedrelease.strategies.scaffold import Scaffold
 
-__all__ = ["STRATEGIES", "Strategy", "check_adapter", "check_strategy", "make_strategy"]
+__all__ = ["STRATEGIES", "Strategy", "check_adapter", "check_ranks", "check_strategy", "make_strategy"]
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
     "bulyan": Bulyan,
     "centered-clip": CenteredClip,
     "dare": Dare,
     "diloco": DiLoCo,
+    "fed-sb": FedSB,
     "fedadagrad": FedAdagrad,
     "fedadam": FedAdam,
     "fedasync": FedAsync,
@@ -49,6 +52,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "fedavgm": FedAvgM,
     "fedbuff": FedBuff,
     "feddyn": FedDyn,
+    "fedex-lora": FedExLoRA,
     "fedit": FedIT,
     "fednova": FedNova,
     "fedopt": FedOpt,
@@ -117,18 +121,45 @@ def check_strategy(choice: StrategyChoice, privacy: Privacy) -> None:
 
 
 def check_adapter(choice: StrategyChoice, adapter: Adapter) -> None:
-    """Refuse a strategy that needs LoRA where there is none, or cannot add up factors of several ranks where sites have them.
+    """Refuse a strategy that this adapter does not give what it needs.
+
+    Raises:
+        ExperimentError: it is for another kind of adapter, keeps a residual that there is not, or cannot add up the sites' ranks.
+    """
+    _check_kind(choice, adapter)
+    _check_residual(choice, adapter)
+    check_ranks(choice, adapter)
+
+
+def _check_kind(choice: StrategyChoice, adapter: Adapter) -> None:
+    wanted = STRATEGIES[choice.name].adapters
+    if adapter.kind not in wanted:
+        able = ", ".join(sorted(name for name, kind in STRATEGIES.items() if adapter.kind in kind.adapters))
+        raise ExperimentError(
+            f"{choice.name} does not work with this adapter",
+            value=f'model.adapter.kind = "{adapter.kind}"',
+            rule=f'with model.adapter.kind = "{adapter.kind}" phase.strategy is one of {able}',
+            hint=f'set [model.adapter] kind = "{wanted[-1]}", or one of those strategies',
+        )
+
+
+def _check_residual(choice: StrategyChoice, adapter: Adapter) -> None:
+    if STRATEGIES[choice.name].writes_residual and not adapter.residual:
+        raise ExperimentError(
+            f"{choice.name} has nowhere to put what averaged factors miss",
+            value="model.adapter.residual = false",
+            rule="it writes a residual as large as the layer's weight, out x in float32 numbers for each LoRA layer (384 x 384:"
+            " 590 kB), which each release holds and each site is sent; none comes back",
+            hint='set [model.adapter] residual = true with kind = "lora", or strategy = "flexlora", which needs none',
+        )
+
+
+def check_ranks(choice: StrategyChoice, adapter: Adapter) -> None:
+    """Refuse a strategy that cannot add up factors of several ranks where sites have them.
 
     Raises:
         ExperimentError: the text names the key of the adapter, or the strategies that can.
     """
-    if STRATEGIES[choice.name].needs_lora and adapter.kind != "lora":
-        raise ExperimentError(
-            f"{choice.name} needs LoRA factors, and the adapter has none",
-            value=adapter.kind,
-            rule=f'with phase.strategy = "{choice.name}" model.adapter.kind is "lora"',
-            hint='set [model.adapter] kind = "lora", or choose another strategy, such as fedavg',
-        )
     fewer = {site: rank for site, rank in adapter.site_ranks.items() if rank != adapter.rank}
     if fewer and not STRATEGIES[choice.name].mixed_ranks:
         able = ", ".join(sorted(name for name, kind in STRATEGIES.items() if kind.mixed_ranks))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from fedrelease.errors import RoundFailed
+from fedrelease.experiment import ADAPTER_KINDS
 from fedrelease.update import State, Update
 
 __all__ = ["Strategy", "check_enough"]
@@ -27,18 +28,21 @@ class Strategy(ABC):
             that says so, in its first round with an empty memory and its default knobs.
         same_product: that state is the same as a model only: each LoRA layer's product ``B A`` is the site's, from other factors.
         mixed_ranks: LoRA factors of updates may have lower ranks than the parent's.
+        adapters: the kinds of adapter (``model.adapter.kind``) that it works with.
+        writes_residual: the rule moves the residual of each LoRA layer (``[model.adapter] residual``), and cannot do without.
+            Others are not shown residuals, which stay as they are; no update has any.
         companions: kinds of tensors that sites send beside the state, and the server too if it broadcasts any: one for each of
             its tensors and of its shape, named ``<kind>/<name>``. Control variates, for instance.
         tells: metrics of private rows that sites must tell beside their update, without noise. An experiment with privacy
             refuses a strategy that has any.
-        needs_lora: the adapter must be LoRA: the rule does something of its own with its factors.
         from_newest: deltas lead away from the round's parent, even those of sites that trained from an older release.
     """
 
     equal_stays_equal: ClassVar[bool] = True
     same_product: ClassVar[bool] = False
     mixed_ranks: ClassVar[bool] = False
-    needs_lora: ClassVar[bool] = False
+    adapters: ClassVar[tuple[str, ...]] = ADAPTER_KINDS
+    writes_residual: ClassVar[bool] = False
     companions: ClassVar[tuple[str, ...]] = ()
     tells: ClassVar[tuple[str, ...]] = ()
     from_newest: ClassVar[bool] = False

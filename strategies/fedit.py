@@ -35,6 +35,7 @@ class FedIT(Strategy):
 
     weighting: str = "uniform"
 
+    adapters: ClassVar[tuple[str, ...]] = ("full", "lora")
     mixed_ranks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

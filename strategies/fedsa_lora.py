@@ -38,7 +38,7 @@ class FedSALoRA(Strategy):
     """
 
     equal_stays_equal: ClassVar[bool] = False
-    needs_lora: ClassVar[bool] = True
+    adapters: ClassVar[tuple[str, ...]] = ("lora",)
 
     weighting: str = "uniform"
 

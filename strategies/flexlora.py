@@ -40,6 +40,7 @@ class FlexLoRA(Strategy):
 
     weighting: str = "uniform"
 
+    adapters: ClassVar[tuple[str, ...]] = ("full", "lora")
     mixed_ranks: ClassVar[bool] = True
     same_product: ClassVar[bool] = True
 

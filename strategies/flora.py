@@ -37,6 +37,7 @@ class FLoRA(Strategy):
 
     weighting: str = "uniform"
 
+    adapters: ClassVar[tuple[str, ...]] = ("full", "lora")
     mixed_ranks: ClassVar[bool] = True
     same_product: ClassVar[bool] = True
 

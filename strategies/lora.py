@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedrelease.factors import FIRST, SECOND, layers_of
+from fedrelease.factors import FIRST, RESIDUAL, SECOND, layers_of
 from fedrelease.update import State, Update
 
 __all__ = ["Product", "best_factors", "folded", "length", "mean_product", "residuals", "site_product", "stacked"]
@@ -112,8 +112,9 @@ def _filled(factor: Tensor, rank: int, dim: int) -> Tensor:
 def residuals(parent: State, state: State, updates: Sequence[Update], weights: Sequence[float]) -> dict[str, float]:
     """By layer, how far a release's product is from the mean of the sites': ``|mean(B_k A_k) - B A| / |mean(B_k A_k)|``.
 
-    Frobenius norms; 0 is exact, and 1 means that as much is wrong as there is. Where the mean is zero, 1 stands for any product
-    that is not. For rules that do not aim at the mean (server optimizers, robust ones) it tells how far from it they went.
+    Where the layer has a residual, what it moved by counts as part of the release's product. Frobenius norms; 0 is exact, and 1
+    means that as much is wrong as there is. Where the mean is zero, 1 stands for any product that is not. For rules that do not
+    aim at the mean (server optimizers, robust ones) it tells how far from it they went.
 
     Args:
         parent: the state that the sites trained from.
@@ -125,7 +126,16 @@ def residuals(parent: State, state: State, updates: Sequence[Update], weights: S
 
 def _residual(layer: str, parent: State, state: State, updates: Sequence[Update], weights: Sequence[float]) -> float:
     mean = mean_product(layer, parent, updates, weights)
-    own = Product(left=state[layer + SECOND].double(), right=state[layer + FIRST].double())
+    own = _released(layer, parent, state)
     missed = length(stacked([mean, Product(left=-own.left, right=own.right)]))
     whole = length(mean) or length(own)
     return missed / whole if whole else 0.0
+
+
+def _released(layer: str, parent: State, state: State) -> Product:
+    """``B A`` of a release, plus the change of its residual: both are added to what every site had before."""
+    own = Product(left=state[layer + SECOND].double(), right=state[layer + FIRST].double())
+    if layer + RESIDUAL not in state:
+        return own
+    change = state[layer + RESIDUAL].double() - parent[layer + RESIDUAL].double()
+    return stacked([own, Product(left=change, right=torch.eye(change.shape[1], dtype=torch.float64))])

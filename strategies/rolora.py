@@ -7,6 +7,7 @@ Example::
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
@@ -31,6 +32,8 @@ class RoLoRA(Strategy):
     """
 
     weighting: str = "uniform"
+
+    adapters: ClassVar[tuple[str, ...]] = ("lora",)
 
     def __post_init__(self) -> None:
         """Check the knob."""

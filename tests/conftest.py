@@ -1,7 +1,10 @@
 """Fixtures that several rooms' tests share."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,8 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["FEDRELEASE_KEYS"] = tempfile.mkdtemp(prefix="fedrelease-keys-")  # never the keys of who runs the tests
+atexit.register(shutil.rmtree, os.environ["FEDRELEASE_KEYS"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from fedrelease.client.ledger import Ledger, total
 from fedrelease.experiment_file import load_experiment
 from fedrelease.server.events import Watcher
 from fedrelease.server.store import Store
+from fedrelease.simulations.lending import Lender
 from fedrelease.simulations.simulate import Ray, Summary, simulate, sites_folder
 
 MAIN = "import sys; from fedrelease.cli import main; main()"
@@ -47,8 +48,9 @@ class Federation:
         watch: Watcher | None = None,
         said: list[str] | None = None,
         ray: Ray | None = None,
+        lender: Lender | None = None,
     ) -> Summary:
-        """A run in this process."""
+        """A run in this process; on a lent engine, whose number of workers counts, nothing has to start."""
         return simulate(
             load_experiment(self.file, [f"federation.store={self.folder / store}", *settings]),
             store=self.folder / store,
@@ -57,6 +59,7 @@ class Federation:
             watch=watch or (lambda event: None),
             say=(said if said is not None else []).append,
             ray=ray,
+            lender=lender,
         )
 
     def start(

@@ -207,6 +207,19 @@ def power_by_drawing(effect: float, count: int, *, level: float, draws: int) -> 
     return float((statistic.abs() > stats.t.ppf(1 - level / 2, count - 1)).double().mean())
 
 
+def pre_authentication_encoding(kind: str, payload: bytes) -> bytes:
+    """What DSSE v1 signs, byte by byte: https://github.com/secure-systems-lab/dsse/blob/master/protocol.md."""
+    encoded = bytearray(b"DSSEv1")
+    for part in (kind.encode("utf-8"), payload):
+        encoded.append(0x20)
+        for digit in str(len(part)):
+            encoded.append(ord(digit))
+        encoded.append(0x20)
+        for byte in part:
+            encoded.append(byte)
+    return bytes(encoded)
+
+
 def score_by_search(b: int, c: int, n: int, difference: float, *, steps: int = 200_000) -> float:
     """Standard errors of (c - b) / n above ``difference``, at the likeliest shares of b and c, tried one after the other."""
     least, most = max(0.0, -difference), (1 - difference) / 2

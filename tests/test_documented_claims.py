@@ -13,6 +13,7 @@ PAGES = {
     "store.md": 10,
     "export.md": 10,
     "gates.md": 10,
+    "signatures.md": 10,
     "cluster.md": 5,
     "speed.md": 5,
 }

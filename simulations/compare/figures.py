@@ -17,8 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedrelease.simulations.compare.attack_table import has_attacks
 from fedrelease.simulations.compare.canvas import blank, png_of, safe
-from fedrelease.simulations.compare.grids import ATTACKS, attacks_png, sites_png
+from fedrelease.simulations.compare.grids import attacks_png, sites_png
 from fedrelease.simulations.compare.results import Results
 from fedrelease.simulations.compare.search_picture import search_png
 from fedrelease.simulations.compare.statistics import mean_interval
@@ -47,7 +48,7 @@ def figures(results: Results, verdict: Verdict) -> Mapping[str, bytes]:
         drawn["sites.png"] = sites_png(results, verdict)
     if results.trials:
         drawn["search.png"] = search_png(results)
-    if ATTACKS in results.plan.swept and any(map(results.finals, names)):
+    if has_attacks(results.plan) and any(map(results.finals, names)):
         drawn["attacks.png"] = attacks_png(results, verdict)
     return drawn
 

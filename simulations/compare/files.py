@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fedrelease.files import Json, write_durably
+from fedrelease.simulations.compare.attack_table import attack_csv, has_attacks
 from fedrelease.simulations.compare.figures import figures
 from fedrelease.simulations.compare.report import report_html
 from fedrelease.simulations.compare.results import Results
@@ -28,6 +29,7 @@ def write_files(results: Results, verdict: Verdict, *, out: Path, command: str) 
     made = {
         "results": ("results.jsonl", _lines(line for run in results.runs for line in run.lines())),
         "summary": ("summary.csv", _csv(verdict)),
+        **({"attack-table": ("attacks.csv", attack_csv(results))} if has_attacks(results.plan) else {}),
         **({"trials": ("search.jsonl", _lines(search_lines(results)))} if results.trials else {}),
         **{name.removesuffix(".png"): (name, png) for name, png in pictures.items()},
         "report": ("report.html", report_html(results, verdict, pictures, command=command).encode()),

@@ -3,7 +3,7 @@
 Example::
 
     png = sites_png(results, verdict)
-    png = attacks_png(results, verdict)          # of a comparison with --vary attack.kind=none,sign-flip
+    png = attacks_png(results, verdict)          # of a comparison with --attacks sign-flip
 """
 
 import math
@@ -12,14 +12,13 @@ from statistics import mean
 
 from matplotlib.axes import Axes
 
+from fedrelease.simulations.compare.attack_table import strategy_of, under_attack
 from fedrelease.simulations.compare.canvas import blank, png_of, safe
-from fedrelease.simulations.compare.plan import Variant
 from fedrelease.simulations.compare.results import Results
 from fedrelease.simulations.compare.verdict import Verdict
 
-__all__ = ["ATTACKS", "attacks_png", "sites_png", "under_attack"]
+__all__ = ["attacks_png", "sites_png"]
 
-ATTACKS = "attack.kind"
 SITES_SHOWN = 30
 NUMBERS_SHOWN = 14
 
@@ -35,31 +34,16 @@ def sites_png(results: Results, verdict: Verdict) -> bytes:
 
 
 def attacks_png(results: Results, verdict: Verdict) -> bytes:
-    """Mean final accuracy over seeds of each strategy under each attack that was swept."""
-    told = under_attack(results)
-    order = [line.variant for line in verdict.lines]
-    best = sorted(told, key=lambda name: min(order.index(variant) for variant in _variants_of(results, name)))
-    kinds = list(dict.fromkeys(variant.experiment.attack.kind for variant in results.plan.variants))
-    return _grid({name: told[name] for name in best}, kinds, "Final accuracy under attack")
-
-
-def under_attack(results: Results) -> Mapping[str, Mapping[str, float]]:
-    """Variant without its attack -> kind of attack -> mean final accuracy over seeds."""
-    found: dict[str, dict[str, float]] = {}
-    for variant in results.plan.variants:
-        finals = list(results.finals(variant.name).values())
-        if finals:
-            found.setdefault(_without_attack(variant), {})[variant.experiment.attack.kind] = mean(finals)
-    return found
-
-
-def _without_attack(variant: Variant) -> str:
-    words = [word for word in variant.name.split(" ") if not word.startswith(f"{ATTACKS}=")]
-    return " ".join(words) or "the experiment's own"
-
-
-def _variants_of(results: Results, name: str) -> list[str]:
-    return [variant.name for variant in results.plan.variants if _without_attack(variant) == name]
+    """Mean final accuracy over seeds of each strategy under each attack."""
+    found = under_attack(results)
+    order = {line.variant: place for place, line in reversed(list(enumerate(verdict.lines)))}
+    best = sorted(results.plan.variants, key=lambda variant: order[variant.name])
+    means = {
+        name: {kind: one.accuracy for (of, kind), one in found.items() if of == name and one.accuracy is not None}
+        for name in dict.fromkeys(map(strategy_of, best))
+    }
+    kinds = list(dict.fromkeys(kind for _, kind in found))
+    return _grid({name: of for name, of in means.items() if of}, kinds, "Final accuracy under attack")
 
 
 def _grid(means: Mapping[str, Mapping[str, float]], columns: Sequence[str], title: str) -> bytes:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from fedrelease.attack import Attack
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, StrategyChoice
 from fedrelease.experiment_document import experiment_digest, to_document
@@ -22,12 +23,14 @@ from fedrelease.files import Json
 from fedrelease.simulations.compare.tuning import APART, Search, Wanted, check_optuna, plan_search
 from fedrelease.strategies import make_strategy
 
-__all__ = ["Plan", "Run", "Variant", "default_strategies", "make_plan", "parse_strategy"]
+__all__ = ["ATTACK", "Plan", "Run", "Variant", "default_strategies", "make_plan", "parse_strategy"]
 
 FOR_ALL = ("fedavg", "fedprox", "fedavgm:lr=0.5:momentum=0.5", "fedadam:lr=0.01", "median")
 FOR_LORA = ("ffa-lora", "rolora", "flexlora")
 FOR_OTHERS = ("scaffold", "feddyn", "geometric-median")
 """What is compared when nobody says what."""
+AGAINST_ATTACKS = ("fedavg", "median", "trimmed-mean", "geometric-median")
+ATTACK = "attack.kind"
 
 MOST_SEEDS = APART
 MOST_RUNS = 10_000
@@ -121,6 +124,7 @@ def make_plan(
     strategies: Sequence[str],
     sweeps: Sequence[str],
     seeds: int,
+    attacks: Sequence[str] = (),
     search: Wanted | None = None,
 ) -> Plan:
     """The plan of what a user typed.
@@ -131,6 +135,7 @@ def make_plan(
             :func:`default_strategies`.
         sweeps: each ``section.key=a,b``, or several of them with ``;`` between; all combinations are variants.
         seeds: how many.
+        attacks: kinds of attack, which are compared with none: another way to say ``attack.kind=none,a,b`` in ``sweeps``.
         search: what is searched for each variant before; ``None`` = nothing.
 
     Raises:
@@ -139,9 +144,10 @@ def make_plan(
     _check_seeds(experiment, seeds)
     if search is not None:
         check_optuna()
-    keys = [_sweep(text) for given in sweeps for text in given.split(";")]
+    keys = [_sweep(text) for given in (*sweeps, *_attack_sweep(attacks)) for text in given.split(";")]
     _check_once([key for key, _ in keys], "--vary")
-    texts = strategies or (() if keys else default_strategies(experiment, searched=search is not None))
+    unsaid = () if keys else default_strategies(experiment, searched=search is not None)
+    texts = strategies or (AGAINST_ATTACKS if attacks else unsaid)
     named: list[tuple[str, StrategyChoice | None]] = [(text.strip(), parse_strategy(text)) for text in texts]
     named = named or [("", None)]
     settings = list(product(*([f"{key}={value}" for value in values] for key, values in keys)))
@@ -199,8 +205,25 @@ def _sweep(text: str) -> tuple[str, list[str]]:
     return key, listed
 
 
+def _attack_sweep(kinds: Sequence[str]) -> list[str]:
+    named = [kind.strip() for kind in kinds if kind.strip() != "none"]
+    if kinds and not named:
+        _refuse("no attack is named", ",".join(kinds), "--attacks names kinds of attack", "--attacks sign-flip,scaling")
+    return [f"{ATTACK}={','.join(['none', *named])}"] if named else []
+
+
+def _under(experiment: Experiment, swept: Sequence[str]) -> Experiment:
+    """Ready for another kind of attack: share, trigger and target stay, a strength means something else; none has neither."""
+    kinds = [setting.removeprefix(f"{ATTACK}=") for setting in swept if setting.startswith(f"{ATTACK}=")]
+    if not kinds or kinds[0] == experiment.attack.kind:
+        return experiment
+    own = experiment.attack
+    return replace(experiment, attack=Attack() if kinds[0] == "none" else replace(own, strength=None))
+
+
 def _variant(experiment: Experiment, name: str, choice: StrategyChoice | None, swept: Sequence[str]) -> Variant:
-    made = load_experiment(Path("--vary"), swept, text=to_toml(experiment)) if swept else experiment
+    ready = _under(experiment, swept)
+    made = load_experiment(Path("--vary"), swept, text=to_toml(ready)) if swept else experiment
     if choice is not None:
         made = replace(made, phases=tuple(replace(phase, strategy=choice) for phase in made.phases))
     for phase in made.phases:

@@ -14,6 +14,7 @@ import torch
 
 from fedrelease import __version__
 from fedrelease.experiment_file import to_toml
+from fedrelease.simulations.compare.attack_table import attack_cells, attack_headers, has_attacks
 from fedrelease.simulations.compare.plan import Plan
 from fedrelease.simulations.compare.results import Results
 from fedrelease.simulations.compare.searched import SEARCH_HEADERS, cost_sentence, search_cells, search_setting
@@ -64,6 +65,8 @@ other; intervals by seed and site (bootstrap over whole seeds) are in summary.cs
 fully independent either: read p-values near 0.05 with care. How many more seeds would decide is the number for a power of 0.8 at
 the observed difference and spread; they are asked for in a new comparison, since looking and then adding seeds would count
 chances twice."""
+ATTACKED = """Final accuracy, mean over seeds; in brackets the share of the strategy's own with the same seed and no attack.
+Took: the share of the server's hold-out rows of other labels that get the backdoor's once its trigger is in them."""
 SEARCH_CAPTION = (
     "Chosen: the values of the best trial, with which the variant ran in the comparison. Objective: what that trial came to with "
     "the search's own seed; the best of many is flattered, so judge by the comparison. Failed trials count as used."
@@ -154,6 +157,7 @@ def report_html(results: Results, verdict: Verdict, pictures: Mapping[str, bytes
         *_setting(results.plan),
         *_results(verdict),
         *_search(results),
+        *_attacks(results),
         *_failures(results),
         *(_figure(picture, png) for picture, png in pictures.items()),
         *_method(verdict),
@@ -186,6 +190,14 @@ def _results(verdict: Verdict) -> Iterator[str]:
     yield '<h2>Results</h2><div class="wide">'
     yield _table(HEADERS, [cells(line) for line in verdict.lines], _caption(verdict))
     yield "</div>"
+
+
+def _attacks(results: Results) -> Iterator[str]:
+    """Where there are hostile sites."""
+    if has_attacks(results.plan):
+        yield '<h2>Under attack</h2><div class="wide">'
+        yield _table(attack_headers(results), attack_cells(results), ATTACKED)
+        yield "</div>"
 
 
 def _search(results: Results) -> Iterator[str]:

@@ -22,12 +22,16 @@ __all__ = ["Finished", "Results", "Trial", "best_of", "read_run"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """One run: its releases, oldest first, with their digests; or how far it came, and why no further."""
+    """One run: its releases, oldest first, with their digests; or how far it came, and why no further.
+
+    ``backdoor``: how well the comparison's backdoor took in the last release, where that was looked at.
+    """
 
     run: Run
     rows: tuple[Row, ...]
     digests: tuple[str, ...]
     failed: str | None = None
+    backdoor: float | None = None
 
     @property
     def last(self) -> Row | None:

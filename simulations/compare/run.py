@@ -23,6 +23,7 @@ from fedrelease.experiment_file import differences
 from fedrelease.files import Json, write_durably
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.lock import hold
+from fedrelease.simulations.compare.backdoors import with_backdoor
 from fedrelease.simulations.compare.events import Begun, Ended, Pace, Progress, Tried
 from fedrelease.simulations.compare.plan import Plan, Run
 from fedrelease.simulations.compare.results import Finished, Results, Trial, best_of, read_run
@@ -57,7 +58,10 @@ def compare(
             pace = Pace(runs=len(plan.variants) * (len(plan.seeds) + (plan.search.trials if plan.search else 0)))
             trials = search(plan, plan.search, out=out, run=one_run, pace=pace, watch=watch) if plan.search else ()
             found = tuned(plan, trials)
-            runs = tuple(_all_runs(found, out, _only_tuned(found, trials, one_run), pace, watch))
+            runs = tuple(
+                with_backdoor(run, found, out=out, cache=cache, lender=lender)
+                for run in _all_runs(found, out, _only_tuned(found, trials, one_run), pace, watch)
+            )
         return Results(plan=found, runs=runs, trials=trials, search_epsilon=search_epsilon(trials, out))
 
 

@@ -11,6 +11,7 @@
     |   +-- StoreBusy               somebody else holds the store
     |   +-- ReleaseNotFound         no such version
     |   +-- DamagedRelease          bytes differ from their digest
+    |   +-- SignatureError            a key or a signature is missing, wrong, or not trusted
     +-- PrivacyError                a privacy rule would be broken
     |   +-- BudgetExceeded          the site's ledger has no room for what was asked
     +-- UpdateRefused               screening refused a site's answer
@@ -37,6 +38,7 @@ __all__ = [
     "PrivacyError",
     "ReleaseNotFound",
     "RoundFailed",
+    "SignatureError",
     "StoreBusy",
     "StoreError",
     "UpdateRefused",
@@ -98,6 +100,10 @@ class ReleaseNotFound(StoreError):
 
 class DamagedRelease(StoreError):
     """The bytes of a release differ from their digest."""
+
+
+class SignatureError(StoreError):
+    """A key or a signature is missing, wrong, or not trusted."""
 
 
 class PrivacyError(FedreleaseError):

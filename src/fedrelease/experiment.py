@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 PRECISIONS = ("float32", "bfloat16", "auto")
-ADAPTER_KINDS = ("full", "lora")
+ADAPTER_KINDS = ("full", "lora", "lora-sb")
 TARGETS = ("all-linear", "attention")
 TASKS = ("image-classification", "text-classification")
 PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
@@ -92,11 +92,14 @@ class Federation:
 class Adapter:
     """What is trained: LoRA factors on chosen layers, and always the task head; or, with ``kind = "full"``, every weight.
 
-    ``full`` is for a base such as ``mlp:784-64``, which has no weights to keep, or for all of a pretrained encoder; then the
-    other keys say nothing. ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value),
-    ``"all-linear"``, or a comma separated list of the base's own module names. ``site_ranks``: sites that train fewer ranks than
-    ``rank``, by name: the first rows of each A and columns of each B; the product's factor stays ``alpha / rank``. Source: Hu et
-    al. (2021), https://arxiv.org/abs/2106.09685.
+    ``lora-sb`` trains one small core R ``[rank, rank]`` a layer, between the leading singular directions of the layer's own
+    weight, which stay and never travel: Balazy et al. (2024), https://arxiv.org/abs/2405.17604. ``full`` is for a base such as
+    ``mlp:784-64``, which has no weights to keep, or for all of a pretrained encoder; then the other keys say nothing.
+    ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value), ``"all-linear"``, or a comma
+    separated list of the base's own module names. ``site_ranks``: sites that train fewer ranks than ``rank``, by name: the
+    first rows of each A and columns of each B; the product's factor stays ``alpha / rank``. ``residual``: each layer with LoRA
+    factors has a frozen matrix ``[out, in]`` of the state besides, in which ``fedex-lora`` keeps what averaged factors miss;
+    every site is sent it. Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685.
     """
 
     kind: str = "lora"
@@ -105,6 +108,7 @@ class Adapter:
     layers: str = "last:2"
     targets: str = "attention"
     site_ranks: Mapping[str, int] = field(default_factory=dict, hash=False)  # compared all the same
+    residual: bool = False
 
     def __post_init__(self) -> None:
         """Check bounds."""
@@ -117,7 +121,9 @@ class Adapter:
         wrong = {site: rank for site, rank in self.site_ranks.items() if not 1 <= rank <= self.rank}
         require(not wrong, "model.adapter.site_ranks", wrong, f"is between 1 and rank = {self.rank} for every site")
         fits = self.kind == "lora" or not self.site_ranks
-        require(fits, "model.adapter.site_ranks", dict(self.site_ranks), 'is left out with kind = "full"')
+        require(fits, "model.adapter.site_ranks", dict(self.site_ranks), f'is left out with kind = "{self.kind}"')
+        fits = self.kind == "lora" or not self.residual
+        require(fits, "model.adapter.residual", self.residual, f'is left out with kind = "{self.kind}"')
 
     def rank_of(self, site: str) -> int:
         """The rank of what this site trains."""

@@ -41,6 +41,7 @@ _NOT_COUNTED: tuple[KeyPath, ...] = (("federation", "store"),)
 _COUNTED_WHERE_SET: tuple[KeyPath, ...] = (
     ("federation", "evaluators"),
     ("data", "partition", "rows"),
+    ("model", "adapter", "residual"),
     ("virtual_time",),
     ("attack",),
 )

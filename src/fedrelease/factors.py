@@ -1,9 +1,10 @@
-"""LoRA factors in a state: which layers have them, and the state of a site that trains fewer ranks than the others.
+"""LoRA factors in a state: which layers have them, what lies frozen beside them, and the state of a site with fewer ranks.
 
 Example::
 
     layers_of(state)                        # ('encoder.layer.5.attention.self.query', ...)
     truncated(state, 4)                     # the first 4 rows of each A, the first 4 columns of each B, all else as it was
+    trained_part(state)                     # the state without residuals: what sites train and send
 """
 
 from collections.abc import Collection
@@ -12,12 +13,14 @@ from torch import Tensor
 
 from fedrelease.update import State
 
-__all__ = ["FIRST", "SECOND", "is_factor", "layers_of", "truncated"]
+__all__ = ["FIRST", "RESIDUAL", "SECOND", "is_factor", "layers_of", "residuals_of", "trained_part", "truncated"]
 
 FIRST = ".lora_A"
 """What the name of a layer's factor A ends in, ``[rank, in]``."""
 SECOND = ".lora_B"
 """What the name of its factor B ends in, ``[out, rank]``; the layer adds ``alpha / rank * B A`` to its weight."""
+RESIDUAL = ".residual"
+"""What the name of its residual ends in, ``[out, in]``, where it has one: it adds ``alpha / rank * (B A + residual)``."""
 
 
 def layers_of(names: Collection[str]) -> tuple[str, ...]:
@@ -29,6 +32,17 @@ def layers_of(names: Collection[str]) -> tuple[str, ...]:
 def is_factor(name: str) -> bool:
     """Whether a tensor of this name is a LoRA factor."""
     return name.endswith((FIRST, SECOND))
+
+
+def residuals_of(names: Collection[str]) -> frozenset[str]:
+    """The residuals among tensors: a tensor of such a name that lies beside no factors is none."""
+    return frozenset(layer + RESIDUAL for layer in layers_of(names) if layer + RESIDUAL in names)
+
+
+def trained_part(state: State) -> dict[str, Tensor]:
+    """The same tensors without residuals, which every site is sent and none trains or sends back."""
+    frozen = residuals_of(state.keys())
+    return {name: tensor for name, tensor in state.items() if name not in frozen}
 
 
 def truncated(state: State, rank: int) -> dict[str, Tensor]:

@@ -105,6 +105,23 @@ def test_json_is_the_contract_and_nothing_else(runner: Runner, capsys: Capture) 
     assert document["seeds"] == [7, 8, 9]
 
 
+def test_attacks_end_with_their_table_and_the_report_says_how_to_repeat_it(
+    runner: Runner, tmp_path: Path, capsys: Capture
+) -> None:
+    """fedavg: 0.81, 0.82, 0.80 without and 0.72, 0.71, 0.70 with it: 0.89, 0.87 and 0.88 of it, in the mean 88 %."""
+    typed = ("compare", "--strategies", "fedavg,median", "--attacks", "scaling", "--seeds", "3")
+    assert run(typed) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["strategy", "none", "scaling"] in lines
+    assert ["fedavg", "0.810", "0.710", "(88", "%)"] in lines
+    assert " ".join(typed) in (tmp_path / "comparison" / "report.html").read_text()
+    assert run([*typed, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["attacks"]
+    assert [(one["strategy"], one["attack"]) for one in told] == [
+        (strategy, kind) for strategy in ("fedavg", "median") for kind in ("none", "scaling")
+    ]
+
+
 def test_a_failed_run_is_named_and_only_a_comparison_without_any_result_exits_1(
     runner: Runner, capsys: Capture
 ) -> None:

@@ -11,8 +11,10 @@ from fedrelease.client.selftest import check_gradients
 from fedrelease.client.site import Site, train_site
 from fedrelease.data.tokens import TokenRows
 from fedrelease.errors import ModelError
+from fedrelease.experiment import Adapter, Model
 from fedrelease.models import per_example as module
-from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
+from fedrelease.models.bases import open_base
+from fedrelease.models.classifier import TextClassifier, build_classifier, load_state, trainable_state
 
 
 def test_a_model_that_is_right_passes_and_is_left_as_it_was(model: TextClassifier, rows: TokenRows) -> None:
@@ -75,3 +77,26 @@ def test_a_site_whose_gradients_are_wrong_is_charged_nothing(
     with pytest.raises(ModelError, match="are wrong"):
         train_site(site, make_request(make_experiment(tmp_path, tiny_base)), trainable_state(model), model)
     assert site.ledger.entries() == ()
+
+
+@pytest.mark.parametrize("fault", ["half", "mixed"])
+def test_a_wrong_gradient_of_a_core_is_named(
+    tiny_base: Path, rows: TokenRows, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    adapter = Adapter(kind="lora-sb", rank=2, layers="last:1")
+    cores = build_classifier(open_base(str(tiny_base), cache=tiny_base), Model(adapter=adapter), seed=3)
+    check_gradients(cores, rows)
+    twin = build_classifier(open_base(str(tiny_base), cache=tiny_base), Model(adapter=adapter), seed=3)
+    note, wrong = module._note, {"half": lambda g: 0.5 * g, "mixed": lambda g: g.roll(1, 0)}[fault]
+    monkeypatch.setattr(module, "_note", lambda value, g: note(value, wrong(g) if g.shape[1:] == (2, 2) else g))
+    with pytest.raises(ModelError, match=r"gradients by example of encoder\.layer\.1.*lora_R are wrong"):
+        check_gradients(twin, rows)
+
+
+def test_a_model_with_residuals_passes_and_they_are_left_alone(tiny_base: Path, rows: TokenRows) -> None:
+    adapter = Adapter(rank=2, layers="last:1", residual=True)
+    beside = build_classifier(open_base(str(tiny_base), cache=tiny_base), Model(adapter=adapter), seed=3)
+    state = {name: torch.full_like(value, 0.1) for name, value in trainable_state(beside).items()}
+    load_state(beside, state)
+    check_gradients(beside, rows)
+    assert all(torch.equal(value, state[name]) for name, value in trainable_state(beside).items())

@@ -17,7 +17,7 @@ from fedrelease.client.training import Job, train
 from fedrelease.data.row_files import token_rows
 from fedrelease.errors import BudgetExceeded, DataError, ModelError, PrivacyError
 from fedrelease.experiment import Adapter, Experiment, Model
-from fedrelease.factors import truncated
+from fedrelease.factors import residuals_of, truncated
 from fedrelease.messages import Request
 from fedrelease.models.bases import open_base
 from fedrelease.models.classifier import TextClassifier, build_classifier, canonical_name, load_state, trainable_state
@@ -552,3 +552,58 @@ def test_a_site_that_is_not_named_trains_every_rank(
 ) -> None:
     _, trained = train_site(site, with_rank(request_, b=1), state, model)
     assert {name: value.shape for name, value in trained.items()} == {name: v.shape for name, v in state.items()}
+
+
+def with_residual(request: Request) -> Request:
+    adapter = replace(request.experiment.model.adapter, residual=True)
+    model = replace(request.experiment.model, adapter=adapter)
+    return replace(request, experiment=replace(request.experiment, model=model))
+
+
+@pytest.fixture
+def beside(tiny_base: Path) -> TextClassifier:
+    """A model with residuals, every number of which differs from zero."""
+    adapter = Adapter(rank=2, layers="last:1", residual=True)
+    built = build_classifier(open_base(str(tiny_base), cache=tiny_base), Model(adapter=adapter), seed=3)
+    numbers = torch.Generator().manual_seed(5)
+    load_state(built, {n: 0.3 * torch.randn(t.shape, generator=numbers) for n, t in trainable_state(built).items()})
+    return built
+
+
+@pytest.mark.parametrize("unit", ["none", "example"])
+def test_a_residual_is_received_and_neither_trained_nor_sent(
+    site: Site, request_: Request, beside: TextClassifier, unit: str
+) -> None:
+    sent = trainable_state(beside)
+    _, trained = train_site(site, with_residual(with_privacy(request_, unit=unit)), sent, beside)
+    assert sent.keys() - trained.keys() == residuals_of(sent) and len(residuals_of(sent)) == 2
+    assert not any(torch.equal(trained[name], sent[name]) for name in trained)
+    now = trainable_state(beside)
+    assert all(torch.equal(now[name], sent[name]) for name in residuals_of(sent))
+
+
+def test_clipping_and_noise_do_not_know_the_residual(
+    site: Site, request_: Request, beside: TextClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    add_noise = PrivateOptimizer.add_noise
+
+    def counting(self: PrivateOptimizer) -> None:
+        seen.append(sum(parameter.numel() for parameter in self.params))
+        add_noise(self)
+
+    monkeypatch.setattr(PrivateOptimizer, "add_noise", counting)
+    _, trained = train_site(site, with_residual(request_), trainable_state(beside), beside)
+    assert set(seen) == {sum(value.numel() for value in trained.values())}
+
+
+def test_another_residual_is_another_question_and_is_paid_for(
+    site: Site, request_: Request, beside: TextClassifier
+) -> None:
+    sent = trainable_state(beside)
+    train_site(site, with_residual(request_), sent, beside)
+    train_site(site, with_residual(request_), sent, beside)
+    assert charged(site) == 1
+    name = min(residuals_of(sent))
+    train_site(site, with_residual(request_), {**sent, name: sent[name] + 0.1}, beside)
+    assert charged(site) == 2

@@ -13,6 +13,7 @@ from examples import MANIFEST
 from fedrelease.manifest import FileEntry, Manifest
 from fedrelease.server.journal import LogEntry, entry_for
 from fedrelease.server.release import Release
+from fedrelease.server.signing import Signer
 from fedrelease.server.store import Store
 from fedrelease.update import state_bytes
 
@@ -56,9 +57,9 @@ def publish_round(store: Store, round: int, *, channel: str = "canary", verdict:
     return store.publish(*prepare_round(store, round, channel=channel, verdict=verdict))
 
 
-def make_store(folder: Path, *, rounds: int) -> Store:
+def make_store(folder: Path, *, rounds: int, signer: Signer | None = None) -> Store:
     """A store with the base and some rounds."""
-    store = Store.create_or_open(folder)
+    store = Store.create_or_open(folder, signer=signer)
     with store.lock():
         for round in range(rounds + 1):
             publish_round(store, round)

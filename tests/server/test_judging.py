@@ -83,6 +83,22 @@ def test_the_first_candidate_is_compared_with_the_base(tmp_path: Path) -> None:
     assert report is not None and report.verdict == "fail" and "base 0.0.0" in report.sentence
 
 
+def test_a_base_that_always_gives_one_label_does_not_hold_who_gives_that_one_less_often(tmp_path: Path) -> None:
+    class Learning(TellingSites):
+        def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+            for reply in super().evaluate(request, state, sites):
+                assert reply.answer is not None and reply.answer.items is not None
+                constant = replace(
+                    reply.answer.items, predicted=(1,) * ROWS
+                )  # right on half of all, and on all of one class
+                items = constant if request.round == 0 else reply.answer.items
+                yield replace(reply, answer=replace(reply.answer, items=items))
+
+    setting = make_setting(tmp_path / "s", Learning("ab", STEADY), experiment=experiment(rounds=1))
+    run(setting)
+    assert verdicts(setting)["0.1.1"] == "released"
+
+
 def test_a_worse_candidate_is_held_gets_no_channel_and_says_why(tmp_path: Path) -> None:
     events: list[Event] = []
     setting = setting_of(tmp_path / "s", DROP, experiment(), events)

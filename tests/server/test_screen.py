@@ -9,7 +9,7 @@ from torch import Tensor
 from fedrelease.errors import UpdateRefused
 from fedrelease.experiment import Adapter, Experiment, Federation, Model, Privacy
 from fedrelease.messages import Answer
-from fedrelease.server.screen import screen, screen_evaluation
+from fedrelease.server.screen import screen, screen_companions, screen_evaluation
 
 PLAIN = Experiment(federation=Federation(max_update_norm=100.0), privacy=Privacy(unit="none"))
 PRIVATE = Experiment(privacy=Privacy(epsilon=8.0, delta=1e-5, clip=1.0))
@@ -207,3 +207,25 @@ def test_a_private_tensor_that_comes_all_the_same_is_refused_by_name_and_what_we
         screen(PAIR, leaked, answer, experiment=PLAIN, site="a", part="lora_B")
     with pytest.raises(UpdateRefused, match=r"head\.bias is private"):
         screen(PAIR, good, answer, experiment=PLAIN, site="a", part="head")
+
+
+BESIDE: Mapping[str, Tensor] = {**PAIR, "q.residual": torch.full((2, 3), 7.0)}
+
+
+def test_a_residual_went_out_and_none_is_expected_back() -> None:
+    trained = {name: tensor + 1 for name, tensor in PAIR.items()}
+    delta = screen(BESIDE, trained, Answer(site="a", examples=10, metrics={}), experiment=PLAIN, site="a")
+    assert delta.keys() == PAIR.keys() and all(bool((part == 1).all()) for part in delta.values())
+
+
+def test_a_residual_that_comes_back_is_refused_even_if_nothing_moved() -> None:
+    with pytest.raises(UpdateRefused, match=r"unknown tensor came.*q\.residual"):
+        screen(BESIDE, BESIDE, Answer(site="a", examples=10, metrics={}), experiment=PLAIN, site="a")
+
+
+def test_companions_are_those_of_what_sites_train() -> None:
+    sent = {f"variate/{name}": tensor for name, tensor in PAIR.items()}
+    assert screen_companions(BESIDE, sent, ("variate",), experiment=PLAIN).keys() == sent.keys()
+    with pytest.raises(UpdateRefused, match=r"unknown tensor came.*variate/q\.residual"):
+        beside = {**sent, "variate/q.residual": torch.zeros(2, 3)}
+        screen_companions(BESIDE, beside, ("variate",), experiment=PLAIN)

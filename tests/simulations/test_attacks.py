@@ -31,6 +31,10 @@ from fedrelease.server.store import Store
 from fedrelease.simulations.attack_grid import HostileGrid, with_hostile
 from fedrelease.simulations.attacks import crafted, hostile_sites
 from fedrelease.simulations.backdoor import backdoor_success
+from fedrelease.simulations.compare.backdoors import with_backdoor
+from fedrelease.simulations.compare.plan import make_plan
+from fedrelease.simulations.compare.results import read_run
+from fedrelease.simulations.lending import Lender
 from fedrelease.simulations.poisoned_rows import poison_sites, with_trigger
 from fedrelease.simulations.simulate import Ray
 
@@ -311,22 +315,32 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return Federation(folder=folder, file=folder / "digits.toml", rows=folder, cache=folder / "cache")
 
 
+@pytest.fixture(scope="module")
+def lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
+    """Two workers, started once for all runs of this module."""
+    with Lender(home=tmp_path_factory.mktemp("engine"), workers=2) as lent:
+        yield lent
+
+
 def accuracy(federation: Federation, store: str) -> float:
     head = Store.open(federation.folder / store).head()
     assert head is not None
     return head.manifest.metrics.server["accuracy"]
 
 
-def test_two_of_ten_break_averaging_and_not_the_median_and_a_run_repeats_bit_for_bit(digits: Federation) -> None:
+def test_two_of_ten_break_averaging_and_not_the_median_and_a_run_repeats_bit_for_bit(
+    digits: Federation, lender: Lender
+) -> None:
+    """Two workers answer in another order each time."""
     flip = "attack.kind=sign-flip"
-    digits.simulate("fedavg", flip)
-    digits.simulate("median", flip, "phase.0.strategy=median")
-    digits.simulate("again", flip, "phase.0.strategy=median", workers=2)
+    digits.simulate("fedavg", flip, lender=lender)
+    for store in ("median", "again"):
+        digits.simulate(store, flip, "phase.0.strategy=median", lender=lender)
     assert accuracy(digits, "fedavg") < 0.3 < 0.5 < accuracy(digits, "median")
     assert digits.digest("again") == digits.digest("median")
 
 
-def test_a_backdoor_takes_where_half_of_the_sites_train_on_its_trigger(digits: Federation) -> None:
+def test_a_backdoor_takes_where_half_of_the_sites_train_on_its_trigger(digits: Federation, lender: Lender) -> None:
     settings = (
         "attack.kind=backdoor",
         "attack.share=0.5",
@@ -334,18 +348,24 @@ def test_a_backdoor_takes_where_half_of_the_sites_train_on_its_trigger(digits: F
         "attack.trigger=0123456789",
         "training.epochs=3",
     )
-    digits.simulate("backdoor", *settings)
-    experiment = load_experiment(digits.file, settings)
+    experiment, out = load_experiment(digits.file, settings), digits.folder / "compared"
+    plan = make_plan(experiment, strategies=("fedavg",), sweeps=(), seeds=1, attacks=("backdoor",))
+    (_, run) = plan.runs()
+    digits.simulate(str(run.store(out).relative_to(digits.folder)), *settings, lender=lender)
     base = open_base(experiment.model.base, cache=digits.cache)
     made = prepare_sites(
         experiment, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=digits.cache
     )
     assert made.server_holdout is not None
-    releases = Store.open(digits.folder / "backdoor").releases()
+    releases = Store.open(run.store(out)).releases()
     honest, taken = (
         backdoor_success(one.state(), experiment, base, made.server_holdout) for one in (releases[0], releases[-1])
     )
     assert honest < 0.2 < 0.25 < taken
+    told = with_backdoor(read_run(run, out), plan, out=out, cache=digits.cache, lender=lender)
+    assert told.backdoor == taken
+    again = with_backdoor(read_run(run, out), plan, out=out, cache=digits.folder / "no-cache", lender=lender)
+    assert again.backdoor == taken, "it is measured once"
 
 
 def test_ray_does_not_run_hostile_sites(digits: Federation) -> None:

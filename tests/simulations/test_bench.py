@@ -43,17 +43,20 @@ def bench(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     )
 
 
+@pytest.mark.slow
 def test_the_bare_twin_ends_in_the_same_state_bit_for_bit(bench: Bench) -> None:
     assert len(bench.states) == 1
     assert len(bench.states[0]) == 64
 
 
+@pytest.mark.slow
 def test_the_twin_looks_at_every_hold_out_after_every_round(bench: Bench) -> None:
     losses = bench.pairs[0].bare.losses
     assert len(losses) == bench.experiment.rounds * len(bench.sites) == 9
     assert all(0 < loss < 10 for loss in losses)
 
 
+@pytest.mark.slow
 def test_the_numbers_are_sane(bench: Bench) -> None:
     ours, bare = bench.pairs[0].ours, bench.pairs[0].bare
     assert min(ours.start_s, ours.base_s, ours.seconds, bare.start_s, bare.seconds) > 0
@@ -64,11 +67,13 @@ def test_the_numbers_are_sane(bench: Bench) -> None:
     assert bench.overhead == (1 - bare.seconds / ours.seconds,)
 
 
+@pytest.mark.slow
 def test_stores_of_the_runs_are_gone_afterwards(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
     folders = [path for path in tmp_path_factory.getbasetemp().glob("bench*/out/*") if path.name.startswith("work-")]
     assert folders == []
 
 
+@pytest.mark.slow
 def test_the_document_is_json_and_its_summary_holds_what_matters(bench: Bench) -> None:
     found = json.loads(json.dumps(document(bench), allow_nan=False))
     summary = found["summary"]
@@ -78,6 +83,7 @@ def test_the_document_is_json_and_its_summary_holds_what_matters(bench: Bench) -
     assert [pair["ours"]["state"] for pair in found["pairs"]] == summary["states"]
 
 
+@pytest.mark.slow
 def test_the_table_says_overhead_first_and_that_states_are_equal(bench: Bench) -> None:
     console = Console(width=200, markup=False, highlight=False, file=StringIO())
     with console.capture() as captured:

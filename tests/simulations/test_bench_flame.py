@@ -117,10 +117,12 @@ def found(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Flame:
     return sample_worker(described, folder=folder / "out", cache=folder / "cache", say=lambda line: None)
 
 
+@pytest.mark.slow
 def test_the_sampled_federation_ends_in_the_state_of_a_usual_one_bit_for_bit(found: Flame) -> None:
     assert found.equal
 
 
+@pytest.mark.slow
 def test_the_worker_is_sampled_below_its_answer_and_in_rounds_only(found: Flame) -> None:
     assert found.samples > 10 and found.seconds > 0
     assert {stack[0] for stack in found.stacks} == {"fedrelease.simulations.worker.answer"}
@@ -128,6 +130,7 @@ def test_the_worker_is_sampled_below_its_answer_and_in_rounds_only(found: Flame)
     assert not any("fedrelease.server" in function for stack in found.stacks for function in stack)
 
 
+@pytest.mark.slow
 def test_the_stacks_and_the_picture_are_written_and_the_document_is_json(
     found: Flame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +142,7 @@ def test_the_stacks_and_the_picture_are_written_and_the_document_is_json(
     assert (tmp_path / "flame.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_table_names_owners_functions_and_whether_the_states_are_equal(found: Flame) -> None:
     console = Console(width=200, markup=False, highlight=False)
     with console.capture() as captured:

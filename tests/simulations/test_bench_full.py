@@ -39,6 +39,7 @@ def test_the_ways_are_those_that_a_process_knows() -> None:
     assert sorted(WAYS) == sorted(full_step.WAYS)
 
 
+@pytest.mark.slow
 def test_every_way_is_measured_and_compared_with_plain(
     tiny_base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

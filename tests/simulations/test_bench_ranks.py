@@ -53,6 +53,7 @@ def test_the_command_prints_a_table_and_a_document(capsys: pytest.CaptureFixture
     assert all(math.isfinite(row["relative"]) for row in document)
 
 
+@pytest.mark.slow
 def test_factors_that_sites_trained_are_compared_too(
     tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

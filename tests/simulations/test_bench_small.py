@@ -21,6 +21,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
         return measure_small(["ours", "bare"], cohorts=[3], populations=[20], rounds=2, repeats=1, folder=folder)
 
 
+@pytest.mark.slow
 def test_both_sides_are_run_and_learn_something_of_digits(measured: list[Point]) -> None:
     assert [(point.side, point.clients, point.population) for point in measured] == [("ours", 3, 20), ("bare", 3, 20)]
     for point in measured:
@@ -40,6 +41,7 @@ def test_the_picture_is_a_png_whether_cohorts_or_populations_are_compared(popula
     assert picture.startswith(b"\x89PNG") and picture == small_png(points)
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_document_and_its_picture(
     measured: list[Point], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,13 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from compared import KEY, finished, make_results
+from compared import KEY, make_results
 
-from fedrelease.experiment import Experiment
 from fedrelease.simulations.compare.figures import figures
 from fedrelease.simulations.compare.files import write_files
-from fedrelease.simulations.compare.grids import under_attack
-from fedrelease.simulations.compare.plan import make_plan
 from fedrelease.simulations.compare.report import HEADERS, cells, report_html
 from fedrelease.simulations.compare.results import Results
 from fedrelease.simulations.compare.verdict import Verdict, judge
@@ -25,19 +22,6 @@ CLEAR = make_results(
 )
 OPEN = make_results({"0.1": (0.80, 0.70, 0.78), "0.2": (0.75, 0.72, 0.74)})
 FAILED = make_results({"0.1": (0.80, None, 0.82), "0.2": (0.70, 0.71, 0.72), "0.3": (None, None, None)})
-
-
-def test_swept_attacks_make_a_table_of_strategies_against_them() -> None:
-    plan = make_plan(
-        Experiment(), strategies=("fedavg", "median"), sweeps=("attack.kind=none,sign-flip,scaling",), seeds=2
-    )
-    numbers = {"none": 0.8, "sign-flip": 0.1, "scaling": None}
-    runs = [finished(run, numbers[run.experiment.attack.kind]) for run in plan.runs()]
-    results = Results(plan=plan, runs=tuple(runs))
-    assert under_attack(results) == {name: {"none": 0.8, "sign-flip": 0.1} for name in ("fedavg", "median")}
-    drawn = figures(results, judge(results, baseline="fedavg attack.kind=none"))
-    assert drawn["attacks.png"][:4] == b"\x89PNG"
-    assert "attacks.png" not in figures(CLEAR, judged(CLEAR))
 
 
 def judged(results: Results, baseline: str = GOOD) -> Verdict:

@@ -194,6 +194,7 @@ def test_typed_again_no_trial_is_repeated_not_even_a_failed_one(searched: Search
     assert [(run.variant.name, run.trial) for run in begun] == [(FAILS, None)]
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_ends_with_the_trials_and_digests_of_one_that_is_not(
     searched: Searched, federation: Federation, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def test_sites_of_several_ranks_make_releases_and_send_less(federation: Federati
         assert sent[version].bytes_down == full[version].bytes_down
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_digest(federation: Federation) -> None:
     def stop(event: Event) -> None:
         if isinstance(event, SiteAnswered) and (event.version, event.step) == ("0.1.2", "train"):

@@ -78,6 +78,7 @@ def test_each_site_has_a_part_of_its_own_and_the_release_that_of_its_parent(fede
     )  # noised: one look is paid for
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_between_training_and_answering_goes_on_to_the_same_digest(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_run_that_was_stopped_between_training_and_answering_goes_on_to_the_sa
     assert federation.spent("stopped") == federation.spent("never")
 
 
+@pytest.mark.slow
 def test_sites_outlive_a_server_that_lost_all_and_tell_what_their_own_part_is_worth(federation: Federation) -> None:
     plain = 'privacy.unit="none"'
     federation.simulate("lost", plain)

@@ -87,6 +87,12 @@ def told(*events: Event, terminal: bool, quiet: bool = False) -> str:
 def test_without_a_terminal_there_is_one_plain_line_a_release() -> None:
     said = told(OPENED, STARTED, answer("b"), RELEASED, terminal=False)
     assert said.splitlines()[-1] == "released 0.1.2  accuracy 0.812  epsilon 2.50  9.0 s"
+
+
+def test_a_held_release_says_why() -> None:
+    why = "held: quality against stable 0.1.1: 3.1 points worse"
+    said = told(replace(RELEASED, held=why), terminal=False)
+    assert said.splitlines() == ["held 0.1.2  accuracy 0.812  epsilon 2.50  9.0 s", f"  {why}"]
     assert "\x1b" not in said
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from fedrelease.errors import RoundFailed
-from fedrelease.factors import FIRST, SECOND, is_factor, layers_of
+from fedrelease.factors import FIRST, RESIDUAL, SECOND, is_factor, layers_of, trained_part
 from fedrelease.messages import Answer
 from fedrelease.server.spool import Screened, Spool
 from fedrelease.strategies import Strategy
@@ -39,6 +39,15 @@ CLOSE = 2e-5
 def parent_of(seed: int = 0) -> dict[str, Tensor]:
     """A state with LoRA factors and a head."""
     return drawn(seed, 1.0)
+
+
+def start_of(rule: Strategy) -> dict[str, Tensor]:
+    """The parent as a round shows it to this rule: with residuals, some rounds old, only where it writes them."""
+    parent = parent_of()
+    numbers = torch.Generator().manual_seed(99)
+    shapes = {layer: (len(parent[layer + SECOND]), parent[layer + FIRST].shape[1]) for layer in layers_of(parent)}
+    old = {layer + RESIDUAL: 0.3 * torch.randn(shape, generator=numbers) for layer, shape in shapes.items()}
+    return {**parent, **old} if rule.writes_residual else parent
 
 
 def drawn(seed: int, deviation: float) -> dict[str, Tensor]:
@@ -94,8 +103,8 @@ def as_products(state: State) -> dict[str, Tensor]:
 
 def check_oracle(rule: Strategy, oracle: Oracle) -> None:
     """1. Round after round the rule goes where an independent reference goes."""
-    state, memory = parent_of(), dict[str, Tensor]()
-    expected, remembered = parent_of(), dict[str, Tensor]()
+    state, memory = start_of(rule), dict[str, Tensor]()
+    expected, remembered = start_of(rule), dict[str, Tensor]()
     for number in range(1, ROUNDS + 1):
         updates = updates_of(rule, number)
         state, memory = map(dict, rule.aggregate(state, updates, memory))
@@ -119,7 +128,7 @@ def check_order(rule: Strategy, folder: Path) -> None:
         for one in updates:
             answer = Answer(site=one.site, examples=one.examples, metrics=one.metrics)
             spool.accept([Screened(site=one.site, delta=one.tensors, answer=answer)])
-        results.append(rule.aggregate(parent_of(), spool.updates(), {}))
+        results.append(rule.aggregate(start_of(rule), spool.updates(), {}))
     for state, memory in results[1:]:
         assert same(state, results[0][0]) and same(memory, results[0][1])
 
@@ -127,10 +136,10 @@ def check_order(rule: Strategy, folder: Path) -> None:
 def check_equal_stays_equal(rule: Strategy) -> None:
     """3. One site alone gives its own state, and so do sites that all ended alike, where the rule promises so."""
     delta = updates_of(rule, 1)[0].tensors
-    wanted = {name: tensor + delta[name] for name, tensor in parent_of().items()}
+    wanted = {name: tensor + delta.get(name, 0.0) for name, tensor in start_of(rule).items()}
     for sites in {rule.least, SITES}:
         alike = [replace(update(rule, 0, delta), site=f"site-{site:02d}") for site in range(sites)]
-        state, _ = rule.aggregate(parent_of(), alike, {})
+        state, _ = rule.aggregate(start_of(rule), alike, {})
         if rule.same_product:
             state, expected = as_products(state), as_products(wanted)
         else:
@@ -142,16 +151,16 @@ def check_equal_stays_equal(rule: Strategy) -> None:
 
 def check_form(rule: Strategy) -> None:
     """The state has the parent's names, shapes and dtypes; nothing that came in is changed; equal input gives equal bits."""
-    parent, updates = parent_of(), updates_of(rule, 1)
+    parent, updates = start_of(rule), updates_of(rule, 1)
     before = [{name: tensor.clone() for name, tensor in one.tensors.items()} for one in updates]
     state, memory = rule.aggregate(parent, updates, {})
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()} == {
         name: (tensor.shape, tensor.dtype) for name, tensor in parent.items()
     }
-    assert same(parent, parent_of())
+    assert same(parent, start_of(rule))
     assert all(same(one.tensors, kept) for one, kept in zip(updates, before, strict=True))
     _check_broadcast(rule, parent, memory)
-    again, remembered = rule.aggregate(parent_of(), updates_of(rule, 1), {})
+    again, remembered = rule.aggregate(start_of(rule), updates_of(rule, 1), {})
     assert same(state, again) and same(memory, remembered)
 
 
@@ -167,8 +176,8 @@ def _check_broadcast(rule: Strategy, parent: State, memory: State) -> None:
 
 def check_hostile(rule: Strategy) -> None:
     """5. Updates that are all zero, one that is a million times too long, or too few: bounded or refused, never a crash."""
-    parent = parent_of()
-    nothing = {name: torch.zeros_like(tensor) for name, tensor in parent.items()}
+    parent = start_of(rule)
+    nothing = {name: torch.zeros_like(tensor) for name, tensor in trained_part(parent).items()}
     state, memory = rule.aggregate(parent, [update(rule, site, nothing) for site in range(SITES)], {})
     assert _finite(state) and _finite(memory)
     updates = updates_of(rule, 1)
@@ -191,8 +200,8 @@ def _finite(state: State) -> bool:
 
 def check_memory(rule: Strategy) -> None:
     """6. Saved, loaded and gone on with is never stopped, bit for bit."""
-    state, memory = parent_of(), dict[str, Tensor]()
-    again, kept = parent_of(), dict[str, Tensor]()
+    state, memory = start_of(rule), dict[str, Tensor]()
+    again, kept = start_of(rule), dict[str, Tensor]()
     for number in range(1, ROUNDS + 1):
         state, memory = map(dict, rule.aggregate(state, updates_of(rule, number), memory))
         fresh = replace(rule)  # type: ignore[type-var]  # every member is a dataclass

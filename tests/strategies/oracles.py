@@ -113,6 +113,27 @@ def fedsa(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___:
     return found, {}
 
 
+def fedex_lora(
+    rule: Strategy, parent: State, updates: Sequence[Update], memory: State, number: int
+) -> tuple[State, State]:
+    """A, B and head by loops; the residual entry by entry, with every product of rows and columns written out."""
+    rest = {name: tensor for name, tensor in parent.items() if not name.endswith(".residual")}
+    found = dict(by_loops(rule, rest, updates, memory, number)[0])
+    for name in [name for name in parent if name.endswith(".residual")]:
+        first, second = name.replace("residual", "lora_A"), name.replace("residual", "lora_B")
+        ended = [
+            ((parent[second].double() + one.tensors[second]), (parent[first].double() + one.tensors[first]))
+            for one in updates
+        ]
+        entries = parent[name].double().tolist()
+        for row, column in torch.cartesian_prod(*map(torch.arange, parent[name].shape)).tolist():
+            each = [sum(float(x * y) for x, y in zip(b[row], a[:, column], strict=True)) for b, a in ended]
+            released = sum(float(x * y) for x, y in zip(found[second][row], found[first][:, column], strict=True))
+            entries[row][column] += sum(each) / len(each) - released
+        found[name] = torch.tensor(entries, dtype=torch.float64)
+    return found, {}
+
+
 def fisher(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
     """Matena and Raffel, number by number; what tests tell as information is above the floor."""
     state = {}
@@ -130,9 +151,11 @@ ORACLES: Mapping[str, Oracle] = {
     "fisher": fisher,
     "fedasync": fedasync,
     "fedbuff": fedbuff,
+    "fed-sb": by_loops,
     "fedavg": by_loops,
     "feddyn": feddyn,
     "fedsa-lora": fedsa,
+    "fedex-lora": fedex_lora,
     "ffa-lora": by_loops,
     **SERVER_ORACLES,
     "rolora": by_loops,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Adapter, StrategyChoice
-from fedrelease.factors import truncated
-from fedrelease.strategies import STRATEGIES, Strategy, check_adapter, make_strategy
+from fedrelease.factors import trained_part, truncated
+from fedrelease.strategies import STRATEGIES, Strategy, check_ranks, make_strategy
 from fedrelease.strategies.flora import stacked_factors
 from fedrelease.strategies.lora import Product, best_factors, folded, length, mean_product, residuals, stacked
 from fedrelease.update import State, Update
@@ -43,7 +43,7 @@ def updates_of(parent: State, ranks: Sequence[int]) -> list[Update]:
     """Sites of these ranks that each went their own way from the leading ranks of the parent."""
     return [
         update(place, {name: 0.3 * drawn(*part.shape, seed=100 * place + len(name)) for name, part in start.items()})
-        for place, start in enumerate(truncated(parent, rank) for rank in ranks)
+        for place, start in enumerate(truncated(trained_part(parent), rank) for rank in ranks)
     ]
 
 
@@ -251,17 +251,18 @@ def test_the_length_of_a_difference_that_nearly_vanishes_is_small() -> None:
 def test_a_strategy_that_cannot_mix_ranks_is_refused_and_those_that_can_are_named() -> None:
     mixed = Adapter(rank=16, site_ranks={"a": 4})
     with pytest.raises(ExperimentError, match="fedit, flexlora, flora, hlora") as caught:
-        check_adapter(StrategyChoice(name="fedavg"), mixed)
+        check_ranks(StrategyChoice(name="fedavg"), mixed)
     assert caught.value.value == {"a": 4}
-    check_adapter(StrategyChoice(name="fedavg"), Adapter(rank=16, site_ranks={"a": 16}))
+    check_ranks(StrategyChoice(name="fedavg"), Adapter(rank=16, site_ranks={"a": 16}))
     for name, kind in STRATEGIES.items():
         if kind.mixed_ranks:
-            check_adapter(StrategyChoice(name=name), mixed)
+            check_ranks(StrategyChoice(name=name), mixed)
 
 
 @pytest.mark.parametrize("name", [name for name, kind in STRATEGIES.items() if kind.mixed_ranks])
 def test_every_rule_that_mixes_ranks_gives_the_parents_form(name: str) -> None:
     parent = parent_of()
+    parent |= {"q.residual": drawn(OUT, IN, seed=4)} if STRATEGIES[name].writes_residual else {}
     state, _ = rule_of(name).aggregate(parent, updates_of(parent, (4, 8, 16)), {})
     assert {key: (value.shape, value.dtype) for key, value in state.items()} == {
         key: (value.shape, value.dtype) for key, value in parent.items()

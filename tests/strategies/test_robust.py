@@ -111,6 +111,11 @@ def test_foolsgold_gives_sites_that_push_one_way_no_weight_at_all(seed: int) -> 
     assert float(found.norm()) <= float(honest.norm(dim=1).max())
 
 
+def test_foolsgold_follows_a_single_liar_where_honest_sites_look_alike() -> None:
+    """Two honest sites push to 1 and agree, the liar does not: 1 - cosine is 0, 0 and 1, so that only the liar counts."""
+    assert moved(FoolsGold(compared="w"), 1.0, 1.0, -5.0) == -5.0
+
+
 def test_the_median_of_four_is_the_mean_of_the_two_in_the_middle() -> None:
     assert moved(Median(), 1.0, 100.0, 2.0, 4.0) == 3.0
     assert moved(Median(), 1.0, 100.0, 2.0) == 2.0

@@ -23,6 +23,7 @@ from fedrelease.cli.doctor import doctor
 from fedrelease.cli.export import card, export
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
+from fedrelease.cli.keys import keys
 from fedrelease.cli.move import pause, promote, resume, rollback, yank
 from fedrelease.cli.output import emit, example
 from fedrelease.cli.predict import predict
@@ -57,6 +58,7 @@ VERBS: Mapping[Callable[..., None], str] = {
         "fedrelease export stable --format hf", "fedrelease export 0.2.1 --format int8 --rows rows.csv --out small"
     ),
     card: example("fedrelease card stable --out MODEL_CARD.md"),
+    keys: example("fedrelease keys", "fedrelease keys trust 6a9d002ea17325ad --store releases"),
     predict: example('fedrelease predict --release stable "a warm and funny film"', "fedrelease predict < texts.txt"),
     fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),
     doctor: example("fedrelease doctor"),

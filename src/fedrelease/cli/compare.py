@@ -48,6 +48,10 @@ def compare(
         list[str] | None,
         typer.Option("--vary", metavar="KEY=A,B", help="Compare values of a key; repeatable: all combinations."),
     ] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option("--attacks", metavar="A,B", help="Compare under these attacks, and under none."),
+    ] = None,
     seeds: Annotated[
         int, typer.Option("--seeds", metavar="N", callback=at_least_one, help="Runs of each, from federation.seed up.")
     ] = 3,
@@ -77,16 +81,17 @@ def compare(
     from fedrelease.simulations.compare.verdict import baseline_of, judge
 
     listed = strategies.split(",") if strategies is not None else ()
+    hostile = attacks.split(",") if attacks is not None else ()
     search = wanted_search(trials, searched, objective)
-    experiment = load(file, settings or [], None)
-    made = make_plan(experiment, strategies=listed, sweeps=sweeps or [], seeds=seeds, search=search)
+    given = load(file, settings or [], None)
+    made = make_plan(given, strategies=listed, sweeps=sweeps or [], seeds=seeds, attacks=hostile, search=search)
     against = baseline_of(made, baseline)
     talk = to_stderr()
     if not quiet:
         _show(made, talk, against, out)
     results = _run(made, talk, out=out, workers=workers, quiet=quiet)
     verdict = judge(results, baseline=against)
-    command = _command(file, listed, sweeps, seeds, baseline, settings, search)
+    command = _command(file, listed, sweeps, seeds, baseline, settings, search, attacks)
     files = write_files(results, verdict, out=out, command=command)
     _finish(results, verdict, files, as_json=as_json)
     if len(results.failures()) == len(results.runs):
@@ -101,11 +106,13 @@ def _command(
     baseline: str | None,
     settings: Sequence[str] | None,
     search: "Wanted | None",
+    attacks: str | None,
 ) -> str:
     """The command line that repeats the comparison anywhere."""
     words = ["fedrelease", "compare", *([file] if file else [])]
     words += ["--strategies", ",".join(strategies)] if strategies else []
     words += [word for sweep in sweeps or [] for word in ("--vary", sweep)]
+    words += ["--attacks", attacks] if attacks else []
     words += ["--seeds", str(seeds)]
     words += ["--baseline", baseline] if baseline else []
     words += search_words(search)
@@ -179,10 +186,26 @@ def _finish(results: "Results", verdict: "Verdict", files: Mapping[str, Path], *
     put(console, fitting(console, _columns(verdict)))
     console.print()
     console.print(plain(verdict.sentence), soft_wrap=True)
+    _put_attacks(console, results)
     reasons = [(f"{one.run.variant.name}, seed {one.run.seed}", one.failed or "") for one in results.failures()]
     if reasons:
         section(console, "failed", reasons)
     section(console, "files", [(what, str(path)) for what, path in files.items()])
+
+
+def _put_attacks(console: Console, results: "Results") -> None:
+    """Each strategy under each attack, with the share of its clean accuracy that it keeps."""
+    from fedrelease.simulations.compare.attack_table import attack_cells, attack_headers, has_attacks
+
+    if has_attacks(results.plan):
+        rows = attack_cells(results)
+        headers = attack_headers(results)
+        columns = [
+            Column(header=name if place == 0 else f"{name}>", cells=[row[place] for row in rows], rank=0)
+            for place, name in enumerate(headers)
+        ]
+        console.print("\nunder attack (kept of its own clean accuracy)")
+        put(console, fitting(console, columns))
 
 
 RANKS = (0, 0, 1, 3, 0, 2, 0, 7, 5, 6, 8, 4)
@@ -200,6 +223,7 @@ def _columns(verdict: "Verdict") -> list[Column]:
 
 
 def _document(results: "Results", verdict: "Verdict", files: Mapping[str, Path]) -> dict[str, Json]:
+    from fedrelease.simulations.compare.attack_table import attack_documents
     from fedrelease.simulations.compare.files import line_document
     from fedrelease.simulations.compare.searched import search_document
 
@@ -216,6 +240,7 @@ def _document(results: "Results", verdict: "Verdict", files: Mapping[str, Path])
         "winner": verdict.winner,
         "more_seeds": verdict.more_seeds,
         "verdict": verdict.sentence,
+        "attacks": attack_documents(results),
         "search": search_document(results),
         "files": {what: str(path) for what, path in files.items()},
     }

@@ -114,7 +114,7 @@ def _do(
 ) -> None:
     from fedrelease.server.lifecycle import By
 
-    opened = open_store(folder)
+    opened = open_store(folder, writing=True)
     by = By(reason=reason, actor=actor) if actor else By(reason=reason)
     with opened.lock():
         moved = act(opened, by)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrelease.cli.output import emit_json, put, table, to_stdout
+from fedrelease.cli.output import emit_json, put, table, to_stderr, to_stdout
 from fedrelease.errors import ReleaseNotFound
 from fedrelease.wording import plain
 
@@ -72,25 +72,50 @@ def verify(
     """Check every byte of a store.
 
     REF is a version, a channel or a digest; without it all releases are checked. Each file against its digest, each
-    release against its parents, the log and the channels. Ends with exit code 1 when anything is wrong.
+    release against its parents, the log, the channels, and all signatures against the keys that this machine agreed to. Ends
+    with exit code 1 when anything is wrong.
     """
+    from fedrelease.server.keys import keys_folder
     from fedrelease.server.verify import verify as check
 
-    report = check(open_store(store), ref)
+    opened, home = open_store(store), keys_folder()
+    report = check(opened, ref, home=home)
+    first = report.ok and _remember(store, home)
     if as_json:
         problems = [{"path": problem.path, "what": problem.what} for problem in report.problems]
-        emit_json({"ok": report.ok, "checked": report.checked, "problems": problems})
+        signers = [{"role": role, "fingerprint": by} for role, found in report.signers.items() for by in found]
+        emit_json(
+            {"ok": report.ok, "checked": report.checked, "problems": problems, "signers": signers, "first": first}
+        )
     else:
-        _print_report(report)
+        _print_report(report, first=first)
     if not report.ok:
         raise typer.Exit(1)
 
 
-def open_store(folder: Path) -> "Store":
-    """The store in a folder; imported late, since it brings torch."""
+def _remember(store: Path, home: Path) -> bool:
+    """Note what was seen of a signed store; whether it was seen for the first time, so that its keys were believed unasked."""
+    from fedrelease.server.signed_store import signed_store
+    from fedrelease.server.signing import learn
+    from fedrelease.server.trust import agreed_keys
+
+    signed = signed_store(store)
+    if signed is None:
+        return False
+    first = agreed_keys(home, signed.id, store) is None
+    try:
+        learn(store, signed, home)
+    except OSError as error:  # who may only read can verify too
+        to_stderr().print(f"note: what was seen cannot be remembered in {home}: {error.strerror}")
+    return first
+
+
+def open_store(folder: Path, *, writing: bool = False) -> "Store":
+    """The store in a folder; imported late, since it brings torch. Who writes signs with this machine's keys."""
+    from fedrelease.server.signing import own_signer
     from fedrelease.server.store import Store
 
-    return Store.open(folder)
+    return Store.open(folder, signer=own_signer() if writing else None)
 
 
 def _head(store: "Store") -> "Release":
@@ -100,10 +125,18 @@ def _head(store: "Store") -> "Release":
     return head
 
 
-def _print_report(report: "Report") -> None:
+def _print_report(report: "Report", *, first: bool) -> None:
     console = to_stdout()
     if report.ok:
         console.print(f"ok: {report.checked} files checked, every byte is what it was when it was released")
+        for role, found in sorted(report.signers.items()):
+            console.print(f"signed by {', '.join(found)} ({role})")
+        if first:
+            console.print(
+                "first look at this store: its keys are believed from now on; compare them with what its owner says"
+            )
+        if not report.signers:
+            console.print("not signed: who can write to the folder can write a store that verifies")
         return
     rows = table("problem in", "what")
     for problem in report.problems:

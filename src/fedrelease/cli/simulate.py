@@ -273,7 +273,12 @@ def _columns(rows: Sequence["Row"]) -> list[Column]:
         Column(header="up>", cells=[amount(row.bytes_up) for row in rows], rank=4),
         Column(header="down>", cells=[amount(row.bytes_down) for row in rows], rank=5),
         Column(header="took>", cells=[duration(row.seconds) for row in rows], rank=2),
+        *([Column(header="verdict", cells=[row.verdict for row in rows])] if _any_held(rows) else []),
     ]
+
+
+def _any_held(rows: Sequence["Row"]) -> bool:
+    return any(row.verdict == "held" for row in rows)
 
 
 def _next(store: "Store", experiment: Experiment, summary: "Summary") -> list[str]:

@@ -10,6 +10,7 @@ Example::
 import math
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,9 @@ from torch.nn import functional
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Adapter, Model
 from fedrelease.models.bases import Base, Pooling
+from fedrelease.models.directions import directions
 from fedrelease.models.every_weight import train_every_weight
-from fedrelease.models.per_example import Head, LoraLinear
+from fedrelease.models.per_example import CoreLinear, Head, LoraLinear
 from fedrelease.models.precision import DTYPES
 
 __all__ = ["TextClassifier", "build_classifier", "canonical_name", "load_state", "pool", "trainable_state"]
@@ -146,6 +148,8 @@ def build_classifier(base: Base, model: Model, *, seed: int) -> TextClassifier:
     _switch_off_dropout(encoder)
     if model.adapter.kind == "lora":
         _inject(encoder, model.adapter)
+    if model.adapter.kind == "lora-sb":
+        _put_cores(encoder, model.adapter)
     width = _setting(encoder, "hidden_size")
     classifier = TextClassifier(encoder, base.pooling, width, len(model.labels), scale=model.head_scale)
     if model.adapter.kind == "full":
@@ -233,10 +237,29 @@ def _inject(encoder: nn.Module, adapter: Adapter) -> None:
     )
     inject_adapter_in_model(config, encoder)
     for name in chosen:
-        encoder.get_submodule(name).__class__ = LoraLinear
+        layer: Any = encoder.get_submodule(name)
+        layer.__class__ = LoraLinear
+        layer.register_parameter("residual", _residual(layer) if adapter.residual else None)
     for parameter in encoder.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def _put_cores(encoder: nn.Module, adapter: Adapter) -> None:
+    """Wrap each chosen layer; PEFT has no adapter of this form that starts from the weight alone."""
+    for name in _chosen(encoder, adapter):
+        layer = encoder.get_submodule(name)
+        weight = cast(Tensor, layer.weight)
+        turned = weight.T if type(layer).__name__ == "Conv1D" else weight
+        first, second = directions(turned, adapter.rank)
+        core = CoreLinear(layer, first, second, scaling=adapter.alpha / adapter.rank)
+        parent, _, last = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), last, core)
+
+
+def _residual(layer: LoraLinear) -> nn.Parameter:
+    """Zero, ``[out, in]``, float32 whatever the base's precision: small changes of many rounds add up in it."""
+    return nn.Parameter(torch.zeros(layer.out_features, layer.in_features), requires_grad=False)
 
 
 def _chosen(encoder: nn.Module, adapter: Adapter) -> list[str]:
@@ -298,10 +321,10 @@ def _layers(encoder: nn.Module, layers: str) -> range | None:
 
 
 def _draw_factors(classifier: TextClassifier, generator: torch.Generator) -> None:
-    for name, parameter in sorted(_trainable(classifier).items()):
+    for name, parameter in sorted(_stated(classifier).items()):
         if name.endswith("lora_A"):
             nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
-        elif name.endswith("lora_B"):
+        elif name.endswith(("lora_B", "lora_R")) or not parameter.requires_grad:
             nn.init.zeros_(parameter)
 
 
@@ -310,22 +333,28 @@ def canonical_name(name: str) -> str:
     return name.removeprefix("encoder.").replace(".default.weight", "").replace("base_layer.", "")
 
 
-def _trainable(classifier: nn.Module) -> dict[str, nn.Parameter]:
-    return {canonical_name(name): value for name, value in classifier.named_parameters() if value.requires_grad}
+def _stated(classifier: nn.Module) -> dict[str, nn.Parameter]:
+    """What a state holds: all that is trained, and the residuals, which never are."""
+    residuals = {id(layer.residual) for layer in classifier.modules() if isinstance(layer, LoraLinear)}
+    return {
+        canonical_name(name): value
+        for name, value in classifier.named_parameters()
+        if value.requires_grad or id(value) in residuals
+    }
 
 
 def trainable_state(classifier: nn.Module) -> dict[str, Tensor]:
-    """A copy of what is trained: adapter and head, float32, by canonical name, names sorted."""
-    return {name: value.detach().clone() for name, value in sorted(_trainable(classifier).items())}
+    """A copy of the model's state: adapter, its residuals and head, float32, by canonical name, names sorted."""
+    return {name: value.detach().clone() for name, value in sorted(_stated(classifier).items())}
 
 
 def load_state(classifier: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Put a state into the model, in place.
 
     Raises:
-        ModelError: names or shapes differ from what the model trains; nothing was changed.
+        ModelError: names or shapes differ from the model's own; nothing was changed.
     """
-    own = _trainable(classifier)
+    own = _stated(classifier)
     if set(own) != set(state):
         raise ModelError("the state is of another adapter", value=sorted(set(own) ^ set(state))[:4], rule="same names")
     for name, parameter in own.items():

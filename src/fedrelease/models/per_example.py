@@ -11,7 +11,7 @@ all examples is done example by example instead. Source: Li et al. (2022), https
 this is the plain case: gradients are formed, not only their norms.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,19 +23,24 @@ from torch.nn import functional
 
 from fedrelease.errors import ModelError
 
-__all__ = ["Head", "LoraLinear", "forget_gradients", "per_example", "plain_layers"]
+__all__ = ["CoreLinear", "Head", "LoraLinear", "forget_gradients", "per_example", "plain_layers"]
 
 ADAPTER = "default"
 """PEFT's name of the only adapter there is."""
 
 
 class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
-    """PEFT's LoRA layer with a forward and a backward of its own: the same products, in the precision of what comes in."""
+    """PEFT's LoRA layer with a forward and a backward of its own: the same products, in the precision of what comes in.
+
+    Attributes:
+        residual: what is added to ``B A``, ``[out, in]``, float32; never trained. Left out by the experiment: ``None``.
+    """
 
     record = False
+    residual: nn.Parameter | None
 
     def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
-        """``base(x) + scaling * x A^T B^T``, shape ``[examples, tokens, out]`` for ``[examples, tokens, in]``."""
+        """``base(x) + scaling * x (B A + residual)^T``, ``[examples, tokens, out]`` for ``[examples, tokens, in]``."""
         if self.record and x.dim() != 3:
             raise ModelError(
                 "a layer sees no examples",
@@ -43,7 +48,77 @@ class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
                 rule="a layer with factors is given [examples, tokens, width]",
             )
         first, second = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
-        return _apply(_LowRank, self.base_layer(x), x, first, second, self.scaling[ADAPTER], self.record)
+        whole = _with_residual(self, self.base_layer(x), x)
+        return _apply(_LowRank, whole, x, first, second, self.scaling[ADAPTER], self.record)
+
+
+class _PlainLora(PeftLinear):  # type: ignore[misc]  # peft ships no types
+    """PEFT's own layer, and autograd's own gradients, plus the residual that PEFT does not know."""
+
+    residual: nn.Parameter | None
+
+    def forward(self, x: Tensor, *given: object, **named: object) -> Tensor:
+        """As :class:`LoraLinear`."""
+        return _with_residual(self, PeftLinear.forward(self, x, *given, **named), x)
+
+
+def _with_residual(layer: LoraLinear | _PlainLora, out: Tensor, x: Tensor) -> Tensor:
+    """Plain autograd suffices: no gradient of a residual is ever wanted, by example or in sum."""
+    if layer.residual is None:
+        return out
+    scaling: float = layer.scaling[ADAPTER]
+    return out + functional.linear(x, layer.residual.to(x.dtype)) * scaling
+
+
+class CoreLinear(nn.Module):
+    """A frozen layer with a trained core between frozen bases: ``base(x) + scaling * x (B R A)^T``.
+
+    Attributes:
+        lora_R: the core, ``[rank, rank]``, float32; zero at the start.
+        first, second: A ``[rank, in]`` and B ``[out, rank]``, float32; no part of any state.
+    """
+
+    record = False
+    first: Tensor
+    second: Tensor
+
+    def __init__(self, base_layer: nn.Module, first: Tensor, second: Tensor, *, scaling: float) -> None:
+        """Put a core of zeros on ``base_layer``."""
+        super().__init__()
+        self.base_layer = base_layer
+        self.scaling = scaling
+        self.register_buffer("first", first, persistent=False)
+        self.register_buffer("second", second, persistent=False)
+        self.lora_R = nn.Parameter(torch.zeros(len(first), len(first)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[examples, tokens, out]`` for ``[examples, tokens, in]``; products are done in the precision of ``x``."""
+        if self.record and x.dim() != 3:
+            raise ModelError(
+                "a layer sees no examples",
+                value=tuple(x.shape),
+                rule="a layer with a core is given [examples, tokens, width]",
+            )
+        low = functional.linear(x, self.first.to(x.dtype))
+        out: Tensor = self.base_layer(x)
+        turned = _apply(_Core, low, self.lora_R, self.record)
+        return out + functional.linear(turned, self.second.to(x.dtype)) * self.scaling
+
+
+class _PlainCore(nn.Module):
+    """The same in one product of dense matrices, with autograd's own gradients."""
+
+    base_layer: nn.Module
+    first: Tensor
+    second: Tensor
+    lora_R: nn.Parameter
+    scaling: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As :class:`CoreLinear`."""
+        whole = self.second @ self.lora_R @ self.first * self.scaling
+        out: Tensor = self.base_layer(x)
+        return out + functional.linear(x, whole.to(x.dtype))
 
 
 class Head(nn.Linear):
@@ -72,7 +147,7 @@ def per_example(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelError: a trained parameter is in no layer that can do so.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLinear | Head)]
+    layers = [module for module in model.modules() if isinstance(module, LoraLinear | CoreLinear | Head)]
     _check_covered(model, layers)
     try:
         for layer in layers:
@@ -95,25 +170,29 @@ def forget_gradients(model: nn.Module) -> None:
 @contextmanager
 def plain_layers(model: nn.Module) -> Iterator[None]:
     """Within it, the same numbers go through PEFT's and torch's own layers: what ours is checked against."""
-    own: list[Any] = [module for module in model.modules() if isinstance(module, LoraLinear | Head)]
+    own: list[Any] = [module for module in model.modules() if isinstance(module, tuple(PLAIN))]
     kinds = [type(module) for module in own]
     try:
         for module in own:
-            module.__class__ = PeftLinear if isinstance(module, LoraLinear) else nn.Linear
+            module.__class__ = PLAIN[type(module)]
         yield
     finally:
         for module, kind in zip(own, kinds, strict=True):
             module.__class__ = kind
 
 
-def _check_covered(model: nn.Module, layers: list[LoraLinear | Head]) -> None:
+PLAIN: Mapping[type[nn.Module], type[nn.Module]] = {LoraLinear: _PlainLora, CoreLinear: _PlainCore, Head: nn.Linear}
+"""Each layer of ours, and what does the same without any gradients of ours."""
+
+
+def _check_covered(model: nn.Module, layers: list[LoraLinear | CoreLinear | Head]) -> None:
     covered = {id(parameter) for layer in layers for parameter in layer.parameters()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in covered:
             raise ModelError(
                 "a trained parameter has no gradient by example",
                 value=name,
-                rule="what is trained privately is a LoRA factor or the head",
+                rule="what is trained privately is a LoRA factor or core, or the head",
                 hint='train without privacy ([privacy] unit = "none"), or choose another adapter',
             )
 
@@ -152,6 +231,29 @@ class _LowRank(Function):
                 (left.flatten(0, -2).T @ right.flatten(0, -2)).float() * scale if wanted and not ctx.record else None
             )
         return out, back @ a if ctx.needs_input_grad[1] else None, *sums, None, None
+
+
+class _Core(Function):
+    """``low R^T``: between two products with frozen bases, the one in which something is trained."""
+
+    @staticmethod
+    def forward(ctx: Any, low: Tensor, core: nn.Parameter, record: bool) -> Tensor:
+        r = core.to(low.dtype)
+        ctx.save_for_backward(low, r)
+        ctx.core, ctx.record = core, record
+        return functional.linear(low, r)
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        (out,) = given
+        low, r = ctx.saved_tensors
+        back = out @ r if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return back, None, None
+        if ctx.record:
+            _note(ctx.core, torch.bmm(out.transpose(1, 2), low))
+            return back, None, None
+        return back, (out.flatten(0, -2).T @ low.flatten(0, -2)).float(), None
 
 
 class _Affine(Function):
