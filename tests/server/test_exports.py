@@ -120,7 +120,10 @@ def test_bases_of_other_makes_export_as_adapter_and_merged(
     tmp_path: Path, tiny_base: Path, make: Callable[[], torch.nn.Module]
 ) -> None:
     """GPT-2 keeps its weights the other way round, and neither has one list of names with BERT."""
-    store = make_released(tmp_path, other_base(tiny_base, tmp_path, make()))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)  # some draws of a base give logits so large that float32 is not exact to 1e-5
+        base = other_base(tiny_base, tmp_path, make())
+    store = make_released(tmp_path, base)
     for merged in (False, True):
         variant = exported(store, tmp_path / f"out-{merged}", "hf", merged=merged).variant
         assert variant.verdict == "pass"
