@@ -8,17 +8,17 @@ Example::
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from fedrelease.data.tokens import load_tokenizer, text_rows
 from fedrelease.errors import ModelError
-from fedrelease.experiment_file import load_experiment
-from fedrelease.models.bases import Base, open_base
-from fedrelease.models.classifier import TextClassifier, load_state
+from fedrelease.models.bases import Base
+from fedrelease.models.classifier import TextClassifier
 from fedrelease.models.evaluation import predict_logits
-from fedrelease.models.tasks import build_model
 from fedrelease.server.release import Release
+from fedrelease.server.released_model import released_model, same_base
 
 __all__ = ["Prediction", "predict", "text_model"]
 
@@ -57,32 +57,16 @@ def text_model(release: Release, *, cache: Path) -> tuple[TextClassifier, Base]:
         ModelError: the base here is not the base of the release, or the release does not read texts.
         DamagedRelease: a file of the release changed.
     """
-    experiment = load_experiment(None, text=release.read("experiment.toml").decode())
-    base = _same_base(release, cache)
-    known = experiment.model.with_labels(len(release.manifest.task.labels))
-    model = build_model(base, known, seed=experiment.federation.seed)
-    if not isinstance(model, TextClassifier):
+    _check_reads_texts(release)
+    base = same_base(release, cache)
+    return cast(TextClassifier, released_model(release, base)), base
+
+
+def _check_reads_texts(release: Release) -> None:
+    if release.manifest.task.name != "text-classification":
         raise ModelError(
             f"{release.version} does not read texts",
-            value=experiment.model.task,
+            value=release.manifest.task.name,
             rule="predict labels texts, with a release of text-classification",
             hint="load the release's adapter.safetensors and run it on your rows",
         )
-    load_state(model, release.state())
-    return model, base
-
-
-def _same_base(release: Release, cache: Path) -> Base:
-    wanted = release.manifest.base
-    base = open_base(wanted.ref, cache=cache)
-    if dict(base.files) != dict(wanted.files):
-        changed = sorted(
-            name for name in {*base.files, *wanted.files} if base.files.get(name) != wanted.files.get(name)
-        )
-        raise ModelError(
-            f"the base {wanted.ref} here is not the one that {release.version} was trained on",
-            value=changed,
-            rule="an adapter is used with its own base only: the same files, digest by digest",
-            hint="fetch the base anew, or put the files of the release's base into that folder",
-        )
-    return base

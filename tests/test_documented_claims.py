@@ -11,6 +11,7 @@ PAGES = {
     "compare.md": 10,
     "privacy.md": 10,
     "store.md": 10,
+    "export.md": 10,
     "gates.md": 10,
     "signatures.md": 10,
     "from-round-to-release.md": 5,

@@ -18,7 +18,7 @@ from fedrelease.files import Json
 from fedrelease.gate_rules import SEVERITIES
 from fedrelease.manifest import check_digest, check_sha256, parse_version
 
-__all__ = ["SCHEMA", "SEVERITIES", "STATES", "Evidence", "Finding", "GateReport", "worst_state"]
+__all__ = ["SCHEMA", "SEVERITIES", "STATES", "Evidence", "Finding", "GateReport", "finding_json", "worst_state"]
 
 SCHEMA = 1
 STATES = ("pass", "fail", "inconclusive", "error", "skipped")
@@ -161,11 +161,12 @@ class GateReport:
             "verdict": self.verdict,
             "evaluation": self.evaluation,
             "looks": self.looks,
-            "findings": [_finding_json(finding) for finding in self.findings],
+            "findings": [finding_json(finding) for finding in self.findings],
         }
 
 
-def _finding_json(finding: Finding) -> dict[str, Json]:
+def finding_json(finding: Finding) -> dict[str, Json]:
+    """What ``--json`` prints of a finding: numbers as numbers."""
     return {
         "gate": finding.gate,
         "slice": finding.slice,

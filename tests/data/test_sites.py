@@ -9,7 +9,7 @@ from site_tokenizer import save_tokenizer
 
 from fedrelease.data import sites as sites_module
 from fedrelease.data.plan import _split
-from fedrelease.data.sites import Prepared, PrepareProgress, open_site, prepare_sites
+from fedrelease.data.sites import Prepared, PrepareProgress, find_prepared, open_site, prepare_sites
 from fedrelease.data.tokens import TokenRows
 from fedrelease.errors import DataError
 from fedrelease.experiment import Data, Experiment, Federation, Model, Partition, Training
@@ -225,3 +225,16 @@ def test_equal_texts_lie_on_one_side_of_the_split() -> None:
     texts = [f"text {number % 10}" for number in range(60)]
     split = _split("east", range(60), texts, Data(holdout=0.5), 7)
     assert {texts[row] for row in split.train}.isdisjoint({texts[row] for row in split.holdout})
+
+
+def test_prepared_sites_are_found_without_preparing_any(source: Path, base: Path, tmp_path: Path) -> None:
+    one = experiment(source, server_holdout=0.25)
+    cache = tmp_path / "cache"
+    assert find_prepared(one, tokenizer_digest="t1", cache=cache) is None
+    assert not cache.exists()
+    made = prepare(one, base, cache)
+    assert made.server_holdout is not None
+    assert find_prepared(one, tokenizer_digest="t1", cache=cache) == made
+    assert find_prepared(one, tokenizer_digest="t2", cache=cache) is None
+    source.unlink()
+    assert find_prepared(one, tokenizer_digest="t1", cache=cache) is None

@@ -22,6 +22,7 @@ from fedrelease.cli.bisect import bisect
 from fedrelease.cli.compare import compare
 from fedrelease.cli.diff import diff
 from fedrelease.cli.doctor import doctor
+from fedrelease.cli.export import card, export
 from fedrelease.cli.failure import report
 from fedrelease.cli.fetch import fetch
 from fedrelease.cli.gate import gate
@@ -62,6 +63,10 @@ VERBS: Mapping[Callable[..., None], str] = {
     retract: example('fedrelease retract north --reason "it asked to leave"'),
     pause: example('fedrelease pause stable --reason "audit"'),
     resume: example("fedrelease resume stable"),
+    export: example(
+        "fedrelease export stable --format hf", "fedrelease export 0.2.1 --format int8 --rows rows.csv --out small"
+    ),
+    card: example("fedrelease card stable --out MODEL_CARD.md"),
     keys: example("fedrelease keys", "fedrelease keys trust 6a9d002ea17325ad --store releases"),
     gc: example("fedrelease gc", "fedrelease gc --apply --grace 7d"),
     fsck: example("fedrelease fsck", "fedrelease fsck --repair"),

@@ -18,6 +18,7 @@ from fedrelease.manifest import RESIDUAL, Accepted, Manifest, PrivacyFacts
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.release import Release
 from fedrelease.server.store import Store
+from fedrelease.server.variants import variants_of
 from fedrelease.wording import amount, duration, number, plain
 
 __all__ = ["print_release", "privacy_sentence"]
@@ -45,6 +46,7 @@ def print_release(store: Store, release: Release, console: Console) -> None:
     _print_privacy(console, manifest.privacy)
     _print_metrics(console, manifest)
     _print_files(console, manifest)
+    _print_variants(console, release)
     section(console, "environment", sorted(manifest.environment.items()))
 
 
@@ -180,5 +182,22 @@ def _print_files(console: Console, manifest: Manifest) -> None:
         Column(header="role", cells=[file.role for file in manifest.files], rank=1),
         Column(header="size>", cells=[amount(file.size) for file in manifest.files]),
         Column(header="sha256", cells=[file.sha256[:16] for file in manifest.files], rank=2),
+    ]
+    put(console, fitting(console, columns))
+
+
+def _print_variants(console: Console, release: Release) -> None:
+    """What was exported, where anything was: only what passed its gate may stand in for the release."""
+    variants = variants_of(release)
+    if not variants:
+        return
+    section(console, "variants", [])
+    columns = [
+        Column(header="  format", cells=[f"  {variant.format}" for variant in variants]),
+        Column(header="servable", cells=["yes" if variant.servable else "no" for variant in variants]),
+        Column(header="verdict", cells=[variant.verdict for variant in variants], rank=1),
+        Column(header="size>", cells=[amount(variant.size_bytes) for variant in variants]),
+        Column(header="agreement>", cells=[number(variant.measured.get("agreement")) for variant in variants], rank=2),
+        Column(header="checked on", cells=[variant.rows for variant in variants], rank=3),
     ]
     put(console, fitting(console, columns))

@@ -20,6 +20,7 @@ from fedrelease.server.channels import Channels
 from fedrelease.server.journal import RELEASES, LogEntry
 from fedrelease.server.release import Release
 from fedrelease.server.store import Store
+from fedrelease.server.variants import variants_of
 from fedrelease.simulations.report import Row, row_of
 from fedrelease.wording import number, plain
 
@@ -39,9 +40,10 @@ def log_document(store: Store) -> dict[str, Json]:
 
 
 def release_document(store: Store, release: Release) -> dict[str, Json]:
-    """What ``show --json`` prints: the entry of ``log --json`` and the whole manifest."""
+    """What ``show --json`` prints: the entry of ``log --json``, the whole manifest, and what was exported."""
     entry = _entry(release, _entries(store).get(release.digest), store.channels())
-    return {**entry, "manifest": asdict(release.manifest)}
+    variants: list[Json] = [variant.to_json() for variant in variants_of(release)]
+    return {**entry, "manifest": asdict(release.manifest), "variants": variants}
 
 
 def _oldest_first(store: Store) -> list[Release]:

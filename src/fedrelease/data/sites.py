@@ -29,7 +29,7 @@ from fedrelease.fetch import FetchProgress
 from fedrelease.files import Json, canonical_bytes, digest_bytes, write_durably
 from fedrelease.population import Population
 
-__all__ = ["PrepareProgress", "Prepared", "SiteData", "open_site", "prepare_sites", "training_rows"]
+__all__ = ["PrepareProgress", "Prepared", "SiteData", "find_prepared", "open_site", "prepare_sites", "training_rows"]
 
 _FORMAT = 2
 _SUMMARY = "prepared.json"
@@ -135,6 +135,21 @@ def prepare_sites(
                 _write(experiment, table, plan, tokenizer, work / "new", progress or _silence)
                 (work / "new").rename(folder)
     return _open(folder)
+
+
+def find_prepared(experiment: Experiment, *, tokenizer_digest: str, cache: Path) -> Prepared | None:
+    """The sites of :func:`prepare_sites` where they are prepared already; ``None`` where they are not, or cannot be known.
+
+    Nothing is fetched and no row is read.
+    """
+    try:
+        content = source_digest(experiment.data.source)
+    except DataError:
+        return None
+    if content is None:
+        return None
+    folder = cache / "prepared" / _key(experiment, content, tokenizer_digest)
+    return _open(folder) if (folder / _SUMMARY).is_file() else None
 
 
 def _table(experiment: Experiment, cache: Path, progress: Listener | None) -> Table:

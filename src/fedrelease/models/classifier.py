@@ -119,7 +119,7 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     elif pooling.mode == "max":
         vector = hidden.masked_fill(mask == 0, -torch.inf).amax(1)
     elif pooling.mode == "last":
-        vector = hidden[torch.arange(len(hidden)), attention_mask.sum(1) - 1]
+        vector = hidden[torch.arange(hidden.shape[0]), attention_mask.sum(1) - 1]
     else:
         vector = hidden[:, 0]
     return functional.normalize(vector, dim=-1) if pooling.normalise else vector

@@ -1,0 +1,207 @@
+"""The model card of a release, in the form of the Hugging Face hub: metadata in YAML, then pages for people.
+
+Everything in it is read from the release: its manifest, its experiment, its answers to items, and the report of its gates.
+
+Source: Mitchell et al. (2019), https://arxiv.org/abs/1810.03993, for what a card tells;
+https://huggingface.co/docs/hub/model-cards for its metadata.
+
+Example::
+
+    text = card(store.find("stable"))
+    metadata(store.find("stable"))["pipeline_tag"]           # 'text-classification'
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedrelease.experiment import Experiment
+from fedrelease.files import Json
+from fedrelease.manifest import Manifest
+from fedrelease.server.base_names import hub_id
+from fedrelease.server.card_numbers import Measured, measured
+from fedrelease.server.card_privacy import privacy_words
+from fedrelease.server.judging import report_of
+from fedrelease.server.release import Release
+from fedrelease.server.released_model import experiment_of
+from fedrelease.wording import plain
+
+__all__ = ["card", "metadata"]
+
+METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
+"""Ours by the hub's name."""
+NAMED = 20
+"""Sites that are named; a round may have a thousand."""
+MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
+
+
+def card(release: Release, *, recipe: str | None = None, library: str | None = None) -> str:
+    """The whole card.
+
+    Args:
+        recipe: Python that opens the folder in which the card lies; without it the card says how to get one.
+        library: with which that is done.
+
+    Raises:
+        DamagedRelease: a file of the release changed.
+    """
+    from huggingface_hub import CardData
+
+    experiment = _experiment(release)
+    head = CardData(ignore_metadata_errors=False, **metadata(release, library=library)).to_yaml(line_break="\n")
+    return f"---\n{head}\n---\n\n" + "\n\n".join(_sections(release, experiment, recipe)) + "\n"
+
+
+def metadata(release: Release, *, library: str | None = None) -> dict[str, Json]:
+    """What the hub files a model under; names that are left out are not known."""
+    manifest = release.manifest
+    told = {**manifest.metrics.server, **manifest.metrics.mean}
+    found: dict[str, Json] = {
+        "base_model": hub_id(manifest.base.ref),
+        "library_name": library or _library(manifest),
+        "pipeline_tag": manifest.task.name,
+        "metrics": [hub for own, hub in METRICS.items() if own in told] or None,
+        "tags": ["federated-learning", "fedrelease", *(["differential-privacy"] if manifest.privacy else [])],
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _library(manifest: Manifest) -> str | None:
+    if manifest.task.name != "text-classification":
+        return None
+    return "peft" if manifest.adapter.kind == "lora" else "transformers"
+
+
+def _experiment(release: Release) -> Experiment | None:
+    """What the release says of its experiment; one that was made by hand may say nothing."""
+    kept = any(file.path == "experiment.toml" for file in release.manifest.files)
+    return experiment_of(release) if kept else None
+
+
+def _sections(release: Release, experiment: Experiment | None, recipe: str | None) -> list[str]:
+    manifest = release.manifest
+    return [
+        f"# {manifest.name} {manifest.version}",
+        _what(manifest),
+        _section("How to load it", _load(manifest, recipe)),
+        _section("Data", _data(manifest, experiment)),
+        _section("Training", _training(manifest)),
+        _section("Privacy", privacy_words(manifest.privacy)),
+        _section("Metrics", _metrics(measured(release))),
+        _section("Gates", _gates(release)),
+        _section("Limits", _limits(manifest)),
+        _section("Lineage", _lineage(release)),
+    ]
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}"
+
+
+def _safe(text: str) -> str:
+    """Sites choose their names and reasons: no control character and no mark of Markdown gets through."""
+    return plain(text).translate(MARKS)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(_safe(name) for name in names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _base(manifest: Manifest) -> str:
+    return _safe(hub_id(manifest.base.ref) or Path(manifest.base.ref).name)
+
+
+def _what(manifest: Manifest) -> str:
+    adapter, task = manifest.adapter, manifest.task
+    trained = "every weight" if adapter.kind == "full" else f"LoRA factors of rank {adapter.rank} and a linear head"
+    return (
+        f"A model for {task.name} with the labels {_some(task.labels)}. It is {_base(manifest)} with {trained}, trained by"
+        f" federated learning: round {manifest.round} of the federation {_safe(manifest.federation.name)}, phase"
+        f" {_safe(manifest.phase)}. Its verdict when it was published: {manifest.verdict}."
+    )
+
+
+def _load(manifest: Manifest, recipe: str | None) -> str:
+    if recipe is not None:
+        labels = ", ".join(f"{place} {_safe(label)}" for place, label in enumerate(manifest.task.labels))
+        return (
+            f"In the folder of this card:\n\n```python\n{recipe}\n```\n\nLabels by their place in `logits`: {labels}."
+        )
+    format = "hf" if manifest.task.name == "text-classification" else "onnx"
+    return f"`fedrelease export {manifest.version} --format {format}` writes a folder that needs no fedrelease."
+
+
+def _data(manifest: Manifest, experiment: Experiment | None) -> str:
+    stays = "Rows stay at the sites; what left them are updates, and what the sites chose to tell."
+    if experiment is None:
+        return f"The release does not say where rows come from. {stays}"
+    data = experiment.data
+    source = f"Source: {_safe(Path(data.source).name)}, divided among sites by {data.partition.by}."
+    held = f"{100 * data.holdout:g} % of each site's rows are held out"
+    server = f", and {100 * data.server_holdout:g} % of all rows by the server" if data.server_holdout else ""
+    return f"{source} {held}{server}. {stays}"
+
+
+def _training(manifest: Manifest) -> str:
+    federation = manifest.federation
+    knobs = ", ".join(f"{name} = {value}" for name, value in sorted(federation.strategy_params.items()))
+    accepted = [one.site for one in federation.accepted]
+    lines = [
+        f"- Strategy: {_safe(federation.strategy)}" + (f" ({_safe(knobs)})" if knobs else ""),
+        f"- Sites asked in this round: {len(federation.cohort)}"
+        + (f" ({_some(federation.cohort)})" if federation.cohort else ""),
+        f"- Updates that count: {len(accepted)}" + (f" ({_some(accepted)})" if accepted else ""),
+    ]
+    lines += [f"- Refused: {_safe(one.site)}: {_safe(one.reason)}" for one in federation.refused[:NAMED]]
+    more = len(federation.refused) - NAMED
+    return "\n".join([*lines, *([f"- Refused: {more} more"] if more > 0 else [])])
+
+
+def _metrics(found: Measured) -> str:
+    if not found.rows:
+        return found.note
+    header = ["measured on", *found.names]
+    lines = [_row(header), _row(["---"] * len(header))]
+    lines += [_row([_safe(name), *cells]) for name, cells in found.rows]
+    return "\n".join(lines) + f"\n\n{found.note}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _gates(release: Release) -> str:
+    report = report_of(release)
+    if report is None:
+        return "No gate looked at this release."
+    lines = [_row(["gate", "slice", "state", "what"]), _row(["---"] * 4)]
+    lines += [_row([found.gate, _safe(found.slice), found.state, _safe(found.what)]) for found in report.findings]
+    looked = f" The evaluation set had been looked at {report.looks} times." if report.evaluation else ""
+    return f"Verdict: {_safe(report.sentence)}.{looked}\n\n" + "\n".join(lines)
+
+
+def _limits(manifest: Manifest) -> str:
+    lines = [
+        "- Measured only on the rows named above; nothing is known of other texts, languages or groups of people.",
+        "- Scores are the model's own softmax and are not calibrated.",
+        f"- It knows the labels {_some(manifest.task.labels)} and answers with one of them, whatever it is given.",
+    ]
+    if manifest.task.name == "text-classification":
+        lines.append(f"- Texts are cut after {manifest.task.max_length} tokens.")
+    if manifest.verdict == "held":
+        lines.append("- Its gates held this release back: it was never meant to serve.")
+    return "\n".join(lines)
+
+
+def _lineage(release: Release) -> str:
+    manifest = release.manifest
+    files: Mapping[str, str] = manifest.base.files
+    weights = [f"{_safe(name)} {sha256}" for name, sha256 in sorted(files.items()) if name.endswith(".safetensors")]
+    versions = ", ".join(f"{_safe(name)} {_safe(value)}" for name, value in sorted(manifest.environment.items()))
+    lines = [
+        f"- Release: {release.digest}",
+        f"- Made from: {', '.join(manifest.parents) or 'the base alone'}",
+        f"- Base: {_base(manifest)}" + (f" ({'; '.join(weights)})" if weights else ""),
+        f"- Computed with: {versions}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""The formats that a release can be written in, and what each needs.
+
+Example::
+
+    check_format("onnx", merged=False, manifest=release.manifest)      # 'onnx', or an error that says what is wrong
+"""
+
+import difflib
+import importlib.util
+
+from fedrelease.errors import ExperimentError, ModelError
+from fedrelease.manifest import Manifest
+
+__all__ = ["FORMATS", "check_format", "check_installed"]
+
+FORMATS = ("hf", "onnx", "int8", "safetensors")
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+INSTALL = 'pip install -c constraints.txt "fedrelease[export]"'
+
+
+def check_format(format: str, *, merged: bool, manifest: Manifest) -> str:
+    """The name of the variant: the format, or ``hf-merged``.
+
+    Raises:
+        ExperimentError: no such format, a flag that does not go with it, or an extra that is not installed.
+        ModelError: the release cannot be written so.
+    """
+    if format not in FORMATS:
+        near = difflib.get_close_matches(format, FORMATS, n=1)
+        hint = f"did you mean {near[0]}" if near else "choose one of those"
+        raise ExperimentError("unknown format", value=format, rule=f"--format is {', '.join(FORMATS)}", hint=hint)
+    if merged and format != "hf":
+        rule = "--merged goes with --format hf; the other formats are merged always"
+        raise ExperimentError("--merged with another format", value=format, rule=rule, hint="leave --merged out")
+    if format == "hf":
+        _check_hugging_face(manifest, merged=merged)
+    if format in ("onnx", "int8"):
+        check_installed()
+    return "hf-merged" if merged else format
+
+
+def _check_hugging_face(manifest: Manifest, *, merged: bool) -> None:
+    if manifest.task.name != "text-classification":
+        raise ModelError(
+            f"{manifest.version} has no form that transformers opens",
+            value=manifest.base.ref,
+            rule="its base is a network described by its widths, which transformers knows no class for",
+            hint="--format onnx or --format safetensors",
+        )
+    if manifest.adapter.kind == "full" and not merged:
+        raise ModelError(
+            f"{manifest.version} has no adapter",
+            value=manifest.adapter.kind,
+            rule="every weight was trained, so that there are no factors that peft could open",
+            hint="--format hf --merged",
+        )
+
+
+def check_installed() -> None:
+    """Refuse to go on without what ONNX takes.
+
+    Raises:
+        ExperimentError: some of it is not installed.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        what, rule = f"{', '.join(missing)} is not installed", "ONNX needs the optional extra 'export'"
+        raise ExperimentError(what, value="--format onnx or int8", rule=rule, hint=INSTALL)

@@ -1,0 +1,109 @@
+"""The gate of a variant: what was exported against the release that it came from.
+
+Example::
+
+    same_logits(found, wanted, rule)                         # pass: within 1e-4 on 200 rows
+    same_answers(found, wanted, AgreementRule())             # pass, fail or inconclusive, with exact bounds
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedrelease.files import digest_bytes
+from fedrelease.gate_rules import LatencyRule, QualityRule, SizeRule
+from fedrelease.manifest import FileEntry, Manifest
+from fedrelease.server.exports.rows import CheckRows
+from fedrelease.server.gates.contract import Finding
+from fedrelease.server.gates.cost import latency, size
+from fedrelease.server.gates.items import SERVER, Items
+from fedrelease.server.gates.quality import quality
+from fedrelease.server.gates.statistics import clopper_pearson, n_share
+from fedrelease.server.gates.subject import Subject
+from fedrelease.server.gates.words import error, finding
+
+__all__ = ["AgreementRule", "LogitsRule", "cheaper", "not_worse", "same_answers", "same_logits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsRule:
+    """Logits differ by at most ``most``."""
+
+    severity: str = "block"
+    most: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementRule:
+    """At least a share ``least`` of all rows has the same label; ``alpha`` one-sided, of each bound."""
+
+    severity: str = "block"
+    least: float = 0.98
+    alpha: float = 0.05
+
+
+def same_logits(found: Tensor, wanted: Tensor, rule: LogitsRule, *, against: str) -> Finding:
+    """The largest difference of a logit, both ``[rows, labels]``; what is no number is an error, never a pass."""
+    largest = float((found.double() - wanted.double()).abs().max())
+    if not np.isfinite(largest):
+        return error("logits", rule, "a logit is no finite number", against=against)
+    state = "pass" if largest <= rule.most else "fail"
+    what = f"logits differ by at most {largest:.1e} on {len(found)} rows (at most {rule.most:.0e})"
+    evidence = {"rows": len(found), "largest": largest, "most": rule.most}
+    return finding("logits", rule, state, what, against=against, evidence=evidence)
+
+
+def same_answers(found: Tensor, wanted: Tensor, rule: AgreementRule, *, against: str) -> Finding:
+    """The share of rows with the same label, with exact bounds.
+
+    Source: Clopper and Pearson (1934), https://doi.org/10.1093/biomet/26.4.404.
+    """
+    if not (torch.isfinite(found).all() and torch.isfinite(wanted).all()):
+        return error("agreement", rule, "a logit is no finite number", against=against)
+    n, same = len(found), int((found.argmax(1) == wanted.argmax(1)).sum())
+    low, high = clopper_pearson(same, n, rule.alpha)
+    state = "pass" if low >= rule.least else "fail" if high < rule.least else "inconclusive"
+    span = f"{100 * low:.1f} to {100 * high:.1f} %; at least {100 * rule.least:g} %"
+    what = f"the same label on {100 * same / n:.1f} % of {n} rows ({span})"
+    evidence = {"n": n, "same": same, "share": same / n, "low": low, "high": high, "least": rule.least}
+    needed = n_share(same / n, rule.least, n, alpha=rule.alpha) if state == "inconclusive" else None
+    return finding("agreement", rule, state, what, against=against, evidence=evidence, needed=needed)
+
+
+def not_worse(
+    found: Tensor, wanted: Tensor, rows: CheckRows, rule: QualityRule, manifest: Manifest, *, against: str
+) -> list[Finding]:
+    """Paired non-inferiority on rows with labels, as between two releases; nothing to say without labels."""
+    if not rows.labelled:
+        return []
+    ours, theirs = (_items(logits, rows, manifest) for logits in (found, wanted))
+    other = Subject(name=against, manifest=manifest, items=theirs)
+    return quality(Subject(name="variant", manifest=manifest, items=ours), [other], rule)
+
+
+def _items(logits: Tensor, rows: CheckRows, manifest: Manifest) -> Items:
+    truth = torch.as_tensor(rows.rows.labels)
+    loss = functional.cross_entropy(logits, truth, reduction="none")
+    return Items(
+        evaluation=digest_bytes(rows.source.encode()),  # both are of one pass over the same rows
+        labels=manifest.task.labels,
+        truth=truth.numpy().astype(np.int64),
+        predicted=logits.argmax(1).numpy().astype(np.int64),
+        loss=loss.numpy().astype(np.float32),
+        group=(SERVER,) * len(truth),
+    )
+
+
+def cheaper(ours: tuple[int, Tensor], theirs: tuple[int, Tensor], manifest: Manifest, *, against: str) -> list[Finding]:
+    """Size and time of an answer, each as bytes and seconds ``[k]`` taken in turns: not more than before."""
+    variant, other = (_costing(*cost, manifest=manifest, name=against) for cost in (ours, theirs))
+    sizes = size(variant, [other], SizeRule(severity="block", most_ratio=1.0))
+    return [*sizes, *latency(variant, [other], LatencyRule(severity="warn", most_ratio=1.0))]
+
+
+def _costing(size_bytes: int, seconds: Tensor, *, manifest: Manifest, name: str) -> Subject:
+    file = FileEntry(path="model.onnx", sha256="0" * 64, size=size_bytes, role="weights")
+    return Subject(name=name, manifest=replace(manifest, files=(file,)), seconds=seconds.double().numpy())

@@ -1,0 +1,121 @@
+"""Folders that ``transformers`` and ``peft`` open alone.
+
+No class of transformers pools tokens as our bases do and then applies one linear layer, so the head is a file of its own,
+``head.safetensors``; the card's recipe applies it in a line.
+
+Example::
+
+    write_adapter(release, plain, folder)                    # adapter_config.json, adapter_model.safetensors, head.safetensors
+    write_merged(plain, folder)                              # config.json, model.safetensors, head.safetensors
+"""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from fedrelease.factors import is_factor, layers_of
+from fedrelease.models.bases import Base
+from fedrelease.models.classifier import ATTENTION
+from fedrelease.server.base_names import public_name
+from fedrelease.server.exports.plain import Plain, PlainText
+from fedrelease.server.release import Release
+from fedrelease.server.released_model import experiment_of
+
+__all__ = ["copy_tokenizer", "open_adapter", "open_merged", "write_adapter", "write_merged"]
+
+HEAD = "head.safetensors"
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of the model that it wraps."""
+
+
+def write_adapter(release: Release, plain: Plain, folder: Path) -> None:
+    """Factors in PEFT's names and form, the head, the tokenizer; the base is not in it."""
+    from peft import LoraConfig
+
+    state, adapter = release.state(), experiment_of(release).model.adapter
+    layers = layers_of(state.keys())
+    turned = type(_text(plain).encoder.get_submodule(layers[0])).__name__ == "Conv1D"
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=0.0,
+        target_modules=list(layers),
+        fan_in_fan_out=turned,
+        task_type="FEATURE_EXTRACTION",
+        inference_mode=True,
+        base_model_name_or_path=public_name(plain.base),
+    )
+    # PEFT keeps modules as a set, whose order differs from run to run
+    facts = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
+    _write_json(folder / "adapter_config.json", facts)
+    factors = {f"{PREFIX}{name}.weight": state[name].contiguous() for name in sorted(state) if is_factor(name)}
+    save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    _write_rest(plain, folder)
+
+
+def write_merged(plain: Plain, folder: Path) -> None:
+    """The base with the factors in its weights, float32; the head, the tokenizer."""
+    _text(plain).encoder.save_pretrained(folder)  # type: ignore[operator]  # transformers ships no types
+    _write_rest(plain, folder)
+
+
+def _write_rest(plain: Plain, folder: Path) -> None:
+    head = _text(plain).head
+    tensors = {"bias": head.bias.detach().contiguous(), "weight": head.weight.detach().contiguous()}
+    save_file(tensors, folder / HEAD, metadata={"format": "pt"})
+    copy_tokenizer(plain.base, folder)
+
+
+def copy_tokenizer(base: Base, folder: Path) -> None:
+    """The base's own files that decide how texts become tokens, byte by byte."""
+    for pattern in TOKENIZER:
+        for path in base.folder.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+
+
+def open_adapter(plain: Plain, folder: Path) -> nn.Module:
+    """The adapter as ``peft`` opens it, on the base; to compare it with the release."""
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going away
+        encoder = PeftModel.from_pretrained(_encoder(plain.base.folder), str(folder))
+    return _with_head(plain, encoder, folder)
+
+
+def open_merged(plain: Plain, folder: Path) -> nn.Module:
+    """The merged model as ``transformers`` opens it; to compare it with the release."""
+    return _with_head(plain, _encoder(folder), folder)
+
+
+def _encoder(folder: Path) -> nn.Module:
+    from transformers import AutoModel
+
+    encoder: nn.Module = AutoModel.from_pretrained(
+        str(folder), local_files_only=True, dtype=torch.float32, attn_implementation=ATTENTION
+    )
+    return encoder
+
+
+def _with_head(plain: Plain, encoder: nn.Module, folder: Path) -> nn.Module:
+    tensors = load_file(folder / HEAD)
+    head = nn.Linear(tensors["weight"].shape[1], tensors["weight"].shape[0])
+    head.load_state_dict(tensors)
+    return PlainText(encoder, plain.base.pooling, head).eval()
+
+
+def _text(plain: Plain) -> PlainText:
+    if not isinstance(plain.module, PlainText):
+        raise TypeError("a model of texts is needed")  # formats.check_format refuses others first
+    return plain.module
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,66 @@
+"""A released version as a model that answers: its base, checked, and the state that was released.
+
+Example::
+
+    release = store.find("stable")
+    model = released_model(release, same_base(release, cache_folder()))
+    model(*rows.batch([0, 1]).inputs)                        # logits
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fedrelease.errors import ModelError
+from fedrelease.experiment import Experiment
+from fedrelease.experiment_file import load_experiment
+from fedrelease.models.bases import Base, open_base
+from fedrelease.models.classifier import load_state
+from fedrelease.models.tasks import Classifier, build_model
+from fedrelease.server.release import Release
+
+__all__ = ["experiment_of", "released_model", "same_base"]
+
+
+def experiment_of(release: Release) -> Experiment:
+    """The experiment that a release came from, as it was resolved.
+
+    Raises:
+        DamagedRelease: it is not what was released.
+    """
+    return load_experiment(None, text=release.read("experiment.toml").decode())
+
+
+def released_model(release: Release, base: Base, *, precision: str | None = None) -> Classifier:
+    """The model of a release on its base, see :func:`same_base`; in the precision of its experiment, or in another one.
+
+    Raises:
+        ModelError: the state does not fit the base.
+        DamagedRelease: a file of the release changed.
+    """
+    experiment = experiment_of(release)
+    known = experiment.model.with_labels(len(release.manifest.task.labels))  # labels may have been added since
+    wanted = replace(known, precision=precision or experiment.model.precision)
+    model = build_model(base, wanted, seed=experiment.federation.seed)
+    load_state(model, release.state())
+    return model.eval()
+
+
+def same_base(release: Release, cache: Path) -> Base:
+    """The base of a release, which is there and has the very bytes that it had.
+
+    Raises:
+        ModelError: there is none, or it has others.
+    """
+    wanted = release.manifest.base
+    base = open_base(wanted.ref, cache=cache)
+    if dict(base.files) != dict(wanted.files):
+        changed = sorted(
+            name for name in {*base.files, *wanted.files} if base.files.get(name) != wanted.files.get(name)
+        )
+        raise ModelError(
+            f"the base {wanted.ref} here is not the one that {release.version} was trained on",
+            value=changed,
+            rule="an adapter is used with its own base only: the same files, digest by digest",
+            hint="fetch the base anew, or put the files of the release's base into that folder",
+        )
+    return base
