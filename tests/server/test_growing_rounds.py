@@ -14,7 +14,7 @@ from fedrelease.messages import Answer, Request
 from fedrelease.server.events import Event, MemoryBegins, RoundStarted
 from fedrelease.server.gather import Setting
 from fedrelease.server.judging import report_of
-from fedrelease.server.plan import planned_rounds, remaining
+from fedrelease.server.plan import planned_rounds, rounds_after
 from fedrelease.server.rounds import parent_of
 from fedrelease.server.seen_items import scores_of
 from fedrelease.server.sites import Reply
@@ -55,8 +55,9 @@ def bias(setting: Setting, version: str) -> Tensor:
 def test_major_rises_with_labels_minor_with_the_phase_patch_with_the_round() -> None:
     plan = planned_rounds(growing())
     assert [planned.version for planned in plan] == ["0.1.1", "0.1.2", "1.2.1", "1.2.2"]
-    assert [planned.version for planned in remaining(plan, "0.1.2")] == ["1.2.1", "1.2.2"]
-    assert remaining(plan, "1.2.2") == ()
+    released = ["0.0.0", "0.1.1", "0.1.2", "1.2.1", "1.2.2"]
+    assert [planned.version for planned in rounds_after(plan, released[:3], 2)] == ["1.2.1", "1.2.2"]
+    assert rounds_after(plan, released, 4) == ()
 
 
 def test_a_plan_that_adds_no_label_keeps_major_0() -> None:
