@@ -17,12 +17,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fedrelease import facts
 from fedrelease.errors import DamagedRelease, UpdateRefused
-from fedrelease.files import digest_bytes, digest_file
+from fedrelease.files import digest_file
 from fedrelease.manifest import FileEntry, Manifest, check_digest
 from fedrelease.server import channels, journal
-from fedrelease.server.attachments import attachments
 from fedrelease.server.blobs import blob_path, read_blob
 from fedrelease.server.channels import Pointer
 from fedrelease.server.intent import announced
@@ -118,24 +116,12 @@ def _version(root: Path, version: str, log: Sequence[LogEntry], look: Look, comi
     yield where, "it names another digest than the log" if logged and digest not in logged else None
     if len(logged) != 1 and version != coming:
         yield "log.jsonl", lines_wrong(version, len(logged))
-    yield from _attached(root, digest)
     yield from _manifest(root, version, check_digest(digest), look)
 
 
 def lines_wrong(version: str, lines: int) -> str:
     """What is said of a release that has not exactly one line in the log."""
     return f"release {version} has {lines} lines instead of 1"
-
-
-def _attached(root: Path, digest: str) -> Iterator[Finding]:
-    """Every attachment of a release or of a generation against the digits in its name."""
-    for attachment in attachments(root, digest):
-        try:
-            attachment.read()
-        except DamagedRelease as error:
-            yield attachment.name, error.what
-        else:
-            yield attachment.name, None
 
 
 def _manifest(root: Path, version: str, sha256: str, look: Look) -> Iterator[Finding]:
@@ -224,8 +210,6 @@ def _channels(root: Path, log: Sequence[LogEntry], *, under_way: bool) -> Iterat
     if 0 < now.generation < told and not under_way:
         yield channels.FILE, f"it is generation {now.generation}, and the log tells of {told}: an old file was put back"
     yield channels.FILE, None
-    for one in every:
-        yield from _attached(root, f"sha256:{digest_bytes(facts.to_bytes(one))}")
     for one in every[:-1]:
         yield f"blobs/sha256/{one.previous} (channels, generation {one.generation - 1})", None
     for name, pointer in sorted(now.channels.items()):

@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Store:
         put_attachment(store.folder, store.find("0.1.1").digest, "gate-report", b'{"verdict":"pass"}')
         for one in list(generations(store.folder))[:2]:
             previous = one.previous or ""
-            put_attachment(store.folder, f"sha256:{previous}", "signature", f"over {previous}".encode())
+            put_attachment(store.folder, f"sha256:{previous}", "note", f"over {previous}".encode())
     return store
 
 
