@@ -100,6 +100,7 @@ def test_typed_again_finished_runs_are_read_and_not_run(compared: Compared, fede
     assert len(done) == 4
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_killed_ends_with_the_results_of_one_that_is_not(
     compared: Compared, federation: Federation, tmp_path: Path
 ) -> None:

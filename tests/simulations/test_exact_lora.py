@@ -45,6 +45,7 @@ def stop_in_round_2(event: Event) -> None:
         raise Stopped
 
 
+@pytest.mark.slow
 def test_a_private_run_that_was_stopped_goes_on_to_the_same_digest_and_misses_nothing(federation: Federation) -> None:
     with pytest.raises(Stopped):
         federation.simulate("stopped", *FEDEX, watch=stop_in_round_2)

@@ -148,6 +148,7 @@ def _goes_on(federation: Federation, store: str, undisturbed: str) -> None:
     assert federation.leftovers(store) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_said_and_the_run_goes_on_when_it_may(mistaken: Federation, whole: str) -> None:
     done = mistaken.command("simulate", "tiny.toml", "--store", "limited", "--quiet", before=_small_files)
     assert_refused(done, code=1, said=("File too large", "given:"))

@@ -82,6 +82,7 @@ def test_with_privacy_old_labels_are_compared_by_noisy_accuracies_and_every_ledg
     assert all(7.5 < spent <= 8.0 for spent in growing.spent("private").values())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_before_the_round_that_grows_ends_with_the_same_digest(
     growing: Federation, private: Store
 ) -> None:

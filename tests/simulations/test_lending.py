@@ -49,6 +49,7 @@ def test_runs_on_one_lent_engine_end_with_the_digests_of_runs_on_their_own(
     assert list((tmp_path / "engine").glob("handover-*/*")) == [], "no run leaves files behind for the next one"
 
 
+@pytest.mark.slow
 def test_after_a_run_that_failed_the_next_one_gets_an_engine_without_its_tasks(
     lender: Lender, federation: Federation, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

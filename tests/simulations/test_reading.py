@@ -54,6 +54,7 @@ def test_releases_answer_texts_of_their_own_source_in_turns(federation: Federati
     assert all(len(one) == 4 and min(one) > 0 for one in seconds.values())
 
 
+@pytest.mark.slow
 def test_the_peak_of_memory_is_that_of_a_process_which_holds_the_base(federation: Federation, store: Store) -> None:
     assert 50_000_000 < peak_memory(store.find("0.1.2"), ["a good film"], cache=federation.cache) < 8_000_000_000
 

@@ -72,6 +72,7 @@ def test_two_workers_in_another_folder_give_the_same_digest_and_nobody_else_may_
     assert_as_if_nothing_had_happened(federation, "two", undisturbed)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_digest_and_privacy_off_takes_the_same_path(
     federation: Federation, undisturbed: Undisturbed
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_chain_of_kills_in_one_store_ends_where_a_run_that_was_never_killed_en
     kill_in_one_store(federation, zygote, undisturbed, length=length, times=3)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_instant_of_a_run_changes_nothing_at_its_end(
     federation: Federation, zygote: Zygote, undisturbed: Undisturbed, length: float
 ) -> None:

@@ -95,6 +95,7 @@ def test_how_many_sites_are_asked_at_once_changes_no_bit(
     assert_as_whole(tiny, f"abreast-{abreast}")
 
 
+@pytest.mark.slow
 def test_a_run_that_broke_off_in_the_middle_of_a_round_asks_only_for_what_is_missing(
     tiny: Federation, whole: Summary
 ) -> None:
@@ -221,6 +222,7 @@ def test_a_million_sites_are_opened_no_slower_than_a_thousand(tiny: Federation) 
     assert sum(path.stat().st_size for path in (tiny.folder / "million").rglob("*") if path.is_file()) < 2_000_000
 
 
+@pytest.mark.slow
 def test_more_sites_than_there_are_and_all_of_very_many_evaluators_are_refused(tiny: Federation) -> None:
     with pytest.raises(ExperimentError, match="wants more sites than there are"):
         tiny.simulate("refused", "phase.0.sites_per_round=1001")
@@ -239,6 +241,7 @@ def cohorts_of(tiny: Federation, store: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("strategy", ["scaffold", "feddyn"])
+@pytest.mark.slow
 def test_variates_survive_with_their_sites_and_a_server_that_lost_all_asks_its_way_back(
     tiny: Federation, strategy: str
 ) -> None:
@@ -260,6 +263,7 @@ def test_variates_survive_with_their_sites_and_a_server_that_lost_all_asks_its_w
     assert verify(Store.open(tiny.folder / strategy)).ok
 
 
+@pytest.mark.slow
 def test_virtual_time_refuses_who_would_be_late_and_writes_it_down(tiny: Federation, whole: Summary) -> None:
     settings = (
         "virtual_time.examples_per_s=30",
@@ -286,6 +290,7 @@ def test_virtual_time_refuses_who_would_be_late_and_writes_it_down(tiny: Federat
     assert tiny.digest("timed") == digest
 
 
+@pytest.mark.slow
 def test_a_round_that_does_not_wait_takes_who_comes_first_and_others_come_later(
     tiny: Federation, whole: Summary
 ) -> None:
@@ -318,6 +323,7 @@ def test_releases_of_images_say_that_they_read_no_texts(tiny: Federation, whole:
     assert "does not read texts" in json.loads(done.stdout)["error"]["what"]
 
 
+@pytest.mark.slow
 def test_the_summary_of_images_does_not_point_to_predict(tiny: Federation) -> None:
     done = tiny.command("simulate", "tiny.toml", "--store", "shown", "--set", "phase.0.rounds=1", "--workers", "1")
     assert done.returncode == 0, done.stderr
@@ -325,6 +331,7 @@ def test_the_summary_of_images_does_not_point_to_predict(tiny: Federation) -> No
     eventually(lambda: not workers_of(sites_folder(tiny.folder / "shown")), why="no worker is left")
 
 
+@pytest.mark.slow
 def test_a_text_where_pixels_belong_is_refused_with_the_way_out(tiny: Federation, tiny_base: Path) -> None:
     for settings, what in (
         ((f"model.base='{tiny_base}'",), "this base and adapter do not train images"),

@@ -190,9 +190,9 @@ def test_factors_that_nobody_trains_stay_bit_for_bit(name: str) -> None:
         assert not torch.equal(state["head.bias"], parent["head.bias"])
 
 
-OTHER_KNOBS: list[tuple[str, dict[str, float | str]]] = [
-    ("bulyan", {"hostile": 0}),
-    ("bulyan", {"hostile": 1}),
+OTHER_KNOBS = [
+    pytest.param("bulyan", {"hostile": 0}, marks=pytest.mark.slow),
+    pytest.param("bulyan", {"hostile": 1}, marks=pytest.mark.slow),
     ("centered-clip", {"radius": 0.3, "iterations": 5}),
     ("foolsgold", {"compared": "", "confidence": 2.0}),
     ("geometric-median", {"iterations": 4, "smoothing": 0.5}),
