@@ -155,6 +155,7 @@ def test_a_file_that_may_not_grow_is_said_and_the_run_goes_on_when_it_may(mistak
     _goes_on(mistaken, "limited", whole)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
     mistaken: Federation, whole: str, small_disk: Path
 ) -> None:

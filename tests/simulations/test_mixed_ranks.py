@@ -32,6 +32,7 @@ def entries(federation: Federation, store: str) -> dict[str, LogEntry]:
     return {entry.version: entry for entry in Store.open(federation.folder / store).history()}
 
 
+@pytest.mark.slow
 def test_sites_of_several_ranks_make_releases_and_send_less(federation: Federation) -> None:
     mixed, whole = federation.simulate("mixed", RANKS), federation.simulate("whole")
     assert mixed.head == whole.head == "0.1.2" and mixed.head_digest != whole.head_digest

@@ -119,6 +119,7 @@ def test_a_run_that_broke_off_in_the_middle_of_a_round_asks_only_for_what_is_mis
     assert_as_whole(tiny, "again")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_fails_its_group_only(tiny: Federation, tmp_path: Path) -> None:
     killed: list[int] = []
 
