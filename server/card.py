@@ -21,8 +21,7 @@ from fedrelease.server.base_names import hub_id
 from fedrelease.server.card_numbers import Measured, measured
 from fedrelease.server.card_privacy import privacy_words
 from fedrelease.server.judging import report_of
-from fedrelease.server.release import Release
-from fedrelease.server.released_model import experiment_of
+from fedrelease.server.release import Release, experiment_of
 from fedrelease.wording import plain
 
 __all__ = ["card", "metadata"]

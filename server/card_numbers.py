@@ -36,13 +36,10 @@ class Measured:
 def wilson(hits: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
     """Bounds of a share, together at ``1 - alpha``.
 
-    Source: Wilson (1927), https://doi.org/10.1080/01621459.1927.10502953; the form of Agresti and Coull (1998),
-    https://doi.org/10.1080/00031305.1998.10480550, equation 2.
+    Source: Wilson (1927), https://doi.org/10.1080/01621459.1927.10502953.
     """
-    z, share = float(stats.norm.isf(alpha / 2)), hits / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    found = stats.binomtest(hits, n).proportion_ci(1 - alpha, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def measured(release: Release) -> Measured:

@@ -22,8 +22,7 @@ from fedrelease.server.gates.bootstrap import bca_bounds
 from fedrelease.server.gates.pairs import Pairs, Slice, discordant, pair, slices
 from fedrelease.server.gates.statistics import compare
 from fedrelease.server.judging import reports_of, subject_of
-from fedrelease.server.rejudging import experiment_of
-from fedrelease.server.release import Release
+from fedrelease.server.release import Release, experiment_of
 from fedrelease.update import State
 
 __all__ = ["Difference", "GateChange", "MetricChange", "Moved", "SliceChange", "difference", "moved_tensors"]

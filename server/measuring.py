@@ -6,8 +6,7 @@ Example::
     measured["0.1.3"].seconds, measured["0.1.3"].memory_bytes
 """
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
@@ -16,20 +15,18 @@ from pathlib import Path
 import psutil
 
 from fedrelease.data.sources import load_table
-from fedrelease.data.tokens import TokenRows, load_tokenizer, text_rows
+from fedrelease.data.tokens import load_tokenizer, text_rows
 from fedrelease.errors import DataError, FedreleaseError
-from fedrelease.models.classifier import TextClassifier
 from fedrelease.models.evaluation import predict_logits
 from fedrelease.server.judging import Measured
 from fedrelease.server.predict import text_model
-from fedrelease.server.rejudging import experiment_of
-from fedrelease.server.release import Release, load
+from fedrelease.server.release import Release, experiment_of, load
+from fedrelease.server.turns import in_turns
 
 __all__ = ["measure", "peak_memory", "seconds_in_turns", "texts_of"]
 
 TURNS = 40
 """Timed answers of each release, each of one text."""
-WARM = 3
 
 
 def measure(releases: Sequence[Release], texts: Sequence[str], *, cache: Path) -> dict[str, Measured]:
@@ -76,39 +73,18 @@ def texts_of(release: Release, *, cache: Path, most: int = TURNS) -> tuple[str, 
 def seconds_in_turns(
     releases: Sequence[Release], texts: Sequence[str], *, cache: Path, turns: int = TURNS
 ) -> dict[str, list[float]]:
-    """Seconds of ``turns`` single answers, by version.
-
-    In each turn every release answers the same text once, another release first each time: a machine that slows down slows down
-    all of them.
-    """
-    taken: dict[str, list[float]] = {release.version: [] for release in releases}
+    """Seconds of ``turns`` single answers, by version: all releases answer the same text before the next one comes."""
     with ExitStack() as rooms:
-        ready = [_ready(release, texts, cache, rooms) for release in releases]
-        for turn in range(-WARM, turns):
-            for place in _order(len(ready), turn):
-                model, rows = ready[place]
-                seconds = _answer(model, rows[turn % len(rows)])
-                taken[releases[place].version] += [seconds] if turn >= 0 else []
-    return taken
+        answers = [_ready(release, texts, cache, rooms) for release in releases]
+        taken = in_turns(answers, turns=turns)
+    return {release.version: seconds for release, seconds in zip(releases, taken, strict=True)}
 
 
-def _ready(
-    release: Release, texts: Sequence[str], cache: Path, rooms: ExitStack
-) -> tuple[TextClassifier, list[TokenRows]]:
+def _ready(release: Release, texts: Sequence[str], cache: Path, rooms: ExitStack) -> Callable[[int], object]:
     model, base = text_model(release, cache=cache)
     tokenizer, longest = load_tokenizer(base.folder), release.manifest.task.max_length
-    return model, [rooms.enter_context(text_rows([text], tokenizer, longest)) for text in texts]
-
-
-def _order(count: int, turn: int) -> Iterator[int]:
-    """All places, from another one on each turn."""
-    return ((place + turn) % count for place in range(count))
-
-
-def _answer(model: TextClassifier, rows: TokenRows) -> float:
-    begun = time.perf_counter()
-    predict_logits(model, rows)
-    return time.perf_counter() - begun
+    rows = [rooms.enter_context(text_rows([text], tokenizer, longest)) for text in texts]
+    return lambda turn: predict_logits(model, rows[turn % len(rows)])
 
 
 def _peak(root: Path, version: str, texts: tuple[str, ...], cache: Path) -> int:

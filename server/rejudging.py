@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from fedrelease.errors import StoreError
 from fedrelease.experiment import Experiment
-from fedrelease.experiment_file import load_experiment
 from fedrelease.gate_choice import MEASURED, OF_ITEMS, make_rule
 from fedrelease.gate_rules import GateRule
 from fedrelease.growth import grown
@@ -21,12 +20,12 @@ from fedrelease.server.channels import CHANNELS
 from fedrelease.server.gates import GateReport
 from fedrelease.server.judging import Candidate, Measured, judge_against, reports_of, subject_of
 from fedrelease.server.plan import planned_rounds
-from fedrelease.server.release import Release, by_digest
+from fedrelease.server.release import Release, by_digest, experiment_of
 from fedrelease.server.retracted import is_rebuilt
 from fedrelease.server.store import Store
 from fedrelease.update import State
 
-__all__ = ["Rejudged", "compared_then", "experiment_of", "named", "rejudge", "rules_of", "training_refusals"]
+__all__ = ["Rejudged", "compared_then", "named", "rejudge", "rules_of", "training_refusals"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +70,6 @@ def rejudge(
     )
     report = judged.report(release.manifest)
     return Rejudged(report=report, is_new=report not in kept)
-
-
-def experiment_of(release: Release) -> Experiment:
-    """The experiment that made the release, as it lies among its files."""
-    return load_experiment(None, text=release.read("experiment.toml").decode())
 
 
 def rules_of(manifest: Manifest, experiment: Experiment) -> Mapping[str, GateRule]:

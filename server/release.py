@@ -13,6 +13,8 @@ from pathlib import Path
 
 from fedrelease import facts
 from fedrelease.errors import DamagedRelease, ReleaseNotFound, StoreError, UpdateRefused
+from fedrelease.experiment import Experiment
+from fedrelease.experiment_file import load_experiment
 from fedrelease.files import digest_file
 from fedrelease.manifest import FileEntry, Manifest, check_digest, parse_version, version_key
 from fedrelease.server import channels
@@ -20,7 +22,17 @@ from fedrelease.server.blobs import read_blob
 from fedrelease.server.packed import whole
 from fedrelease.update import State, StateFile
 
-__all__ = ["Committed", "Release", "by_digest", "committed_digest", "load", "resolve", "version_path", "versions"]
+__all__ = [
+    "Committed",
+    "Release",
+    "by_digest",
+    "committed_digest",
+    "experiment_of",
+    "load",
+    "resolve",
+    "version_path",
+    "versions",
+]
 
 SHORTEST_PREFIX = 8
 
@@ -162,6 +174,15 @@ def by_digest(root: Path, digest: str) -> Release:
         ReleaseNotFound: the store has none.
     """
     return load(root, resolve(root, digest))
+
+
+def experiment_of(release: Release) -> Experiment:
+    """The experiment that a release came from, as it was resolved.
+
+    Raises:
+        DamagedRelease: it is not what was released.
+    """
+    return load_experiment(None, text=release.read("experiment.toml").decode())
 
 
 def resolve(root: Path, ref: str) -> str:

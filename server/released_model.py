@@ -11,23 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedrelease.errors import ModelError
-from fedrelease.experiment import Experiment
-from fedrelease.experiment_file import load_experiment
 from fedrelease.models.bases import Base, open_base
 from fedrelease.models.classifier import load_state
 from fedrelease.models.tasks import Classifier, build_model
-from fedrelease.server.release import Release
+from fedrelease.server.release import Release, experiment_of
 
-__all__ = ["experiment_of", "released_model", "same_base"]
-
-
-def experiment_of(release: Release) -> Experiment:
-    """The experiment that a release came from, as it was resolved.
-
-    Raises:
-        DamagedRelease: it is not what was released.
-    """
-    return load_experiment(None, text=release.read("experiment.toml").decode())
+__all__ = ["released_model", "same_base"]
 
 
 def released_model(release: Release, base: Base, *, precision: str | None = None) -> Classifier:

@@ -27,8 +27,8 @@ from fedrelease.server.judging import Candidate, attach_report, compared_with, j
 from fedrelease.server.lifecycle import By
 from fedrelease.server.publishing import environment_of
 from fedrelease.server.recompute import Kept, check_not_grown, kept_updates, strategy_of
-from fedrelease.server.rejudging import experiment_of, rules_of, training_refusals
-from fedrelease.server.release import Release, by_digest
+from fedrelease.server.rejudging import rules_of, training_refusals
+from fedrelease.server.release import Release, by_digest, experiment_of
 from fedrelease.server.retracted import FILE, Retraction, retraction_bytes, retraction_of
 from fedrelease.server.store import Store
 from fedrelease.strategies import Strategy

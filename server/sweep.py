@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedrelease.errors import DamagedRelease, ExperimentError, ReleaseNotFound, StoreError
-from fedrelease.experiment_file import load_experiment
 from fedrelease.files import sync_folder
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.references import references
-from fedrelease.server.release import load, versions
+from fedrelease.server.release import experiment_of, load, versions
 from fedrelease.server.store import Store
 from fedrelease.update import forget_open_files
 
@@ -121,8 +120,7 @@ def _finished_spools(root: Path) -> Iterator[Path]:
 def _keeps_updates(root: Path, version: str) -> bool:
     """What the release's own experiment says; who does not know keeps them."""
     try:
-        text = load(root, version).read("experiment.toml").decode()
-        return load_experiment(None, text=text).federation.keep_updates
+        return experiment_of(load(root, version)).federation.keep_updates
     except (ExperimentError, ReleaseNotFound, DamagedRelease, UnicodeDecodeError):
         return True
 

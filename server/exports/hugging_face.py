@@ -23,8 +23,7 @@ from fedrelease.models.bases import Base
 from fedrelease.models.classifier import ATTENTION
 from fedrelease.server.base_names import public_name
 from fedrelease.server.exports.plain import Plain, PlainText
-from fedrelease.server.release import Release
-from fedrelease.server.released_model import experiment_of
+from fedrelease.server.release import Release, experiment_of
 
 __all__ = ["copy_tokenizer", "open_adapter", "open_merged", "write_adapter", "write_merged"]
 

@@ -55,7 +55,8 @@ def write_onnx(plain: Plain, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
-    assert program is not None  # with dynamo it always is
+    if program is None:
+        raise ModelError("torch wrote no graph", value=plain.base.ref, hint="export --format safetensors")
     graph = program.model_proto
     _forget_sources(graph.graph)
     for function in graph.functions:
@@ -76,8 +77,8 @@ def _example(plain: Plain) -> tuple[Tensor, ...]:
         mask = torch.ones(2, 5, dtype=torch.int64)
         mask[1, 3:] = 0
         return torch.ones_like(mask), mask
-    assert plain.base.architecture is not None  # what is no text is a described network
-    return (torch.zeros(2, plain.base.architecture[0]),)
+    widths = plain.base.architecture or ()  # what is no text is a described network
+    return (torch.zeros(2, widths[0]),)
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from fedrelease.models.bases import Base, Pooling
 from fedrelease.models.classifier import TextClassifier, load_state, pool
 from fedrelease.models.network import Network
 from fedrelease.models.tasks import Classifier, build_model
-from fedrelease.server.release import Release
-from fedrelease.server.released_model import experiment_of, released_model, same_base
+from fedrelease.server.release import Release, experiment_of
+from fedrelease.server.released_model import released_model, same_base
 from fedrelease.update import State
 
 __all__ = ["Plain", "PlainText", "fed", "logits_of", "plain_model", "reference_logits"]

@@ -28,11 +28,10 @@ from fedrelease.server.exports.gate import AgreementRule, LogitsRule
 from fedrelease.server.exports.onnx_file import open_session, quantise, run, write_onnx
 from fedrelease.server.exports.plain import Plain, logits_of, plain_model, reference_logits
 from fedrelease.server.exports.rows import CheckRows, check_rows
-from fedrelease.server.exports.timing import in_turns
+from fedrelease.server.exports.timing import timed
 from fedrelease.server.gates.contract import Finding
 from fedrelease.server.recipe import recipe
-from fedrelease.server.release import Release
-from fedrelease.server.released_model import experiment_of
+from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.store import Store
 from fedrelease.server.variants import Variant, attach_variant
 
@@ -173,7 +172,7 @@ def _int8(work: _Work) -> _Checked:
     quantise(whole, small)
     theirs, ours = (partial(run, open_session(path)) for path in (whole, small))
     found, wanted = work.both(ours, work.rows.rows)
-    manifest, seconds = work.release.manifest, in_turns(ours, theirs, work.rows.rows)
+    manifest, seconds = work.release.manifest, timed(ours, theirs, work.rows.rows)
     sizes = small.stat().st_size, whole.stat().st_size
     whole.unlink()
     write_labels(work.plain, work.folder)

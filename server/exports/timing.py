@@ -2,32 +2,27 @@
 
 Example::
 
-    ours, theirs = in_turns(int8_answer, float_answer, rows)           # seconds, float64 [TIMES] each
+    ours, theirs = timed(int8_answer, float_answer, rows)           # seconds, float64 [TIMES] each
 """
 
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from fedrelease.data.row_files import Rows
+from fedrelease.server.turns import in_turns
 
-__all__ = ["TIMES", "in_turns"]
+__all__ = ["TIMES", "timed"]
 
 TIMES = 60
-WARM_UP = 3
 
 
-def in_turns(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
-    """Seconds of single answers, one row each, over rows of all lengths; who comes first changes every time."""
+def timed(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
+    """Seconds of single answers, float64 ``[TIMES]`` each, one row each, over rows of all lengths."""
     order = torch.argsort(rows.lengths, stable=True)
     places = order[torch.linspace(0, len(rows) - 1, TIMES).round().long()]
-    seconds = torch.zeros(TIMES, 2, dtype=torch.float64)
-    for turn in range(-WARM_UP, TIMES):
-        given = rows.batch(places[max(turn, 0)].reshape(1)).inputs[:2]
-        for column in (0, 1) if turn % 2 else (1, 0):
-            start = time.perf_counter()
-            (ours, theirs)[column](*given)
-            seconds[max(turn, 0), column] = time.perf_counter() - start
-    return seconds[:, 0], seconds[:, 1]
+    given = [rows.batch(place.reshape(1)).inputs[:2] for place in places]
+    seconds = in_turns([lambda turn: ours(*given[turn]), lambda turn: theirs(*given[turn])], turns=TIMES)
+    first, second = (torch.tensor(each, dtype=torch.float64) for each in seconds)
+    return first, second

@@ -22,7 +22,8 @@ from fedrelease.server.exports.folder import MARKER
 from fedrelease.server.exports.plain import plain_model
 from fedrelease.server.predict import predict
 from fedrelease.server.recipe import recipe
-from fedrelease.server.released_model import experiment_of, released_model, same_base
+from fedrelease.server.release import experiment_of
+from fedrelease.server.released_model import released_model, same_base
 from fedrelease.server.store import Store
 from fedrelease.server.variants import variants_of
 
