@@ -247,7 +247,7 @@ def _built(section: Callable[..., T], values: Mapping[str, object], path: KeyPat
     except ExperimentError as error:
         name = error.what.removesuffix(" is out of bounds")
         prefix = "".join(f"{part}." for part in path if not part.isdecimal())  # the dataclass knows no phase number
-        key = (*path, name.removeprefix(prefix)) if path else tuple(name.split("."))
+        key = (*path, *name.removeprefix(prefix).split("."))
         what = f"{dotted(key)} is out of bounds"
         raise Misfit(key, what, value=error.value, rule=error.rule, hint=error.hint) from error
 

@@ -10,6 +10,7 @@ from fake_sites import FakeSites, make_setting, moved, run
 
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, Phase, Privacy, StrategyChoice
+from fedrelease.experiment_file import load_experiment
 from fedrelease.item_outcomes import Outcomes
 from fedrelease.messages import Request
 from fedrelease.server.events import Event, Released
@@ -200,6 +201,14 @@ def test_gates_that_do_not_exist_or_no_round_can_have_are_refused(
 ) -> None:
     with pytest.raises(ExperimentError, match=said):
         Phase(gates=gates)
+
+
+def test_a_knob_of_a_gate_that_was_typed_is_named_where_it_was_typed() -> None:
+    with pytest.raises(
+        ExperimentError,
+        match=r"--set phase\.0\.gates\.quality\.margin=2: phase\.0\.gates\.quality\.margin is out of bounds",
+    ):
+        load_experiment(None, ["phase.0.gates.quality.margin=2"])
 
 
 def test_a_strategy_that_does_not_wait_cannot_revert(tmp_path: Path) -> None:
