@@ -19,13 +19,14 @@ import socket
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fedrelease.errors import EngineError
 from fedrelease.files import Json
 
-__all__ = ["INITIAL", "answer", "load", "main"]
+__all__ = ["INITIAL", "answer", "load", "main", "settle_threads"]
 
 INITIAL = "initial"
 """The kind of a task that asks for the state that training starts from instead of asking a site."""
@@ -53,11 +54,14 @@ def main() -> None:
 
 
 def _end(settings: Mapping[str, Json], children: Mapping[int, int]) -> NoReturn:
-    """Leave nothing behind: no worker, no file."""
+    """Leave nothing behind: no worker, no file. The engine's end is told twice, by its socket and by a signal: once is enough."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     for child in children:
-        os.kill(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
     for child in children:
-        os.waitpid(child, 0)
+        with suppress(ChildProcessError):
+            os.waitpid(child, 0)
     shutil.rmtree(str(settings["handover"]), ignore_errors=True)
     os._exit(0)
 
@@ -80,7 +84,7 @@ def load(settings: Mapping[str, Json]) -> None:
     import torch
     from flwr.supercore.task_identity import TaskIdentity
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # no parallel work before the fork
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
     from fedrelease.client.app import resident_model
     from fedrelease.experiment_document import from_document
@@ -105,12 +109,24 @@ def _fork(settings: Mapping[str, Json], control: socket.socket, place: int, stat
         engines.close()
         control.close()
         os.close(int(str(settings["alive"])))
+        settle_threads()
         if os.getppid() == nursery:  # it may have died before the line above could see it
             _serve(workers, Path(str(settings["handover"])))
     except Exception:
         LOGGER.error("a worker ends\n%s", traceback.format_exc())
     finally:
         os._exit(0)
+
+
+def settle_threads() -> None:
+    """Let torch replace its thread pool, which does not survive a fork, while there is one thread.
+
+    It does so at the first parallel work after the fork; if two threads begin at once, as those do that read a base, one of them
+    finds no pool ("Invalid thread pool!").
+    """
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _die_with_parent(by: signal.Signals) -> None:

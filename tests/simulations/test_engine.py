@@ -229,6 +229,43 @@ time.sleep(600)
 """
 
 
+FORKS = """
+import os, sys, threading, torch
+from fedrelease.simulations.worker import settle_threads
+torch.set_num_threads(1)
+tensor, failed = torch.ones(400_000), 0
+tensor.to(torch.bfloat16)
+
+def convert(together, failures):
+    together.wait()
+    try:
+        tensor.to(torch.bfloat16)
+    except RuntimeError as error:
+        failures.append(error)
+
+for _ in range(40):
+    if child := os.fork():
+        failed += os.waitpid(child, 0)[1] != 0
+        continue
+    try:
+        settle_threads()
+        together, failures = threading.Barrier(4), []
+        threads = [threading.Thread(target=convert, args=(together, failures)) for _ in range(4)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        os._exit(bool(failures))
+    finally:
+        os._exit(3)
+print(failed)
+"""
+
+
+def test_threads_that_begin_together_after_a_fork_find_a_pool() -> None:
+    """Without the call about half of the forks fail: torch replaces a pool that did not survive, and not for two at once."""
+    done = subprocess.run([sys.executable, "-P", "-c", FORKS], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "0\n"
+
+
 @pytest.mark.parametrize("when", ["loading", "ready"])
 def test_when_the_engines_own_process_is_killed_no_worker_and_no_file_outlives_it(
     tiny_base: Path, tmp_path: Path, when: str
