@@ -4,11 +4,12 @@ Example::
 
     server_app(watch)(grid, context)        # context.run_config: experiment (JSON), store, base (folder)
 
-``population`` in it says that a simulation's nodes are numbered, and how many there are.
+``population`` in it says that a simulation's nodes are numbered, and how many there are. ``settings`` names a file with all
+that instead: what a deployed server wrote down for its run.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +18,16 @@ from typing import TypeAlias
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedrelease.deployment.bundle import SETTINGS
 from fedrelease.errors import StoreError
 from fedrelease.experiment import Experiment, Federation
 from fedrelease.experiment_document import experiment_digest, from_document
 from fedrelease.experiment_file import differences, load_experiment, to_toml
 from fedrelease.files import write_durably
 from fedrelease.models.bases import Base, open_base
+from fedrelease.server.deployment.application import deployed
 from fedrelease.server.events import Event, Watcher
-from fedrelease.server.flower import FlowerSites
+from fedrelease.server.flower import POLL_S, Connected, FlowerSites
 from fedrelease.server.gather import Seen, Setting
 from fedrelease.server.rounds import run_rounds
 from fedrelease.server.signing import own_signer
@@ -49,7 +52,13 @@ def server_app(watch: Watcher, *, initial: Initial | None = None, seconds_of: Se
 
     @application.main()
     def main(grid: Grid, context: Context) -> None:
-        settings = context.run_config
+        if context.run_config.get(SETTINGS):
+            with deployed(Path(str(context.run_config[SETTINGS]))) as deployment:
+                run(grid, deployment.settings, deployment.watch, deployment.connected(grid))
+        else:
+            run(grid, context.run_config, watch, None)
+
+    def run(grid: Grid, settings: Mapping[str, object], watch: Watcher, connected: Connected | None) -> None:
         experiment = from_document(json.loads(str(settings["experiment"])))
         folder = Path(str(settings["base"]))
         holdout = settings.get("server-holdout")
@@ -65,6 +74,8 @@ def server_app(watch: Watcher, *, initial: Initial | None = None, seconds_of: Se
                         grid,
                         deadline_s=experiment.federation.deadline_s,
                         population=int(str(settings["population"])) if "population" in settings else None,
+                        connected=connected,
+                        poll_s=float(str(settings.get("poll_s", POLL_S))),
                     ),
                     base=base,
                     initial=partial(initial or _initial_state, base, experiment),

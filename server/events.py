@@ -7,11 +7,24 @@ Example::
             print(event.version, event.metrics["accuracy"])
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
-__all__ = ["Event", "MemoryBegins", "Opened", "Released", "RoundStarted", "SiteAnswered", "Watcher"]
+from fedrelease.files import Json
+
+__all__ = [
+    "Event",
+    "MemoryBegins",
+    "Opened",
+    "Released",
+    "RoundStarted",
+    "SiteAnswered",
+    "Watcher",
+    "event_facts",
+    "event_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,3 +91,20 @@ class Released:
 
 Event: TypeAlias = Opened | MemoryBegins | RoundStarted | SiteAnswered | Released
 Watcher: TypeAlias = Callable[[Event], None]
+
+
+def event_facts(event: Event) -> Mapping[str, Json]:
+    """An event as plain facts, for a log or another process."""
+    facts: dict[str, Json] = json.loads(json.dumps(asdict(event)))
+    return {"event": type(event).__name__, **facts}
+
+
+def event_of(facts: Mapping[str, object]) -> Event | None:
+    """The event that :func:`event_facts` made these of; ``None`` if they are something else."""
+    kinds = (Opened, MemoryBegins, RoundStarted, SiteAnswered, Released)
+    kind = {one.__name__: one for one in kinds}.get(str(facts.get("event")))
+    if kind is None:
+        return None
+    known = kind.__dataclass_fields__
+    told = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items() if key in known}
+    return kind(**told)  # type: ignore[arg-type]  # facts of our own process

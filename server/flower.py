@@ -2,7 +2,7 @@
 
 Example::
 
-    sites = FlowerSites(grid, deadline_s=60.0)
+    sites = FlowerSites(grid, deadline_s=60.0)                           # or with the public keys of those who may take part
     sites.names()                                            # ('amazon', 'movie', ...): each node says its name
     for reply in sites.train(request, state, ("amazon", "movie")):
         reply.site, reply.refused, reply.answer, reply.arrays
@@ -10,9 +10,9 @@ Example::
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -24,7 +24,7 @@ from fedrelease.server.arrays import tensors_of
 from fedrelease.server.sites import Reply
 from fedrelease.update import State
 
-__all__ = ["FIRST_NODE", "FlowerSites"]
+__all__ = ["FIRST_NODE", "POLL_S", "Connected", "FlowerSites"]
 
 POLL_S = 0.01
 FIRST_NODE = 2
@@ -33,25 +33,53 @@ T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 
+class Connected(Protocol):
+    """Who may take part, and who of them is there now."""
+
+    def names(self) -> Sequence[str]:
+        """All sites that may take part, sorted."""
+        ...
+
+    def nodes(self) -> Mapping[str, int]:
+        """The node of each site that is connected now."""
+        ...
+
+
 class FlowerSites:
     """The sites behind a Flower ``Grid``, by their stable names; node ids stay in here."""
 
-    def __init__(self, grid: Grid, *, deadline_s: float, population: int | None = None) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        deadline_s: float,
+        population: int | None = None,
+        connected: Connected | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
         """Ask every node for its site's name; nodes of a simulated ``population`` are numbered as their sites are.
+
+        Args:
+            connected: who they are by their keys, where nodes have some: a name is then what the key says, and not what the
+                node does.
+            poll_s: how often a grid that has nothing yet is asked again.
 
         Raises:
             RoundFailed: two nodes claim one name, a name could not be a file's, or no node answered.
         """
         self._grid = grid
         self._deadline_s = deadline_s
-        self._nodes: Mapping[str, int]
+        self._poll_s = poll_s
         self._names: Sequence[str]
-        if population is None:
-            self._nodes = self._discover()
-            self._names = tuple(sorted(self._nodes))
+        self._nodes: Callable[[], Mapping[str, int]]
+        if connected is not None:
+            self._names, self._nodes = connected.names(), connected.nodes
+        elif population is None:
+            nodes = self._discover()
+            self._names, self._nodes = tuple(sorted(nodes)), lambda: nodes
         else:
-            self._names = Population(population)
-            self._nodes = _Numbered(Population(population))
+            numbered = _Numbered(Population(population))
+            self._names, self._nodes = Population(population), lambda: numbered
 
     def names(self) -> Sequence[str]:
         """All sites, sorted."""
@@ -96,12 +124,13 @@ class FlowerSites:
         config = ConfigRecord({"server-round": request.round, "request": request_text(request)})
         content = RecordDict({**arrays, "config": config})
         silent = set(sites)
-        asked = {site: self._nodes[site] for site in sites}
+        nodes = self._nodes()
+        asked = {site: nodes[site] for site in sites if site in nodes}
         for (site, message), more in _looking_ahead(self._stream(kind, content, asked)):
             silent.discard(site)
             yield replace(_reply_of(site, message), more=more)
         for site in sorted(silent):
-            yield _silence(site, f"no answer within {self._deadline_s:g} s")
+            yield _silence(site, f"no answer within {self._deadline_s:g} s" if site in asked else "not connected")
 
     def _stream(
         self, kind: str, content: RecordDict, nodes: Mapping[str, int]
@@ -118,7 +147,7 @@ class FlowerSites:
             waited = len(pending)
             yield _awaited(self._grid.pull_messages(tuple(pending)), pending)
             if len(pending) == waited:  # a grid may answer at once that nothing is there
-                time.sleep(POLL_S)
+                time.sleep(self._poll_s)
 
 
 def _awaited(messages: Iterable[Message], pending: dict[str, str]) -> Iterator[tuple[str, Message]]:

@@ -14,6 +14,7 @@
     |   +-- SignatureError            a key or a signature is missing, wrong, or not trusted
     +-- PrivacyError                a privacy rule would be broken
     |   +-- BudgetExceeded          the site's ledger has no room for what was asked
+    +-- IdentityError               a certificate, an invitation or a site's identity is not in order
     +-- UpdateRefused               screening refused a site's answer
     +-- RoundFailed                 too few sites answered in time
     +-- EngineError                 what runs the sites of a simulation failed, or is not there
@@ -34,6 +35,7 @@ __all__ = [
     "ExperimentError",
     "FedreleaseError",
     "FetchError",
+    "IdentityError",
     "ModelError",
     "PrivacyError",
     "ReleaseNotFound",
@@ -112,6 +114,10 @@ class PrivacyError(FedreleaseError):
 
 class BudgetExceeded(PrivacyError):
     """The site's ledger has no room for what was asked."""
+
+
+class IdentityError(FedreleaseError):
+    """A certificate, an invitation or a site's identity is not in order."""
 
 
 class UpdateRefused(FedreleaseError):

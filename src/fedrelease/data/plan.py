@@ -17,7 +17,7 @@ from fedrelease.errors import DataError
 from fedrelease.experiment import Data, Experiment
 from fedrelease.files import digest_bytes
 
-__all__ = ["POOL", "SitePlan", "SitesPlan", "plan_pool", "plan_sites"]
+__all__ = ["POOL", "SitePlan", "SitesPlan", "plan_own", "plan_pool", "plan_sites"]
 
 POOL = "pool"
 """The one site of :func:`plan_pool`."""
@@ -77,6 +77,17 @@ def plan_pool(experiment: Experiment, table: Table) -> SitesPlan:
     server, rest = _take_server_rows(len(table.texts), data, seed)
     sites = {POOL: _split(POOL, rest, table.texts, replace(data, holdout_limit=None), seed)}
     return SitesPlan(sites=sites, server=server, warnings=_warnings(sites, table, experiment.model.labels))
+
+
+def plan_own(experiment: Experiment, table: Table, site: str) -> SitesPlan:
+    """One site of all rows, as :func:`plan_sites` would split it among others; one class only is no fault of a single site.
+
+    Raises:
+        DataError: there are too few rows.
+    """
+    rows = range(len(table.texts))
+    split = _split(site, rows, table.texts, experiment.data, experiment.federation.seed)
+    return SitesPlan(sites={site: split}, server=(), warnings=())
 
 
 def _take_server_rows(count: int, data: Data, seed: int) -> tuple[tuple[int, ...], list[int]]:

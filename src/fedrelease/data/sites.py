@@ -29,7 +29,17 @@ from fedrelease.fetch import FetchProgress
 from fedrelease.files import Json, canonical_bytes, digest_bytes, write_durably
 from fedrelease.population import Population
 
-__all__ = ["PrepareProgress", "Prepared", "SiteData", "find_prepared", "open_site", "prepare_sites", "training_rows"]
+__all__ = [
+    "PrepareProgress",
+    "Prepared",
+    "SiteData",
+    "find_prepared",
+    "open_site",
+    "prepare_sites",
+    "prepared_key",
+    "training_rows",
+    "write_prepared",
+]
 
 _FORMAT = 2
 _SUMMARY = "prepared.json"
@@ -124,7 +134,7 @@ def prepare_sites(
     if content is None:
         table = _table(experiment, cache, progress)
         content = table_digest(table)
-    folder = cache / "prepared" / _key(experiment, content, tokenizer_digest)
+    folder = cache / "prepared" / prepared_key(experiment, content, tokenizer_digest)
     if not (folder / _SUMMARY).is_file():
         table = table or _table(experiment, cache, progress)
         virtual = experiment.data.partition.by == "virtual"
@@ -132,7 +142,7 @@ def prepare_sites(
         with workspace(folder.parent) as work:
             if not (folder / _SUMMARY).is_file():
                 tokenizer = None if table.features is not None else load_tokenizer(base_folder)
-                _write(experiment, table, plan, tokenizer, work / "new", progress or _silence)
+                write_prepared(experiment, table, plan, tokenizer, work / "new", progress or _silence)
                 (work / "new").rename(folder)
     return _open(folder)
 
@@ -148,7 +158,7 @@ def find_prepared(experiment: Experiment, *, tokenizer_digest: str, cache: Path)
         return None
     if content is None:
         return None
-    folder = cache / "prepared" / _key(experiment, content, tokenizer_digest)
+    folder = cache / "prepared" / prepared_key(experiment, content, tokenizer_digest)
     return _open(folder) if (folder / _SUMMARY).is_file() else None
 
 
@@ -160,7 +170,7 @@ def _silence(event: FetchProgress | PrepareProgress) -> None:
     del event
 
 
-def _key(experiment: Experiment, content: str, tokenizer_digest: str) -> str:
+def prepared_key(experiment: Experiment, content: str, tokenizer_digest: str) -> str:
     """A digest of all that the rows depend on, and of nothing else."""
     data: dict[str, Json] = {name: value for name, value in asdict(experiment.data).items() if name != "source"}
     parts: dict[str, Json] = {
@@ -182,9 +192,16 @@ def _open(folder: Path) -> Prepared:
     return Prepared(folder=folder, sites=sites, server_holdout=server, warnings=tuple(facts["warnings"]))
 
 
-def _write(
-    experiment: Experiment, table: Table, plan: SitesPlan, tokenizer: Tokenizer | None, folder: Path, tell: Listener
+def write_prepared(
+    experiment: Experiment,
+    table: Table,
+    plan: SitesPlan,
+    tokenizer: Tokenizer | None,
+    folder: Path,
+    tell: Listener = _silence,
 ) -> None:
+    """Write a new folder with the sites of a plan; ``tokenizer`` is for texts. It is complete when its summary is there."""
+
     def save(path: Path, rows: Sequence[int]) -> None:
         labels = [table.labels[row] for row in rows]
         if table.features is not None:

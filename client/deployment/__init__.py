@@ -1,0 +1,1 @@
+"""A partner site on a machine of its own: folder, identity, processes."""

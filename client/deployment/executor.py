@@ -1,0 +1,150 @@
+"""A site's ClientApp: takes the messages that the SuperNode has, does what its own installed code does with them, answers.
+
+Example::
+
+    python -P -m fedrelease.client.deployment.executor FOLDER
+
+Flower would unpack the app that came with the run and start a process for each message. Here no code travels: the app's digest
+is compared with that of the app that is installed, the base stays loaded, and the site's own settings say where its rows are.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import final
+
+import httpx
+from flwr.app import Context, Error, Message
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from fedrelease.client.app import app
+from fedrelease.client.deployment.folder import SiteFolder, open_site_folder
+from fedrelease.client.deployment.rows import node_of
+from fedrelease.deployment.bundle import bundle
+from fedrelease.deployment.logs import Log
+from fedrelease.errors import DataError, FedreleaseError
+
+__all__ = ["Executor", "main", "told"]
+
+IDLE_S = 0.1
+AWAY_S = 1.0
+ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
+
+
+def told(error: Exception) -> str:
+    """What the server may hear of an error: a rule that was broken, but nothing that could hold a row.
+
+    The site's own log has the whole text.
+    """
+    if isinstance(error, FedreleaseError) and not isinstance(error, DataError):
+        return str(error)
+    return f"the site failed ({type(error).__name__}); its own log says why"
+
+
+@final
+class Executor:
+    """Answers one message after the other."""
+
+    def __init__(self, site: SiteFolder) -> None:
+        """Nothing is sent yet."""
+        self._site = site
+        self._log = Log(site.log_folder / "site.log", process="app")
+        secret = load_superexec_auth_secret(secret_file=str(site.secret_file))
+        self._tasks = self._client(SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=ACQUIRE))
+
+    def serve(self) -> None:
+        """Take tasks and do them, for ever."""
+        while True:
+            try:
+                found = self._tasks.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+            except httpx.HTTPError as error:  # the SuperNode is not there, or not yet
+                self._log("no-supernode", why=type(error).__name__)
+                time.sleep(AWAY_S)
+                continue
+            if found.HasField("task") and found.token:
+                self._do(found.token)
+            else:
+                time.sleep(IDLE_S)
+
+    def _do(self, token: str) -> None:
+        with self._task(token) as client:
+            message, context, run, fab = pull_task_input(client)
+            begun = time.monotonic()
+            try:
+                reply = self._answer(message, context, fab.hash_str)
+                failure = ""
+            except Exception as error:  # whatever it is, the server gets an answer, and no traceback
+                failure = told(error)
+                self._log("failed", run=str(run.run_id), kind=message.metadata.message_type, why=str(error))
+                reply = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=failure), reply_to=message)
+            seconds = round(time.monotonic() - begun, 2)
+            self._log("answered", run=str(run.run_id), kind=message.metadata.message_type, seconds=seconds)
+            push_message(client, reply, context)
+            status = SubStatus.FAILED if failure else SubStatus.COMPLETED
+            push_task_output(client=client, context=context, sub_status=status, details=failure)
+
+    def _answer(self, message: Message, context: Context, digest: str) -> Message:
+        own = self._site.settings.bundle
+        if digest != own or own != bundle().digest:
+            raise FedreleaseError(
+                "this site does not know the app that the server started",
+                value=digest[:16],
+                rule=f"the app is {own[:16]}, as agreed in the invitation, and {bundle().digest[:16]} is installed",
+                hint="both sides install the same version of fedrelease and Flower",
+            )
+        context.node_config = node_of(self._site, message)
+        return app(message, context)
+
+    @contextmanager
+    def _task(self, token: str) -> Iterator[RuntimeHttpClient]:
+        client = self._client(RuntimeTokenHttpInterceptor(token))
+        alive = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        alive.start()
+        try:
+            yield client
+        except httpx.HTTPError as error:  # the SuperNode ended meanwhile: nobody waits for this answer
+            self._log("answer-lost", why=type(error).__name__)
+        finally:
+            alive.stop()
+            client.close()
+
+    def _client(self, proof: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor) -> RuntimeHttpClient:
+        return RuntimeHttpClient.from_server_address(
+            server_address=f"127.0.0.1:{self._site.settings.port}",
+            insecure=True,  # this machine talks to itself, and proves with a secret that it does
+            root_certificates=None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), proof],
+            retry_invoker=_twice(),
+        )
+
+
+def _twice() -> object:
+    invoker = make_simple_http_retry_invoker()
+    invoker.max_tries = 2
+    return invoker
+
+
+def main(folder: Path) -> None:
+    """Answer until a signal comes."""
+    import torch
+
+    torch.set_num_threads(1)
+    Executor(open_site_folder(folder)).serve()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

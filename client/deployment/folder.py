@@ -1,0 +1,149 @@
+"""The folder of a site: its key, its certificate, its settings, its ledger. Made once by ``fedrelease site init``.
+
+Example::
+
+    site = open_site_folder(Path("amazon"))
+    site.settings.source, site.home                        # 'reviews.csv', where the ledger lies
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from fedrelease.errors import ExperimentError
+
+__all__ = ["SiteFolder", "SiteSettings", "open_site_folder", "site_toml"]
+
+SETTINGS = "site.toml"
+LISTS = {"data": ("source", "text", "label")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteSettings:
+    """What ``site.toml`` says.
+
+    Attributes:
+        site: the name that the server knows this site by. server: ``host:port``. releases: of the release service.
+        federation: its name, for people. bundle: digest of the Flower app that this site agreed to.
+        source: a .csv, .jsonl or .parquet file, or a ``datasets`` folder; relative to the site's folder.
+        text, label: its columns.
+        base: a folder with the base, where it is not in the cache under its name; empty otherwise.
+        noise: ``secure``: noise from the system's generator. ``seeded``, for demonstrations, repeats and protects nobody.
+        port: of this site's own processes among themselves, on this machine only.
+        poll_s: how often the server is asked for work.
+    """
+
+    site: str
+    server: str
+    releases: str = ""
+    federation: str = ""
+    bundle: str = ""
+    source: str = ""
+    text: str = "text"
+    label: str = "label"
+    base: str = ""
+    noise: str = "secure"
+    port: int = 9094
+    poll_s: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteFolder:
+    """An opened folder of a site."""
+
+    folder: Path
+    settings: SiteSettings
+
+    @property
+    def key_file(self) -> Path:
+        """The private key, in OpenSSH's form; it never leaves this machine."""
+        return self.folder / "site.key"
+
+    @property
+    def certificate_file(self) -> Path:
+        """What the server's authority said of the key."""
+        return self.folder / "site.pem"
+
+    @property
+    def authority_file(self) -> Path:
+        """The only authority that this site trusts."""
+        return self.folder / "authority.pem"
+
+    @property
+    def secret_file(self) -> Path:
+        """Between this site's own processes."""
+        return self.folder / "executor.secret"
+
+    @property
+    def home(self) -> Path:
+        """What the site keeps between rounds: its ledger first of all."""
+        return self.folder / "home"
+
+    @property
+    def prepared(self) -> Path:
+        """Tokenised rows."""
+        return self.folder / "prepared"
+
+    @property
+    def log_folder(self) -> Path:
+        """Logs of its processes."""
+        return self.folder / "log"
+
+
+def open_site_folder(folder: Path) -> SiteFolder:
+    """The site in a folder.
+
+    Raises:
+        ExperimentError: there is none, or its settings are not in order.
+    """
+    path = folder / SETTINGS
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = f"make one: fedrelease site init INVITATION --folder {folder}"
+        raise ExperimentError(f"{folder} holds no site", value=str(path), hint=hint) from error
+    except (OSError, ValueError) as error:
+        raise ExperimentError(f"{path} cannot be read: {error}", value=str(path), rule="it is TOML in UTF-8") from error
+    return SiteFolder(folder=folder, settings=_settings(found, path))
+
+
+def _settings(found: Mapping[str, object], path: Path) -> SiteSettings:
+    flat: dict[str, object] = {}
+    for key, value in found.items():
+        flat |= value if key in LISTS and isinstance(value, dict) else {key: value}
+    known = {field.name: field.type for field in fields(SiteSettings)}
+    for key, value in flat.items():
+        if key not in known:
+            raise ExperimentError(f"{path}: unknown key {key!r}", value=key, rule=f"keys are {', '.join(known)}")
+        wanted = (int, float) if known[key] is float else known[key]
+        if not isinstance(value, wanted) or isinstance(value, bool):  # type: ignore[arg-type]  # str, int or float
+            raise ExperimentError(f"{path}: {key} is of another type", value=value)
+    for key in ("site", "server"):
+        if key not in flat:
+            raise ExperimentError(f"{path}: {key} is missing", rule="fedrelease site init wrote it")
+    settings = SiteSettings(**flat)  # type: ignore[arg-type]  # names and types are checked above
+    if settings.noise not in ("secure", "seeded"):
+        raise ExperimentError(
+            f"{path}: unknown noise", value=settings.noise, rule="secure, or seeded for demonstrations"
+        )
+    return settings
+
+
+def site_toml(settings: SiteSettings) -> str:
+    """The file as ``site init`` writes it."""
+    return f"""# A site of fedrelease. This folder holds its private key and its ledger: it belongs to you, not to the server.
+site = "{settings.site}"
+federation = "{settings.federation}"
+server = "{settings.server}"
+releases = "{settings.releases}"
+bundle = "{settings.bundle}"    # what this site agreed to run; it runs its own installed code, and no other
+port = {settings.port}                   # between this site's own processes, on this machine only
+poll_s = {settings.poll_s}                  # how often the server is asked for work
+noise = "{settings.noise}"              # seeded is for demonstrations: it protects nobody
+
+[data]
+source = "{settings.source}"    # a .csv, .jsonl or .parquet file, or a folder of the datasets library
+text = "{settings.text}"
+label = "{settings.label}"
+"""

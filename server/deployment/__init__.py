@@ -1,0 +1,1 @@
+"""A server that partner sites reach over a network: folders, identities, processes."""

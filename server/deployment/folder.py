@@ -1,0 +1,188 @@
+"""The folder of a server: who it is, where it listens, whom it knows. Made once by ``fedrelease server init``.
+
+Example::
+
+    server = make_server(Path("server"), name="four-sites", names=("fed.example.org",), now=now)
+    server = open_server(Path("server"))
+    server.settings.listen                                # '127.0.0.1:9443'
+"""
+
+import secrets
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from fedrelease.deployment.certificates import Authority, new_authority, new_key, private_pem
+from fedrelease.errors import ExperimentError, IdentityError
+from fedrelease.files import write_durably
+
+__all__ = ["Server", "Settings", "check_address", "make_server", "open_server"]
+
+SETTINGS = "server.toml"
+LEAST_PORT, MOST_PORT = 1, 65535
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What ``server.toml`` says.
+
+    Attributes:
+        name: of the federation, for people.
+        names: host names and addresses by which sites reach the server; they stand in its certificate.
+        listen: ``host:port`` where sites come in. releases: ``host:port`` of the release service.
+        superlink_port: of Flower's SuperLink, which listens on this machine only.
+        wait_s: how long a run waits for all sites to be there before it begins with those that are.
+        poll_s: how often answers are looked for.
+        message_mb: the largest single piece that is let through; Flower sends arrays in pieces of 5 MB.
+    """
+
+    name: str = "federation"
+    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    listen: str = "127.0.0.1:9443"
+    releases: str = "127.0.0.1:9444"
+    superlink_port: int = 9440
+    wait_s: float = 120.0
+    poll_s: float = 0.2
+    message_mb: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """An opened folder of a server."""
+
+    folder: Path
+    settings: Settings
+
+    @property
+    def authority_file(self) -> Path:
+        """The certificate that everything else is signed with; public."""
+        return self.folder / "authority.pem"
+
+    @property
+    def certificate_file(self) -> Path:
+        """The server's certificate; public."""
+        return self.folder / "server.pem"
+
+    @property
+    def key_file(self) -> Path:
+        """The server's private key."""
+        return self.folder / "server.key"
+
+    @property
+    def secret_file(self) -> Path:
+        """What proves to the SuperLink that a ServerApp's process is ours."""
+        return self.folder / "executor.secret"
+
+    @property
+    def log_folder(self) -> Path:
+        """Logs of all processes."""
+        return self.folder / "log"
+
+    def authority(self) -> Authority:
+        """Who signs certificates.
+
+        Raises:
+            IdentityError: its files are missing or not in order.
+        """
+        try:
+            return Authority.read(self.authority_file.read_bytes(), (self.folder / "authority.key").read_bytes())
+        except OSError as error:
+            raise IdentityError(f"the authority cannot be read: {error.strerror}", value=str(error.filename)) from error
+
+
+def make_server(folder: Path, *, settings: Settings, now: datetime) -> Server:
+    """A new folder with an authority, a certificate and a secret; private files have mode 0600.
+
+    Raises:
+        IdentityError: there is a server in it already.
+    """
+    if (folder / SETTINGS).exists():
+        raise IdentityError(
+            f"{folder} holds a server already",
+            value=str(folder),
+            rule="its keys are never made anew: all sites would have to be invited again",
+            hint=f"name another folder, or edit {folder / SETTINGS}",
+        )
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    server = Server(folder=folder, settings=settings)
+    authority, key = new_authority(settings.name, now=now), new_key()
+    certificate = authority.server_certificate(key.public_key(), names=_all_names(settings), now=now)
+    write_durably(server.authority_file, authority.certificate.public_bytes(Encoding.PEM))
+    write_durably(folder / "authority.key", private_pem(authority.key), mode=0o600)
+    write_durably(server.certificate_file, certificate.public_bytes(Encoding.PEM))
+    write_durably(server.key_file, private_pem(key), mode=0o600)
+    write_durably(server.secret_file, secrets.token_hex(32).encode(), mode=0o600)
+    write_durably(folder / SETTINGS, _toml(settings).encode())
+    return server
+
+
+def open_server(folder: Path) -> Server:
+    """The server in a folder.
+
+    Raises:
+        ExperimentError: there is none, or its settings are not in order.
+    """
+    path = folder / SETTINGS
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = f"make one: fedrelease server init --folder {folder}"
+        raise ExperimentError(f"{folder} holds no server", value=str(path), hint=hint) from error
+    except (OSError, ValueError) as error:
+        raise ExperimentError(f"{path} cannot be read: {error}", value=str(path), rule="it is TOML in UTF-8") from error
+    return Server(folder=folder, settings=_settings(found, path))
+
+
+def _settings(found: Mapping[str, object], path: Path) -> Settings:
+    known = {field.name: field.default for field in fields(Settings)}
+    for key, value in found.items():
+        if key not in known:
+            raise ExperimentError(f"{path}: unknown key {key!r}", value=key, rule=f"keys are {', '.join(known)}")
+        wanted = type(known[key])
+        fits = (
+            isinstance(value, list)
+            if wanted is tuple
+            else isinstance(value, (int, float) if wanted is float else wanted)
+        )
+        if not fits or isinstance(value, bool):
+            raise ExperimentError(f"{path}: {key} is of another type", value=value, rule=f"such as {known[key]!r}")
+    chosen = {key: tuple(map(str, value)) if isinstance(value, list) else value for key, value in found.items()}
+    settings = Settings(**chosen)  # type: ignore[arg-type]  # names and types are checked above
+    for key in ("listen", "releases"):
+        check_address(str(getattr(settings, key)), f"{path}: {key}")
+    return settings
+
+
+def check_address(text: str, what: str) -> tuple[str, int]:
+    """Host and port of ``host:port``.
+
+    Raises:
+        ExperimentError: it is none.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not LEAST_PORT <= int(port) <= MOST_PORT:
+        raise ExperimentError(f"{what} is no address", value=text, rule="host:port, such as 0.0.0.0:9443")
+    return host, int(port)
+
+
+def _all_names(settings: Settings) -> Sequence[str]:
+    """What the certificate is for: also this machine itself, by which the processes here find each other."""
+    return tuple(dict.fromkeys((*settings.names, "localhost", "127.0.0.1")))
+
+
+def _toml(settings: Settings) -> str:
+    names = ", ".join(f'"{name}"' for name in settings.names)
+    return f"""# A server of fedrelease. Who may come in stands in sites/, what it is known by in server.pem.
+name = "{settings.name}"
+names = [{names}]                 # in the certificate; after a change: fedrelease server renew
+listen = "{settings.listen}"            # where sites come in
+releases = "{settings.releases}"          # where they fetch bases and releases
+superlink_port = {settings.superlink_port}                    # on this machine only
+wait_s = {settings.wait_s}                         # a run waits so long for all sites before it begins
+poll_s = {settings.poll_s}                           # how often answers are looked for
+message_mb = {settings.message_mb}                          # the largest piece of a message that is let through
+"""

@@ -1,0 +1,193 @@
+"""The door: the one address that sites reach. It lets Flower's paths for sites through to the SuperLink, and admits invited ones.
+
+Example::
+
+    python -m fedrelease.server.deployment.gateway FOLDER
+
+The SuperLink has one port for everything, and some of it asks nobody who they are: starting runs, registering keys, tasks of
+executors. So it listens on loopback, and here only the paths that a SuperNode needs pass; each of these it signs with its key,
+which the SuperLink checks. [Flower 1.41: ``flwr/superlink/routers``]
+"""
+
+import json
+import re
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import final
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from fedrelease import __version__
+from fedrelease.deployment.bundle import bundle
+from fedrelease.deployment.logs import Log
+from fedrelease.errors import FedreleaseError
+from fedrelease.server.deployment.control import Control
+from fedrelease.server.deployment.folder import Server, check_address, open_server
+from fedrelease.server.deployment.register import admit, admitted
+
+__all__ = ["Gateway", "gateway", "main"]
+
+SITES_PATH = re.compile(r"/v1/fleet/[a-z-]{1,60}")
+SELF_REGISTRATION = re.compile(r"/v1/fleet/(un)?register-node")
+"""Flower's way in for nodes without a key of their own: nobody here has it."""
+ENROL_BYTES = 16 << 10
+ANSWER_S = 60.0
+CONNECTIONS = 256
+OF_SITES = re.compile(r"content-type|flwr-(?!task-token|superexec)[a-z0-9-]{1,60}")
+"""Headers that pass: Flower's own, but none with which an executor proves who it is."""
+
+
+@final
+class Gateway:
+    """What passes, and what is refused with a line in the log."""
+
+    def __init__(self, server: Server) -> None:
+        """Nothing listens yet."""
+        self._server = server
+        self._log = Log(server.log_folder / "gateway.log", process="gateway")
+        self._most = server.settings.message_mb << 20
+        self._admitting = threading.Lock()
+        self._upstream = httpx.AsyncClient(
+            base_url=f"https://127.0.0.1:{server.settings.superlink_port}",
+            verify=str(server.authority_file),
+            timeout=ANSWER_S,
+            limits=httpx.Limits(max_connections=CONNECTIONS),
+            trust_env=False,
+        )
+
+    async def forward(self, request: Request) -> Response:
+        """Pass a site's request on, if its path is one of those."""
+        path = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0]
+        if request.method != "POST" or not SITES_PATH.fullmatch(path) or SELF_REGISTRATION.fullmatch(path):
+            return self._refuse(request, 403, "no path of sites")
+        body = await self._body(request, self._most)
+        if isinstance(body, Response):
+            return body
+        headers = [(name, value) for name, value in request.headers.raw if _passes(name)]
+        try:
+            answer = await self._upstream.post(path, content=body, headers=headers)
+        except httpx.HTTPError as error:
+            return self._refuse(request, 503, f"the SuperLink does not answer: {type(error).__name__}")
+        if answer.status_code in (401, 403):
+            return self._refuse(request, answer.status_code, "not the key of an admitted site", answer.content)
+        kind = answer.headers.get("content-type", "application/octet-stream")
+        return Response(answer.content, status_code=answer.status_code, media_type=kind)
+
+    async def enrol(self, request: Request) -> Response:
+        """Admit a site that has an invitation: its name, the token, and a signing request; the answer is its certificate."""
+        body = await self._body(request, ENROL_BYTES)
+        if isinstance(body, Response):
+            return body
+        try:
+            asked = json.loads(body)
+            site, token, signing = (str(asked[key]) for key in ("site", "token", "request"))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return self._refuse(request, 400, "an enrolment has site, token and request")
+        try:
+            certificate = await run_in_threadpool(self._admit, site, token, signing.encode())
+        except FedreleaseError as error:
+            return self._refuse(request, 403, f"{error.what}: {site[:60]}", json.dumps(error.to_json()).encode())
+        self._log("admitted", peer=_peer(request), site=site)
+        return JSONResponse({"certificate": certificate, "server": __version__, "bundle": bundle().digest})
+
+    async def health(self, request: Request) -> Response:
+        """Whether the SuperLink behind is well; and the time here, so that a site can compare clocks."""
+        try:
+            well = (await self._upstream.get("/health")).status_code == 200
+        except httpx.HTTPError:
+            well = False
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        facts = {"ok": well, "time": now, "fedrelease": __version__, "bundle": bundle().digest}
+        return JSONResponse(facts, status_code=200 if well else 503)
+
+    def _admit(self, site: str, token: str, signing: bytes) -> str:
+        with self._admitting:
+            certificate = admit(self._server, site=site, token=token, request=signing, now=datetime.now(UTC))
+            try:
+                with Control(self._server) as control:
+                    control.register(admitted(self._server))
+            except httpx.HTTPError as error:  # it is admitted all the same, and registered when the SuperLink is back
+                self._log("not-registered-yet", site=site, why=type(error).__name__)
+            return certificate
+
+    async def _body(self, request: Request, most: int) -> bytes | Response:
+        """The request's body; a refusal of one that is larger, before it is all there."""
+        told = request.headers.get("content-length", "0")
+        if not told.isdigit() or int(told) > most:
+            return self._refuse(request, 413, f"more than {most} bytes")
+        pieces, size = [], 0
+        try:
+            async for piece in request.stream():
+                size += len(piece)
+                if size > most:
+                    return self._refuse(request, 413, f"more than {most} bytes")
+                pieces.append(piece)
+        except ClientDisconnect:
+            return self._refuse(request, 400, "it broke off")
+        return b"".join(pieces)
+
+    def _refuse(self, request: Request, status: int, why: str, content: bytes | None = None) -> Response:
+        path = request.scope["raw_path"].decode("ascii", "replace")
+        self._log("refused", peer=_peer(request), method=request.method, path=path, status=status, why=why)
+        return Response(content if content is not None else why.encode(), status_code=status)
+
+    @asynccontextmanager
+    async def lifespan(self, application: Starlette) -> AsyncIterator[None]:
+        """Close the connections behind when all is over."""
+        del application
+        yield
+        await self._upstream.aclose()
+
+
+def gateway(server: Server) -> Starlette:
+    """The gateway of a server as an ASGI application."""
+    made = Gateway(server)
+    anything = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
+    return Starlette(
+        routes=[
+            Route("/health", made.health, methods=["GET"]),
+            Route("/enrol", made.enrol, methods=["POST"]),
+            Route("/{path:path}", made.forward, methods=anything),
+        ],
+        lifespan=made.lifespan,
+    )
+
+
+def _passes(name: bytes) -> bool:
+    return OF_SITES.fullmatch(name.decode("latin-1").lower()) is not None
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+def main(folder: Path) -> None:
+    """Serve until a signal comes."""
+    server = open_server(folder)
+    host, port = check_address(server.settings.listen, "listen")
+    uvicorn.run(
+        gateway(server),
+        host=host,
+        port=port,
+        ssl_certfile=str(server.certificate_file),
+        ssl_keyfile=str(server.key_file),
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=75,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

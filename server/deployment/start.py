@@ -1,0 +1,254 @@
+"""One run of an experiment with partner sites: the processes, the run, what it says, and what to do when something dies.
+
+Example::
+
+    end = serve(server, plan, watch=watch, say=print, until=stopped.is_set)
+
+Every process may be killed at any time. A SuperLink that comes back knows its nodes, but its runs are lost; a new run goes on
+from the store, and in the middle of a round from its spool: the release at the end is the same.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from fedrelease.deployment.logs import Log
+from fedrelease.deployment.processes import Processes, Program, module
+from fedrelease.errors import EngineError
+from fedrelease.files import Json, write_durably
+from fedrelease.server.deployment.application import EVENTS, FAILED
+from fedrelease.server.deployment.control import Control, Status
+from fedrelease.server.deployment.folder import Server
+from fedrelease.server.deployment.register import admitted, open_invitations
+from fedrelease.server.events import Watcher, event_of
+
+__all__ = ["Plan", "serve"]
+
+LOOK_S = 0.5
+PENDING_S = 90.0
+"""A run that has not begun by then never will: the SuperLink's tasks are stuck, and it is started again."""
+AGAIN_S = 5.0
+MOST_FAILURES = 5
+"""Runs that may fail one after the other without a release between them."""
+LASTING = ("RoundFailed", "EngineError")
+"""Kinds of failure that may be over the next time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run is about: an experiment as JSON, the folder of releases, the base's folder."""
+
+    experiment: str
+    store: Path
+    base: Path
+
+
+def serve(server: Server, plan: Plan, *, watch: Watcher, say: Callable[[str], None], until: Callable[[], bool]) -> None:
+    """Run an experiment's rounds to their end with the sites that are admitted, or until ``until()`` is true.
+
+    Args:
+        watch: told what happens in the rounds. say: told in sentences what happens around them.
+
+    Raises:
+        EngineError: the processes do not start, or run after run fails without a release.
+        FedreleaseError: what the run said that a person can mend.
+    """
+    log = Log(server.log_folder / "server.log", process="server")
+    with Processes(log=log) as processes:
+        for program in _programs(server):
+            processes.start(program)
+        say(f"SuperLink on 127.0.0.1:{server.settings.superlink_port}, sites come in at {server.settings.listen}")
+        _Run(server, plan, processes, watch, say, log).to_its_end(until)
+    log("stopped")
+
+
+def _programs(server: Server) -> tuple[Program, Program, Program]:
+    folder, settings = server.folder.absolute(), server.settings
+    programs = str(Path(sys.executable).parent)  # Flower starts its programs by their names
+    home = {
+        "FLWR_HOME": str(folder / "flower"),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+    secret = ("--superexec-auth-secret-file", str(server.secret_file.absolute()))
+    superlink = (
+        *_installed("flower-superlink", "--host", "127.0.0.1", "--port", str(settings.superlink_port)),
+        *("--ssl-certfile", str(server.certificate_file.absolute()), "--ssl-keyfile", str(server.key_file.absolute())),
+        *("--ssl-ca-certfile", str(server.authority_file.absolute()), "--enable-supernode-auth"),
+        *("--database", str(folder / "superlink.db"), "--isolation", "process", *secret),
+        "--disable-runtime-dependency-installation",
+    )
+    address = ("--runtime-api-address", f"127.0.0.1:{settings.superlink_port}")
+    executor = (
+        *_installed("flower-superexec", *address, "--root-certificates", str(server.authority_file.absolute())),
+        *secret,
+    )
+    gateway = module("fedrelease.server.deployment.gateway", str(folder))
+    commands = {"superlink": superlink, "superexec": executor, "gateway": gateway}
+    superlink_program, superexec_program, gateway_program = (
+        Program(name=name, command=command, output=server.log_folder / f"{name}.out", environment=home)
+        for name, command in commands.items()
+    )
+    return superlink_program, superexec_program, gateway_program
+
+
+def _installed(name: str, *arguments: str) -> tuple[str, ...]:
+    """A program of the environment that this one runs in."""
+    return (str(Path(sys.executable).parent / name), *arguments)
+
+
+class _Run:
+    """A run and those that go on with it."""
+
+    def __init__(
+        self,
+        server: Server,
+        plan: Plan,
+        processes: Processes,
+        watch: Watcher,
+        say: Callable[[str], None],
+        log: Log,
+    ) -> None:
+        self._server, self._plan, self._processes = server, plan, processes
+        self._watch, self._say, self._log = watch, say, log
+        self._events = server.log_folder / EVENTS
+        self._read = self._events.stat().st_size if self._events.exists() else 0
+        self._failures = 0
+        self._failed: dict[str, object] | None = None
+
+    def to_its_end(self, until: Callable[[], bool]) -> None:
+        while not until():
+            end = self._once(until)
+            if end is None or end.how == "completed":
+                return
+            self._failures += 1
+            self._judge(end)
+            self._say(f"the run ended: {_shown(end)}; it goes on in {AGAIN_S:g} s")
+            self._wait(AGAIN_S, until)
+
+    def _once(self, until: Callable[[], bool]) -> Status | None:
+        """One run of Flower's, from its start to its end; ``None`` when ``until()`` came first."""
+        with Control(self._server) as control:
+            control.wait_until_ready(meanwhile=self._tend)
+            if not self._wait_for_sites(until):
+                return None
+            control.register(admitted(self._server))
+            run = control.start_run(settings=self._write_settings())
+            self._log("run-started", run=str(run))
+            begun, status = time.monotonic(), Status(state="pending", how="", why="")
+            while not until():
+                self._tend()
+                status = self._status(control, run) or status
+                if status.state == "finished":
+                    self._hear()
+                    return status
+                if status.state != "running" and time.monotonic() - begun > PENDING_S:
+                    self._log("run-stuck", run=str(run), state=status.state)
+                    self._processes.again("superexec")
+                    self._processes.again("superlink")
+                    return Status(state="finished", how="stuck", why=f"it was {status.state} for {PENDING_S:g} s")
+                time.sleep(LOOK_S)
+            self._stop(control, run)
+        return None
+
+    def _wait_for_sites(self, until: Callable[[], bool]) -> bool:
+        """Wait until all who were invited have come, or for as long as the settings say; then somebody has to be there."""
+        end, told = time.monotonic() + self._server.settings.wait_s, False
+        while not until():
+            missing = open_invitations(self._server)
+            if admitted(self._server) and (not missing or time.monotonic() > end):
+                return True
+            if not told and (missing or time.monotonic() > end):
+                self._say(f"waiting for {', '.join(missing) or 'a site; invite one: fedrelease server invite SITE'}")
+                told = True
+            self._tend()
+            time.sleep(LOOK_S)
+        return False
+
+    def _status(self, control: Control, run: int) -> Status | None:
+        """Where the run is; ``None`` while the SuperLink is away."""
+        try:
+            return control.status(run)
+        except (httpx.HTTPError, KeyError):
+            return None
+
+    def _stop(self, control: Control, run: int) -> None:
+        try:
+            control.stop_run(run)
+        except httpx.HTTPError as error:
+            self._log("not-stopped", run=str(run), why=type(error).__name__)
+
+    def _judge(self, end: Status) -> None:
+        """Go on, unless the run said something that does not pass by itself."""
+        told, self._failed = self._failed, None
+        if told is not None and told["kind"] not in LASTING:
+            raise _told_error(told)
+        if self._failures >= MOST_FAILURES:
+            raise (
+                _told_error(told)
+                if told
+                else EngineError(
+                    f"{self._failures} runs failed one after the other",
+                    value=_shown(end),
+                    hint=f"read {self._server.log_folder}",
+                )
+            )
+
+    def _tend(self) -> None:
+        self._processes.tend()
+        self._hear()
+
+    def _hear(self) -> None:
+        """What the ServerApp wrote since the last time."""
+        if not self._events.exists():
+            return
+        with self._events.open("rb") as file:
+            file.seek(self._read)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            facts = json.loads(line)
+            event = event_of(facts)
+            if event is not None:
+                self._watch(event)
+                self._failures = 0 if facts["event"] == "Released" else self._failures
+            elif facts["event"] == FAILED:
+                self._failed = facts
+
+    def _wait(self, seconds: float, until: Callable[[], bool]) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not until():
+            self._tend()
+            time.sleep(LOOK_S)
+
+    def _write_settings(self) -> Path:
+        settings: dict[str, Json] = {
+            "experiment": self._plan.experiment,
+            "store": str(self._plan.store.absolute()),
+            "base": str(self._plan.base.absolute()),
+            "sites": {name: one.key for name, one in admitted(self._server).items()},
+            "wait_s": self._server.settings.wait_s,
+            "poll_s": self._server.settings.poll_s,
+        }
+        path = self._server.folder.absolute() / "run.json"
+        write_durably(path, json.dumps(settings).encode(), mode=0o600)
+        return path
+
+
+def _shown(end: Status) -> str:
+    return f"{end.how}: {end.why}" if end.why else end.how
+
+
+def _told_error(told: dict[str, object] | None) -> EngineError:
+    told = told or {}
+    error = EngineError(
+        str(told.get("what")), value=told.get("value"), rule=str(told.get("rule", "")), hint=str(told.get("hint", ""))
+    )
+    return error

@@ -1,0 +1,1 @@
+"""What a server and its partner sites share when they run on machines of their own."""

@@ -1,0 +1,52 @@
+"""The Flower app that a server starts: one small file that names our two functions, and no code.
+
+Example::
+
+    bundle().digest                  # both sides make it from what is installed there, and compare
+
+A site never runs what is in a bundle that came over the network: it runs what it has installed, and only if the digest is its own.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fedrelease import __version__
+
+__all__ = ["SETTINGS", "Bundle", "bundle"]
+
+SETTINGS = "settings"
+"""The only key of the run's configuration: a file on the server's machine."""
+_PYPROJECT = f"""
+[project]
+name = "fedrelease-federation"
+version = "{__version__}"
+description = "Names what is installed on either side, and carries no code"
+
+[tool.flwr.app]
+publisher = "fedrelease"
+
+[tool.flwr.app.components]
+serverapp = "fedrelease.server.app:app"
+clientapp = "fedrelease.client.app:app"
+
+[tool.flwr.app.config]
+{SETTINGS} = ""
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """Flower's app bundle: its bytes, and their sha256 as Flower names it."""
+
+    content: bytes
+    digest: str
+
+
+@lru_cache(maxsize=1)
+def bundle() -> Bundle:
+    """The bundle of this version of fedrelease; equal bytes wherever the same versions of it and of Flower are installed."""
+    from flwr.cli.build import build_fab_from_files
+
+    content, _ = build_fab_from_files({"pyproject.toml": _PYPROJECT.encode()})
+    return Bundle(content=content, digest=hashlib.sha256(content).hexdigest())
