@@ -17,7 +17,7 @@ from pathlib import Path
 from fedrelease.errors import StoreBusy
 from fedrelease.server.blobs import disk_errors
 
-__all__ = ["hold"]
+__all__ = ["hold", "is_held"]
 
 _held: set[int] = set()
 
@@ -65,3 +65,15 @@ def _take(handle: int, store: Path) -> None:
         ) from error
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds the lock now; the file stays as it is."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False

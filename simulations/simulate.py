@@ -54,7 +54,7 @@ from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
 from fedrelease.strategies import check_adapter, check_strategy
 
-__all__ = ["GridOf", "Ray", "Summary", "federate", "simulate", "sites_folder"]
+__all__ = ["GridOf", "Ray", "Summary", "federate", "fetched_base", "simulate", "sites_folder", "summary_of"]
 
 GridOf: TypeAlias = Callable[[Nodes], AbstractContextManager[Grid]]
 """What runs the sites, as a function from them to their Grid."""
@@ -129,7 +129,7 @@ def simulate(
             say(f"nothing to do: {store} holds every release of this experiment")
         else:
             _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say, ray=ray, lender=lender)
-    return _summary(experiment, opened, seconds=time.monotonic() - begun, resumed=resumed)
+    return summary_of(experiment, opened, seconds=time.monotonic() - begun, resumed=resumed)
 
 
 def _check_fits_ray(experiment: Experiment) -> None:
@@ -178,7 +178,7 @@ def _run(
     ray: Ray | None,
     lender: Lender | None,
 ) -> None:
-    opened = partial(_base, experiment, cache, say)
+    opened = partial(fetched_base, experiment, cache, say)
     base = opened() if lender is None else lender.base(experiment, opened)
     home = sites_folder(store)
     with _engine(experiment, base, home, workers, ray, lender) as grid_of:
@@ -258,7 +258,8 @@ def _ray_sites(ray: Ray, workers: int | None, experiment: Experiment, home: Path
         yield grid
 
 
-def _base(experiment: Experiment, cache: Path, say: Callable[[str], None]) -> Base:
+def fetched_base(experiment: Experiment, cache: Path, say: Callable[[str], None]) -> Base:
+    """The experiment's base, which is fetched first where it is a built-in one that is missing; its data too."""
     ref = experiment.model.base
     for alias in (ref, experiment.data.source):
         if alias in CATALOG:
@@ -299,7 +300,8 @@ def _node(prepared: Prepared, site: str, home: Path, base: Base, poisoned: Mappi
     }
 
 
-def _summary(experiment: Experiment, store: Store, *, seconds: float, resumed: bool) -> Summary:
+def summary_of(experiment: Experiment, store: Store, *, seconds: float, resumed: bool) -> Summary:
+    """What a store holds now."""
     releases = store.releases()
     head = releases[-1]
     return Summary(

@@ -20,6 +20,7 @@ import typer
 from fedrelease import __version__
 from fedrelease.cli.bisect import bisect
 from fedrelease.cli.compare import compare
+from fedrelease.cli.demo import demo
 from fedrelease.cli.diff import diff
 from fedrelease.cli.doctor import doctor
 from fedrelease.cli.export import card, export
@@ -33,7 +34,9 @@ from fedrelease.cli.output import emit, example
 from fedrelease.cli.predict import predict
 from fedrelease.cli.read import log, show, verify
 from fedrelease.cli.retract import retract
+from fedrelease.cli.server import server
 from fedrelease.cli.simulate import simulate
+from fedrelease.cli.site import site
 
 __all__ = ["app", "command", "main", "prepare", "run"]
 
@@ -90,6 +93,8 @@ app = typer.Typer(
 )
 for verb, epilog in VERBS.items():
     app.command(epilog=epilog)(verb)
+for group in (server, site, demo):
+    app.add_typer(group)
 
 
 def _version(wanted: bool) -> None:

@@ -5,11 +5,16 @@ Example::
     def simulate(settings: Settings = None, workers: Workers = None, quiet: Quiet = False) -> None: ...
 """
 
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["AsJson", "Quiet", "Settings", "Workers", "at_least_one"]
+__all__ = ["AsJson", "Quiet", "Settings", "Workers", "at_least_one", "stop_wanted"]
 
 
 def at_least_one(number: int | None) -> int | None:
@@ -37,3 +42,20 @@ Workers: TypeAlias = Annotated[
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No plan and no progress.")]
+
+
+@contextmanager
+def stop_wanted() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came while the block runs: what it does can then be ended in order."""
+    wanted = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        wanted.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield wanted.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from fedrelease.cli.options import AsJson, Quiet, Settings, Workers
 from fedrelease.cli.output import Column, emit_json, fitting, put, section, table, to_stderr, to_stdout
-from fedrelease.errors import ExperimentError
+from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.experiment import Experiment, Model, Phase, Privacy
 from fedrelease.wording import amount, duration, number, plain
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fedrelease.simulations.report import Row
     from fedrelease.simulations.simulate import Summary
 
-__all__ = ["built_in", "load", "plan", "simulate"]
+__all__ = ["built_in", "finish", "load", "plan", "simulate"]
 
 DEFAULT = "default"
 STUDIES = "fedrelease.simulations.studies"
@@ -233,6 +233,17 @@ def _run(
             say=say,
             ray=Ray(address=address) if ray else None,
         )
+
+
+def finish(experiment: Experiment, store: Path, *, seconds: float, resumed: bool, as_json: bool) -> None:
+    """What a run that somebody else did came to."""
+    from fedrelease.server.store import Store
+    from fedrelease.simulations.simulate import summary_of
+
+    opened = Store.open(store)
+    if opened.head() is None:
+        raise RoundFailed("it ended before its first release", value=str(store), hint="run the same command again")
+    _finish(experiment, summary_of(experiment, opened, seconds=seconds, resumed=resumed), as_json=as_json)
 
 
 def _finish(experiment: Experiment, summary: "Summary", *, as_json: bool) -> None:

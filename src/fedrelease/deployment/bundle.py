@@ -4,7 +4,7 @@ Example::
 
     bundle().digest                  # both sides make it from what is installed there, and compare
 
-A site never runs what is in a bundle that came over the network: it runs what it has installed, and only if the digest is its own.
+A site never runs what is in a bundle that came over the network: it runs what it has installed, if the digest is its own.
 """
 
 import hashlib

@@ -1,0 +1,139 @@
+"""``fedrelease site``: what a partner does, from the invitation to a running site and its ledger.
+
+Example::
+
+    fedrelease site init amazon.invitation --data reviews.csv
+    fedrelease site start
+    fedrelease site ledger
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fedrelease.cli.options import AsJson, Quiet, stop_wanted
+from fedrelease.cli.output import emit, emit_json, example, put, section, table, to_stderr, to_stdout
+from fedrelease.errors import IdentityError
+from fedrelease.wording import number
+
+__all__ = ["site"]
+
+FOLDER = Path("site")
+Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the site [default: site].")]
+
+site = typer.Typer(
+    name="site",
+    help="Take part in a federation: the partner's side.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+
+@site.command(
+    epilog=example(
+        "fedrelease site init amazon.invitation --data reviews.csv --text review --label stars",
+        "fedrelease site init amazon.invitation --folder amazon --wait 10",
+    )
+)
+def init(
+    invitation: Annotated[Path, typer.Argument(metavar="INVITATION", help="The file that the operator sent.")],
+    folder: Folder = FOLDER,
+    data: Annotated[str, typer.Option("--data", metavar="FILE", help="Your rows; site.toml can say it later.")] = "",
+    text: Annotated[str, typer.Option("--text", metavar="COLUMN", help="The column of texts.")] = "text",
+    label: Annotated[str, typer.Option("--label", metavar="COLUMN", help="The column of labels.")] = "label",
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", help="Of this site's processes among themselves.", min=1, max=65535)
+    ] = 9094,
+    noise: Annotated[
+        Literal["secure", "seeded"],
+        typer.Option("--noise", help="seeded repeats and protects nobody: for demonstrations."),
+    ] = "secure",
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", help="Try for so long while the server is away.", min=0)
+    ] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Become a site: a private key is made here and stays here, and the server admits its public half."""
+    from fedrelease.client.deployment.enrol import enrol
+    from fedrelease.client.deployment.folder import SiteSettings
+    from fedrelease.deployment.invitation import read_invitation
+
+    read = read_invitation(invitation)
+    source = str(Path(data).expanduser().absolute()) if data else ""
+    wished = SiteSettings(
+        site=read.site, server=read.server, source=source, text=text, label=label, port=port, noise=noise
+    )
+    _until(time.monotonic() + wait, lambda: enrol(read, folder, settings=wished))
+    if as_json:
+        emit_json({"folder": str(folder), "site": read.site, "server": read.server})
+        return
+    emit(f"{folder} holds the site {read.site} of {read.federation}; its private key never leaves this machine")
+    section(to_stdout(), "next", [])
+    if not data:
+        emit(f"  edit {folder / 'site.toml'}: say where your rows lie, and which columns")
+    emit(f"  fedrelease site start{_where(folder)}")
+
+
+def _until(end: float, act: Callable[[], object]) -> None:
+    """Try again while the server cannot be reached, until a time on the monotonic clock."""
+    while True:
+        try:
+            act()
+            return
+        except IdentityError as error:
+            if not error.what.startswith("the server cannot be reached") or time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+@site.command(epilog=example("fedrelease site start", "fedrelease site start --folder amazon"))
+def start(folder: Folder = FOLDER, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Take part until Ctrl-C or SIGTERM: answer what the server asks, within this site's own rules."""
+    from fedrelease.client.deployment.folder import open_site_folder
+    from fedrelease.client.deployment.start import run_site
+    from fedrelease.server.lock import hold
+
+    opened = open_site_folder(folder)
+    if not quiet:
+        talk = to_stderr()
+        talk.print(
+            f"{opened.settings.site} answers {opened.settings.server}; its log is {opened.log_folder / 'site.log'}"
+        )
+    with hold(folder / ".lock", of=folder), stop_wanted() as stopped:
+        run_site(opened, until=stopped)
+    if as_json:
+        emit_json({"site": opened.settings.site, "stopped": True})
+
+
+@site.command(epilog=example("fedrelease site ledger", "fedrelease site ledger --folder amazon --json"))
+def ledger(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
+    """Show what privacy was spent on this site's rows, for whom and when; nobody can change or refund it."""
+    from fedrelease.client.deployment.folder import open_site_folder
+    from fedrelease.client.ledger import Ledger, total
+
+    opened = open_site_folder(folder)
+    entries = Ledger(opened.home / "ledger.jsonl").entries()
+    rows = [
+        {"federation": one.federation, "version": one.version, "pool": one.pool, "steps": one.steps, "delta": one.delta}
+        for one in entries
+    ]
+    last = entries[-1] if entries else None
+    spent = total(entries, delta=last.delta, accountant=last.accountant) if last else 0.0
+    if as_json:
+        emit_json(
+            {"site": opened.settings.site, "epsilon": spent, "delta": last.delta if last else None, "charges": rows}
+        )
+        return
+    shown = table("version", "federation", "rows of", "steps>")
+    for row in rows:
+        shown.add_row(str(row["version"]), str(row["federation"]), str(row["pool"]), str(row["steps"]))
+    put(to_stdout(), shown)
+    emit(f"epsilon {number(spent, 3)} at delta {last.delta:g}, over all of them" if last else "nothing was spent")
+
+
+def _where(folder: Path) -> str:
+    return "" if folder == FOLDER else f" --folder {folder}"
