@@ -12,9 +12,14 @@ ROOT = Path(__file__).parents[1]
 
 FLWR_MODULES = {
     "client/app.py",
+    "client/deployment/executor.py",
+    "client/deployment/rows.py",
+    "client/deployment/supernode.py",
     "client/flower.py",
     "server/app.py",
     "server/arrays.py",
+    "server/deployment/application.py",
+    "server/deployment/control.py",
     "server/flower.py",
     "server/flower_strategies.py",
     "simulations/attack_grid.py",
@@ -25,6 +30,7 @@ FLWR_MODULES = {
     "simulations/wire.py",
     "simulations/wire_group.py",
     "simulations/worker.py",
+    "src/fedrelease/deployment/bundle.py",
 }
 FLWR_FOLDERS = ("simulations/bench/",)
 

@@ -19,7 +19,6 @@ import httpx
 from flwr.app import Context, Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
-from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import (
@@ -27,7 +26,7 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
@@ -63,7 +62,7 @@ class Executor:
         """Nothing is sent yet."""
         self._site = site
         self._log = Log(site.log_folder / "site.log", process="app")
-        secret = load_superexec_auth_secret(secret_file=str(site.secret_file))
+        secret = site.secret_file.read_bytes()
         self._tasks = self._client(SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=ACQUIRE))
 
     def serve(self) -> None:
@@ -132,7 +131,7 @@ class Executor:
         )
 
 
-def _twice() -> object:
+def _twice() -> RetryInvoker:
     invoker = make_simple_http_retry_invoker()
     invoker.max_tries = 2
     return invoker

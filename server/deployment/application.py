@@ -70,10 +70,12 @@ class Deployment:
     """One run on a server.
 
     Attributes:
-        settings: ``experiment`` (JSON), ``store``, ``base``, ``sites`` (public key by name), ``wait_s``, ``poll_s``.
+        settings: ``experiment`` (JSON), ``store``, ``base``, ``wait_s``, ``poll_s``.
+        keys: the public key of each site that may take part.
     """
 
     settings: Mapping[str, Json]
+    keys: Mapping[str, str]
     log: Log
 
     def watch(self, event: Event) -> None:
@@ -87,8 +89,7 @@ class Deployment:
         Raises:
             RoundFailed: nobody is there.
         """
-        keys = self.settings["sites"]
-        sites = AdmittedSites(grid, {str(name): str(key) for name, key in dict(keys).items()})  # type: ignore[call-overload]
+        sites = AdmittedSites(grid, self.keys)
         sites.wait_for(at_most_s=float(str(self.settings["wait_s"])))
         return sites
 
@@ -97,9 +98,10 @@ class Deployment:
 def deployed(path: Path) -> Iterator[Deployment]:
     """The run that a file describes; how it fails is written down before the error goes on."""
     settings = json.loads(path.read_bytes())
+    keys = settings.pop("sites")
     log = Log(path.parent / "log" / EVENTS, process="serverapp")
     try:
-        yield Deployment(settings=settings, log=log)
+        yield Deployment(settings=settings, keys=keys, log=log)
     except FedreleaseError as error:
         log(FAILED, kind=type(error).__name__, exit_code=error.exit_code, **error.to_json())
         raise

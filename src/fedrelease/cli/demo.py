@@ -15,7 +15,7 @@ from fedrelease.cli.options import AsJson, Settings
 from fedrelease.cli.output import emit, emit_json, example, to_stderr
 from fedrelease.wording import plain
 
-__all__ = ["demo"]
+__all__ = ["demo", "deploy"]
 
 demo = typer.Typer(
     name="demo",

@@ -29,7 +29,7 @@ from fedrelease.wording import plain
 if TYPE_CHECKING:
     from fedrelease.server.deployment.start import Plan
 
-__all__ = ["server"]
+__all__ = ["dismiss", "init", "invite", "server", "start", "stop"]
 
 FOLDER = Path("server")
 Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the server [default: server].")]

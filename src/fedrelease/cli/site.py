@@ -17,9 +17,10 @@ import typer
 from fedrelease.cli.options import AsJson, Quiet, stop_wanted
 from fedrelease.cli.output import emit, emit_json, example, put, section, table, to_stderr, to_stdout
 from fedrelease.errors import IdentityError
+from fedrelease.files import Json
 from fedrelease.wording import number
 
-__all__ = ["site"]
+__all__ = ["init", "ledger", "site", "start"]
 
 FOLDER = Path("site")
 Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the site [default: site].")]
@@ -117,7 +118,7 @@ def ledger(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
 
     opened = open_site_folder(folder)
     entries = Ledger(opened.home / "ledger.jsonl").entries()
-    rows = [
+    rows: list[dict[str, Json]] = [
         {"federation": one.federation, "version": one.version, "pool": one.pool, "steps": one.steps, "delta": one.delta}
         for one in entries
     ]
