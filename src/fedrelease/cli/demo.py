@@ -34,7 +34,7 @@ def _group() -> None:
 @demo.command(epilog=example("fedrelease demo deploy", "fedrelease demo deploy --compare --folder trial"))
 def deploy(
     folder: Annotated[
-        Path, typer.Option("--folder", metavar="DIR", help="Where everything goes [default: demo-deploy].")
+        Path, typer.Option("--folder", metavar="DIR", help="Where everything goes; new or empty.")
     ] = Path("demo-deploy"),
     settings: Settings = None,
     compare: Annotated[

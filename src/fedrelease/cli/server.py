@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["dismiss", "init", "invite", "server", "start", "stop"]
 
 FOLDER = Path("server")
-Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the server [default: server].")]
+Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the server.")]
 
 server = typer.Typer(
     name="server",

@@ -23,7 +23,7 @@ from fedrelease.wording import number
 __all__ = ["init", "ledger", "site", "start"]
 
 FOLDER = Path("site")
-Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the site [default: site].")]
+Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the site.")]
 
 site = typer.Typer(
     name="site",
