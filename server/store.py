@@ -34,7 +34,7 @@ from fedrelease.manifest import Manifest, check_digest, version_key
 from fedrelease.server import blobs, channels, intent, journal, layout
 from fedrelease.server.attachments import Attachment, attachments, put_attachment
 from fedrelease.server.blobs import disk_errors
-from fedrelease.server.channels import Channels, Move, Pointer
+from fedrelease.server.channels import Channels, FirstPointed, Move, Pointer
 from fedrelease.server.intent import Intent
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.lock import hold
@@ -61,6 +61,7 @@ class Store:
         self._writer: int | None = None
         self._seal = Seal(folder, signer)
         self._written = WrittenLog(self._log)
+        self._first = dict[str, FirstPointed]()
 
     @classmethod
     def create_or_open(cls, folder: Path, *, signer: Signer | None = None) -> "Store":
@@ -200,6 +201,11 @@ class Store:
     def channels(self) -> Channels:
         """Where the channels point now."""
         return channels.read(self.folder)
+
+    def first_pointed(self, channel: str) -> Pointer | None:
+        """The first release that a channel ever pointed at; asked again, only what was moved since is read."""
+        self._first[channel] = channels.first_pointed(self.folder, channel, self._first.get(channel, FirstPointed()))
+        return self._first[channel].pointer
 
     def history(self) -> tuple[LogEntry, ...]:
         """The log, oldest entry first."""

@@ -16,9 +16,8 @@ from typing import TypeAlias, final
 import torch
 from torch import Tensor
 
-from fedrelease import facts
 from fedrelease.errors import DamagedRelease, UpdateRefused
-from fedrelease.files import digest_bytes, digest_file
+from fedrelease.files import digest_file
 from fedrelease.manifest import FileEntry, Manifest, check_digest
 from fedrelease.server import channels, journal
 from fedrelease.server.blobs import blob_path, read_blob
@@ -241,19 +240,18 @@ def _channels(
         yield str(broken.value), broken.what
     else:
         yield from _pointers(root, log, [one for _, one in every], under_way=meant is not None)
-    for digest, one in every:
-        yield from signatures.generation(one, digest)
+    for sha256, one in every:
+        yield from signatures.generation(one, f"sha256:{sha256}")
     if every or broken is None:  # what was signed is not to be compared with what cannot be read
         yield from signatures.channels(meant, log)
 
 
 def _generations(root: Path) -> tuple[list[tuple[str, Channels]], DamagedRelease | None]:
-    """Every generation by its digest, newest first, until one is damaged."""
+    """Every generation with its sha256, newest first, until one is damaged."""
     found = list[tuple[str, Channels]]()
     try:
-        for one in channels.generations(root):
-            previous = found[-1][1].previous if found else None
-            found.append((f"sha256:{previous or digest_bytes(facts.to_bytes(one))}", one))
+        for named in channels.named_generations(root):
+            found.append(named)  # what came before the damage counts
     except DamagedRelease as error:
         return found, error
     return found, None

@@ -28,7 +28,7 @@ __all__ = [
     "write_durably",
 ]
 
-BLOCK = 1 << 16
+BLOCK = 1 << 12
 """Bytes that are read at a time when a file is read from its end."""
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 
