@@ -1,5 +1,6 @@
 """What publishing and verifying read, counted: what a release costs must not grow with the store."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from signed_examples import own_signer
 
 from fedrelease.errors import ReleaseNotFound
 from fedrelease.server.channels import FirstPointed, Move, Pointer, first_pointed, generations
+from fedrelease.server.fsck import fsck
 from fedrelease.server.lifecycle import anchor
 from fedrelease.server.release import by_digest
 from fedrelease.server.store import Store
@@ -60,16 +62,19 @@ def test_verifying_reads_each_manifest_each_generation_and_each_version_once(
     assert len(before) == ROUNDS
 
 
-def test_what_verifying_reads_grows_with_the_releases_and_not_with_their_square(tmp_path: Path) -> None:
+@pytest.mark.parametrize("check", [verify, fsck])
+def test_what_a_check_reads_grows_with_the_releases_and_not_with_their_square(
+    tmp_path: Path, check: Callable[[Store], object]
+) -> None:
     store, opened = Store.create_or_open(tmp_path / "releases"), list[int]()
-    with disk(Fault(None)), store.lock():
-        for round in range(10, 40):
-            publish_round(store, round)
-            if round in (19, 29, 39):
-                with reads() as seen:
-                    verify(store)
-                opened.append(sum(seen.opened.values()))
-    assert opened[2] - opened[1] == opened[1] - opened[0]
+    for first in (10, 20, 30):
+        with disk(Fault(None)), store.lock():
+            for round in range(first, first + 10):
+                publish_round(store, round)
+        with reads() as seen:
+            check(store)
+        opened.append(sum(seen.opened.values()))
+    assert opened[2] - opened[1] == opened[1] - opened[0] > 0
 
 
 def test_a_release_is_found_by_its_digest_without_looking_at_another_one(
