@@ -65,19 +65,27 @@ class Shelf:
 
         Args:
             path: as :meth:`before` or :meth:`newest` say.
-            like: tensors of the names and shapes that they must have. Where it has rows for labels that came since, what was
-                left gets these rows.
+            like: tensors of the names and shapes that they must have. Where it has more for labels or an adapter that grew
+                since, what was left gets that.
             what: name of such tensors in a refusal. without: what the site begins with where there is no file.
 
         Raises:
             DataError: they do not fit.
             UpdateRefused: the file cannot be read.
         """
-        found = grown(read_state(path), like=like)
+        kept = read_state(path)
+        grows = like if self._may_lack(path) else {name: like[name] for name in kept if name in like}
+        found = grown(kept, like=grows)
         if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in like.items()}:
             hint = f"put back the file that was there; without it the site begins with {without}"
             raise DataError(f"this site's {what} does not fit the state", value=str(path), hint=hint)
         return found
+
+    def _may_lack(self, path: Path) -> bool:
+        """Whether modules may have come since: else a tensor that is missing was lost."""
+        adapters = self.experiment.phase_adapters
+        then, now = (adapters[version_key(version)[1] - 1].form for version in (path.stem, self.version))
+        return then != now
 
     def keep(self, tensors: State) -> None:
         """Write down durably what this version leaves, and forget what no version will read again.
