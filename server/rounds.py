@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cache, partial
 
 from fedrelease.adapter import Adapter
-from fedrelease.errors import ExperimentError, RoundFailed
+from fedrelease.errors import EngineError, ExperimentError, ModelError, RoundFailed
 from fedrelease.experiment import Experiment, StrategyChoice
 from fedrelease.growth import grown, grown_with_zeros
 from fedrelease.label_plan import Labels
@@ -126,7 +126,7 @@ def _check_adapters(setting: Setting, todo: Sequence[PlannedRound]) -> None:
         forms = [experiment.adapter_at(round).form for round in (planned.number - 1, planned.number)]
         if forms[0] == forms[1]:
             continue
-        before, after = (setting.initial(round) for round in (planned.number - 1, planned.number))
+        before, after = setting.initial(planned.number - 1), _begun_with(setting, planned)
         if gone := sorted(before.keys() - after.keys()):
             raise ExperimentError(
                 f"the adapter of phase {planned.phase.name} leaves out what the one before has learned",
@@ -134,6 +134,19 @@ def _check_adapters(setting: Setting, todo: Sequence[PlannedRound]) -> None:
                 rule=f"its targets, {forms[1].targets}, have all modules that {forms[0].targets} means on this base",
                 hint='name them too, with commas, or set targets = "all-linear"',
             )
+
+
+def _begun_with(setting: Setting, planned: PlannedRound) -> State:
+    """The state that training would start from in a round whose adapter is new."""
+    try:
+        return setting.initial(planned.number)
+    except (EngineError, ModelError) as error:
+        raise ExperimentError(
+            f"the base has no place for the adapter of phase {planned.phase.name}",
+            value=", ".join(f"{key} = {value}" for key, value in planned.phase.adapter.given.items()),
+            rule=" ".join(part for part in (error.what, f"({error.value})" if error.value else "", error.rule) if part),
+            hint="change these keys of phase.adapter: layers and targets that the base has, and no rank above its widths",
+        ) from error
 
 
 def _strategy(setting: Setting, planned: PlannedRound) -> Strategy:

@@ -31,8 +31,8 @@ def grown(state: State, *, like: State) -> dict[str, Tensor]:
     """``state`` with all that ``like`` has more: its own numbers, bit for bit, and those of ``like`` in new places.
 
     ``head.weight`` is ``[labels, width]``, ``head.bias`` ``[labels]``, A ``[rank, in]``, B ``[out, rank]``, a core
-    ``[rank, rank]``. New rows and columns come behind the old ones; tensors that ``state`` lacks are those of ``like``. Tensors that ``like`` does
-    not have, or that fit in no place there, stay as they are.
+    ``[rank, rank]``. New rows and columns come behind the old ones; tensors that ``state`` lacks are those of ``like``. Tensors
+    that ``like`` does not have, or that fit in no place there, stay as they are.
 
     Guarantees: where ``like`` is a state before training, the function of the model stays: new columns of B, new rows and columns
     of a core, and the B, core and residual of a new layer are zero, so that what they multiply adds nothing, and the factor
