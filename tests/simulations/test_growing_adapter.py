@@ -100,14 +100,17 @@ def test_every_version_merges_to_its_own_logits_and_writes_its_own_adapter_for_p
         assert {min(factor.shape) for factor in factors.values()} == {release.manifest.adapter.rank}
 
 
-def test_with_privacy_the_ledgers_keep_to_one_budget_and_the_quality_gate_compares_as_ever(
-    growing: Federation, private: Store
-) -> None:
+def test_with_privacy_every_ledger_keeps_to_one_budget_for_all_phases(growing: Federation, private: Store) -> None:
+    assert private.head() is not None
     assert all(7.5 < spent <= 8.0 for spent in growing.spent("private").values())
-    report = report_of(private.find("2.3.1"))
+
+
+def test_the_quality_gate_compares_item_by_item_across_the_growth(plain: Store) -> None:
+    report = report_of(plain.find("2.3.1"))
     assert report is not None
-    quality = [finding for finding in report.findings if finding.gate == "quality"]
-    assert quality and not [finding for finding in quality if finding.state in ("error", "skipped")]
+    quality = {finding.slice: finding.state for finding in report.findings if finding.gate == "quality"}
+    assert {"overall", "class:negative", "class:positive"} <= quality.keys()
+    assert not {"error", "skipped"} & set(quality.values())
 
 
 def test_one_worker_that_is_kept_ends_with_the_digest_of_two_fresh_ones(
@@ -161,9 +164,10 @@ def test_more_layers_than_the_base_has_are_refused_before_the_first_round(growin
 def test_labels_and_adapter_may_grow_in_one_round(growing: Federation, lender: Lender) -> None:
     labels = ('model.labels=["negative", "positive", "odd"]', 'phase.0.labels=["negative", "positive"]')
     both = (*labels, 'phase.1.labels=["negative", "positive", "odd"]')
-    growing.simulate("both", *PLAIN, *both, lender=lender)
+    growing.simulate("both", *PLAIN, *both, "data.server_holdout=0.2", lender=lender)
     assert growing.versions("both") == VERSIONS
     store = Store.open(growing.folder / "both")
     state = store.find("1.2.1").state()
     assert len(state["head.bias"]) == 3 and {min(state[name].shape) for name in state if "lora" in name} == {4}
+    assert all("accuracy" in one.manifest.metrics.server for one in store.releases()), "the server looked at every form"
     assert verify(store).ok
