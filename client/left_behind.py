@@ -19,7 +19,7 @@ from torch import Tensor
 from fedrelease.errors import DataError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
-from fedrelease.growth import grown
+from fedrelease.growth import grown, grown_head
 from fedrelease.manifest import version_key
 from fedrelease.messages import Request
 from fedrelease.update import State, read_state, write_state
@@ -73,18 +73,17 @@ class Shelf:
             DataError: they do not fit.
             UpdateRefused: the file cannot be read.
         """
-        kept = read_state(path)
-        grows = like if self._may_lack(path) else {name: like[name] for name in kept if name in like}
-        found = grown(kept, like=grows)
+        found = (grown if self._may_grow(path) else grown_head)(read_state(path), like=like)
         if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in like.items()}:
             hint = f"put back the file that was there; without it the site begins with {without}"
             raise DataError(f"this site's {what} does not fit the state", value=str(path), hint=hint)
         return found
 
-    def _may_lack(self, path: Path) -> bool:
-        """Whether modules may have come since: else a tensor that is missing was lost."""
+    def _may_grow(self, path: Path) -> bool:
+        """Whether the adapter has grown since: else factors that are too few were lost."""
         adapters = self.experiment.phase_adapters
-        then, now = (adapters[version_key(version)[1] - 1].form for version in (path.stem, self.version))
+        phases = (version_key(version)[1] for version in (path.stem, self.version))
+        then, now = (adapters[min(max(phase, 1), len(adapters)) - 1].form for phase in phases)
         return then != now
 
     def keep(self, tensors: State) -> None:

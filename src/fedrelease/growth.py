@@ -14,11 +14,11 @@ from torch import Tensor
 from fedrelease.factors import CORE, FIRST, SECOND
 from fedrelease.update import State
 
-__all__ = ["grown", "grown_with_zeros"]
+__all__ = ["grown", "grown_head", "grown_with_zeros"]
 
+HEAD = ("head.bias", "head.weight")
 GROWING: Mapping[str, tuple[int, ...]] = {
-    "head.bias": (0,),
-    "head.weight": (0,),
+    **dict.fromkeys(HEAD, (0,)),
     FIRST: (0,),
     SECOND: (1,),
     CORE: (0, 1),
@@ -40,6 +40,12 @@ def grown(state: State, *, like: State) -> dict[str, Tensor]:
     """
     old = {name: _grown(name, tensor, like.get(name)) for name, tensor in state.items()}
     return {**old, **{name: tensor for name, tensor in like.items() if name not in old}}
+
+
+def grown_head(state: State, *, like: State) -> dict[str, Tensor]:
+    """``state`` with the rows for labels that ``like`` has more; all else stays, whatever ``like`` has."""
+    heads = {name: like[name] for name in state if name in like and name.endswith(HEAD)}
+    return {name: _grown(name, tensor, heads.get(name)) for name, tensor in state.items()}
 
 
 def grown_with_zeros(kept: State, *, like: State) -> dict[str, Tensor]:
