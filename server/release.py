@@ -29,6 +29,7 @@ __all__ = [
     "by_digest",
     "committed_digest",
     "experiment_of",
+    "is_of_one_form",
     "load",
     "resolve",
     "version_path",
@@ -197,6 +198,13 @@ def experiment_of(release: Release) -> Experiment:
         DamagedRelease: it is not what was released.
     """
     return load_experiment(None, text=release.read("experiment.toml").decode())
+
+
+def is_of_one_form(first: Release, second: Release) -> bool:
+    """Whether their states have the same tensors, in the same shapes: neither labels nor adapter grew between them."""
+    one, other = first.manifest, second.manifest
+    alike = one.task.labels == other.task.labels and one.adapter == other.adapter
+    return alike and first.state().keys() == second.state().keys()  # a residual is in no manifest
 
 
 def resolve(root: Path, ref: str) -> str:
