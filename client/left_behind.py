@@ -19,7 +19,7 @@ from torch import Tensor
 from fedrelease.errors import DataError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
-from fedrelease.growth import grown
+from fedrelease.growth import grown, grown_head
 from fedrelease.manifest import version_key
 from fedrelease.messages import Request
 from fedrelease.update import State, read_state, write_state
@@ -65,19 +65,26 @@ class Shelf:
 
         Args:
             path: as :meth:`before` or :meth:`newest` say.
-            like: tensors of the names and shapes that they must have. Where it has rows for labels that came since, what was
-                left gets these rows.
+            like: tensors of the names and shapes that they must have. Where it has more for labels or an adapter that grew
+                since, what was left gets that.
             what: name of such tensors in a refusal. without: what the site begins with where there is no file.
 
         Raises:
             DataError: they do not fit.
             UpdateRefused: the file cannot be read.
         """
-        found = grown(read_state(path), like=like)
+        found = (grown if self._may_grow(path) else grown_head)(read_state(path), like=like)
         if {name: value.shape for name, value in found.items()} != {name: value.shape for name, value in like.items()}:
             hint = f"put back the file that was there; without it the site begins with {without}"
             raise DataError(f"this site's {what} does not fit the state", value=str(path), hint=hint)
         return found
+
+    def _may_grow(self, path: Path) -> bool:
+        """Whether the adapter has grown since: else factors that are too few were lost."""
+        adapters = self.experiment.phase_adapters
+        phases = (version_key(version)[1] for version in (path.stem, self.version))
+        then, now = (adapters[min(max(phase, 1), len(adapters)) - 1].form for phase in phases)
+        return then != now
 
     def keep(self, tensors: State) -> None:
         """Write down durably what this version leaves, and forget what no version will read again.

@@ -104,7 +104,7 @@ def train_site(
     """
     directives = parse_directives(request.directives)
     companions = companions or {}
-    rank = request.experiment.model.adapter.rank_of(site.data.name)
+    rank = request.adapter.rank_of(site.data.name)
     site = replace(site, data=rows_of(site.data, request))
     load_state(model, state)  # before the charge, as what follows it: a state or wish that does not fit costs nothing
     private = open_private_part(site.home, request, state)

@@ -101,9 +101,9 @@ def _initial_state(base: Base, experiment: Experiment, round: int) -> State:
     return initial_state(base, experiment, round=round)
 
 
-def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State], Seen]:
+def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Callable[[State, int], Seen]:
     if holdout is None:
-        return lambda state: Seen()
+        return lambda state, round: Seen()
     from fedrelease.server.local_model import server_look
 
     return server_look(base, experiment, holdout)

@@ -23,10 +23,13 @@ __all__ = [
     "FILE",
     "VERBS",
     "Channels",
+    "FirstPointed",
     "Move",
     "Pointer",
     "check_channel",
+    "first_pointed",
     "generations",
+    "named_generations",
     "read",
     "served",
     "write",
@@ -179,6 +182,43 @@ def generations(root: Path) -> Iterator[Channels]:
         if before.generation != now.generation - 1:
             raise DamagedRelease(f"generation {now.generation} of {FILE} follows from {before.generation}", value=FILE)
         now = before
+
+
+def named_generations(root: Path) -> Iterator[tuple[str, Channels]]:
+    """Every generation with the sha256 of its bytes, newest first.
+
+    Raises:
+        DamagedRelease: as :func:`generations`.
+    """
+    sha256: str | None = None
+    for one in generations(root):
+        yield sha256 or digest_bytes(facts.to_bytes(one)), one
+        sha256 = one.previous
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstPointed:
+    """The first release that a channel ever pointed at, if any, as all generations tell up to the one with this sha256."""
+
+    pointer: Pointer | None = None
+    until: str | None = None
+
+
+def first_pointed(root: Path, channel: str, known: FirstPointed) -> FirstPointed:
+    """What a channel pointed at first, reading only the generations that came after ``known``.
+
+    Each generation carries the digest of the one before it: when the one that is known turns up, so would all below it.
+
+    Raises:
+        DamagedRelease: as :func:`generations`.
+    """
+    newest, first = None, None
+    for sha256, one in named_generations(root):
+        newest = newest or sha256
+        if sha256 == known.until:
+            return FirstPointed(pointer=known.pointer or first, until=newest)
+        first = one.channels.get(channel, first)
+    return FirstPointed(pointer=first, until=newest)
 
 
 def served(root: Path, channel: str) -> tuple[Pointer, ...]:

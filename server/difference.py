@@ -9,7 +9,7 @@ Example::
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from torch import Tensor
@@ -217,7 +217,8 @@ def _config(before: Release, after: Release) -> tuple[str, ...]:
 def _round(manifest: Manifest) -> dict[str, str]:
     federation = manifest.federation
     knobs = {f"strategy.{name}": str(value) for name, value in federation.strategy_params.items()}
-    return {"phase": manifest.phase, "strategy": federation.strategy, **knobs}
+    adapter = {f"adapter.{name}": str(value) for name, value in asdict(manifest.adapter).items()}
+    return {"phase": manifest.phase, "strategy": federation.strategy, **knobs, **adapter}
 
 
 def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[str, ...]:

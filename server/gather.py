@@ -49,9 +49,9 @@ class Setting:
     """What all rounds share.
 
     Attributes:
-        initial: makes the state that training starts from with the labels of a round: of version 0.0.0 for round 0, and where
-            labels are added the rows that a head gets for them.
-        look: what a state does on the server's own hold-out; empty without one.
+        initial: makes the state that training starts from with the labels and the adapter of a round: of version 0.0.0 for round
+            0, and where these grow what comes to the parent's tensors.
+        look: what the state of a round does on the server's own hold-out; empty without one.
         seconds_of: how long a site takes with a state of so many bytes, where that is known beforehand: on virtual time.
     """
 
@@ -60,7 +60,7 @@ class Setting:
     sites: Sites
     base: Base
     initial: Callable[[int], State]
-    look: Callable[[State], Seen]
+    look: Callable[[State, int], Seen]
     watch: Watcher
     seconds_of: Callable[[str, int], float] | None = None
 
@@ -119,7 +119,15 @@ def _screened(request: Request, reply: Reply, parent: State, kinds: Sequence[str
         raise UpdateRefused(reply.refused or "no answer")
     experiment, private = request.experiment, request.directives.get("private")
     part = private if isinstance(private, str) else None
-    delta = screen(parent, reply.arrays, reply.answer, experiment=experiment, site=reply.site, part=part)
+    delta = screen(
+        parent,
+        reply.arrays,
+        reply.answer,
+        experiment=experiment,
+        site=reply.site,
+        part=part,
+        adapter=request.adapter,
+    )
     companions = screen_companions(parent, reply.companions, kinds, experiment=experiment)
     return Screened(site=reply.site, delta={**delta, **companions}, answer=reply.answer)
 
@@ -153,7 +161,7 @@ def gather_evaluations(setting: Setting, request: Request, candidate: State) -> 
             refused[reply.site] = f"hold-out: {_short(error)}"
         answer = answers.get(reply.site)
         setting.tell(request, "evaluate", reply.site, refused.get(reply.site), answer.receipt if answer else None)
-    seen = setting.look(candidate)
+    seen = setting.look(candidate, request.round)
     metrics, report = site_metrics(answers, labels=request.labels, server=seen.metrics)
     receipts = tuple(answers[site].receipt for site in sorted(answers))
     items = {**{site: answer.items for site, answer in answers.items()}, SERVER: seen.items}

@@ -3,21 +3,22 @@
 Example::
 
     announce(root, Intent(entry=entry, moved=channels))    # then the commit point, if there is one
-    fulfil(root, intent)                                   # the log's line, the channels, and the intent is gone
+    fulfil(root, intent, log)                              # the log's line, the channels, and the intent is gone
 """
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedrelease import facts
 from fedrelease.errors import DamagedRelease
 from fedrelease.files import sync_folder, write_durably
-from fedrelease.server import channels, journal
+from fedrelease.server import channels
 from fedrelease.server.channels import Channels
-from fedrelease.server.journal import FIRST, RELEASES, LogEntry
+from fedrelease.server.journal import RELEASES, LogEntry
 from fedrelease.server.release import committed_digest, version_path
+from fedrelease.server.written_log import WrittenLog
 
 __all__ = ["FILE", "Intent", "announce", "announced", "fulfil", "settle"]
 
@@ -44,7 +45,7 @@ def announced(root: Path) -> Intent | None:
     return None
 
 
-def settle(root: Path, *, check: Callable[[Intent], None]) -> None:
+def settle(root: Path, log: WrittenLog, *, check: Callable[[Intent], None]) -> None:
     """Finish what was announced. A publish whose version was not committed never happened.
 
     ``check`` may refuse, by raising, what no writer announced: anybody who can write to the folder can write this file.
@@ -52,15 +53,15 @@ def settle(root: Path, *, check: Callable[[Intent], None]) -> None:
     intent = announced(root)
     if intent is not None and _stands(root, intent.entry):
         check(intent)
-        fulfil(root, intent)
+        fulfil(root, intent, log)
     (root / FILE).unlink(missing_ok=True)
 
 
-def fulfil(root: Path, intent: Intent) -> None:
+def fulfil(root: Path, intent: Intent, log: WrittenLog) -> None:
     """Log it and move the channels; every step is safe to do twice."""
     sync_folder(root / "versions")
-    if not any(_same(intent.entry, known) for known in journal.read(root / journal.FILE)):
-        journal.append(root / journal.FILE, intent.entry)
+    if not log.tells(intent.entry):
+        log.append(intent.entry)
     if intent.moved is not None and channels.read(root).generation < intent.moved.generation:
         channels.write(root, intent.moved)
     (root / FILE).unlink(missing_ok=True)
@@ -72,10 +73,3 @@ def _stands(root: Path, entry: LogEntry) -> bool:
         return True
     exists = version_path(root, entry.version).exists()
     return exists and committed_digest(root, entry.version) == entry.digest
-
-
-def _same(entry: LogEntry, known: LogEntry) -> bool:
-    """A release has one line, whatever that says beside; of moves each is its own."""
-    if entry.event in RELEASES:
-        return known.event in RELEASES and known.version == entry.version
-    return replace(known, previous=FIRST) == entry

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from fedrelease import facts
 from fedrelease.errors import DamagedRelease, StoreError
-from fedrelease.files import append_durably, digest_bytes, read_lines
+from fedrelease.files import append_durably, digest_bytes, last_line, read_lines
 from fedrelease.manifest import Manifest, parse_version
 
 __all__ = [
@@ -21,10 +22,13 @@ __all__ = [
     "FILE",
     "FIRST",
     "RELEASES",
+    "Link",
     "LogEntry",
     "append",
     "check_chain",
     "entry_for",
+    "links",
+    "next_previous",
     "read",
     "readable",
     "utc_now",
@@ -35,6 +39,8 @@ RELEASES = ("held", "released")
 MOVES = ("pause", "promote", "resume", "rollback", "unyank", "yank")
 EVENTS = (*RELEASES, "round-failed", *MOVES)
 FIRST = "0" * 64
+Link: TypeAlias = "tuple[LogEntry | None, str | None]"
+"""A line's entry if it is readable, and what is wrong with it if anything is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,42 +116,19 @@ def entry_for(
 
 def append(path: Path, entry: LogEntry) -> LogEntry:
     """Add a line durably, chained to the last one; return it as written. The caller holds the store's lock."""
-    lines = read_lines(path)
-    chained = replace(entry, previous=digest_bytes(lines[-1]) if lines else FIRST)
+    chained = replace(entry, previous=next_previous(path))
     append_durably(path, facts.to_bytes(chained))
     return chained
 
 
-def read(path: Path) -> tuple[LogEntry, ...]:
-    """All entries, oldest first; a torn last line never counted and is left out.
-
-    Raises:
-        DamagedRelease: the chain is broken or a line is unreadable; the message names the line.
-    """
-    entries = []
-    for entry, what in _links(path):
-        if entry is None or what is not None:
-            raise DamagedRelease(f"{path.name} {what}", value=path.name, hint="see what `fedrelease verify` says")
-        entries.append(entry)
-    return tuple(entries)
+def next_previous(path: Path) -> str:
+    """What the next line will say of the one before it; only the last line is read."""
+    last = last_line(path)
+    return digest_bytes(last.line) if last is not None else FIRST
 
 
-def check_chain(path: Path) -> tuple[str, ...]:
-    """What is wrong with the log, one text a line; nothing when all is well.
-
-    Guarantees: a changed, removed, added or moved line is found, unless it is the last: nothing comes after it that
-    would know.
-    """
-    return tuple(what for _, what in _links(path) if what is not None)
-
-
-def readable(path: Path) -> tuple[LogEntry, ...]:
-    """The entries that can be read, whether the chain holds or not: for looking into a damaged store only."""
-    return tuple(entry for entry, _ in _links(path) if entry is not None)
-
-
-def _links(path: Path) -> Iterator[tuple[LogEntry | None, str | None]]:
-    """Every line's entry if it is readable, and what is wrong with it if anything is."""
+def links(path: Path) -> Iterator[Link]:
+    """Every line, in one reading for whoever wants both the entries and what is wrong."""
     try:
         lines = read_lines(path)
     except OSError as error:
@@ -161,3 +144,31 @@ def _links(path: Path) -> Iterator[tuple[LogEntry | None, str | None]]:
             broken = entry.previous != previous
             yield entry, f"line {number} does not follow from the line before it" if broken else None
         previous = digest_bytes(line)
+
+
+def read(path: Path) -> tuple[LogEntry, ...]:
+    """All entries, oldest first; a torn last line never counted and is left out.
+
+    Raises:
+        DamagedRelease: the chain is broken or a line is unreadable; the message names the line.
+    """
+    entries = []
+    for entry, what in links(path):
+        if entry is None or what is not None:
+            raise DamagedRelease(f"{path.name} {what}", value=path.name, hint="see what `fedrelease verify` says")
+        entries.append(entry)
+    return tuple(entries)
+
+
+def check_chain(path: Path) -> tuple[str, ...]:
+    """What is wrong with the log, one text a line; nothing when all is well.
+
+    Guarantees: a changed, removed, added or moved line is found, unless it is the last: nothing comes after it that
+    would know.
+    """
+    return tuple(what for _, what in links(path) if what is not None)
+
+
+def readable(path: Path) -> tuple[LogEntry, ...]:
+    """The entries that can be read, whether the chain holds or not: for looking into a damaged store only."""
+    return tuple(entry for entry, _ in links(path) if entry is not None)

@@ -9,6 +9,7 @@ Example::
 import os
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import final
 from uuid import uuid4
@@ -48,7 +49,7 @@ class PublicKey:
         Raises:
             SignatureError: it is not.
         """
-        if _public_pem(self._key()) != self.pem:
+        if _public_pem(self._key) != self.pem:
             raise SignatureError("a public key is not in its usual form", rule=_RULE)
 
     @property
@@ -59,11 +60,12 @@ class PublicKey:
     def verifies(self, signature: bytes, data: bytes) -> bool:
         """Whether ``signature`` (DER) is this key's over ``data``."""
         try:
-            self._key().verify(signature, data, ec.ECDSA(SHA256()))
+            self._key.verify(signature, data, ec.ECDSA(SHA256()))
         except InvalidSignature:
             return False
         return True
 
+    @cached_property
     def _key(self) -> ec.EllipticCurvePublicKey:
         try:
             key = load_pem_public_key(self.pem.encode())

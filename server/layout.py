@@ -16,8 +16,8 @@ from fedrelease.files import canonical_bytes, sync_folder, write_durably
 __all__ = ["FIRST", "LAYOUT", "allow_packed", "check", "create", "prepare"]
 
 FIRST = 1
-LAYOUT = 2
-"""The newest that is read here; from 2 on a blob may be packed, which layout 1 knew nothing of."""
+LAYOUT = 3
+"""The newest that is read here; from 2 on a blob may be packed, from 3 on by numbers that differ, in a line of keyframes."""
 
 
 def create(root: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedrelease.errors import DamagedRelease, StoreError
-from fedrelease.server.channels import Channels, Move, Pointer, check_channel, generations, served
+from fedrelease.server.channels import Channels, Move, Pointer, check_channel, served
 from fedrelease.server.journal import LogEntry, utc_now
 from fedrelease.server.release import Release, load
 from fedrelease.server.store import Store
@@ -138,8 +138,8 @@ def anchor(store: Store) -> Release | None:
     now = store.channels()
     if pinned := now.channels.get("anchor"):
         return load(store.folder, pinned.version)
-    first = next((one for one in reversed(list(generations(store.folder))) if "stable" in one.channels), None)
-    return load(store.folder, first.channels["stable"].version) if first else None
+    first = store.first_pointed("stable")
+    return load(store.folder, first.version) if first else None
 
 
 def _pausing(store: Store, channel: str, verb: str, by: By, paused: set[str]) -> Moved:

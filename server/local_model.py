@@ -3,7 +3,7 @@
 Example::
 
     initial_state(base, experiment)["head.weight"]
-    server_look(base, experiment, holdout)(state)        # {'accuracy': 0.81, ...}
+    server_look(base, experiment, holdout)(state, 3)     # of round 3: {'accuracy': 0.81, ...}
 
 Apart from the server's app, which imports it only when it is asked for: it brings the libraries that models are built with, and a
 server that does neither is spared their memory.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedrelease.data.row_files import of_labels, open_rows
 from fedrelease.data.tokens import load_tokenizer
-from fedrelease.experiment import Experiment
+from fedrelease.experiment import Experiment, Model
 from fedrelease.models.bases import Base
 from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
 from fedrelease.models.evaluation import look, outcomes
@@ -31,7 +31,7 @@ __all__ = ["drawn_state", "initial_state", "server_look"]
 def initial_state(base: Base, experiment: Experiment, *, round: int = 0) -> State:
     """Factors as they are drawn, and a head that is zero or starts from the texts of the round's labels.
 
-    For round 0 that is the state of version 0.0.0. It follows from the seed, the labels and the base alone.
+    For round 0 that is the state of version 0.0.0. It follows from the seed, the labels, the adapter and the base alone.
     """
     model = build_model(base, experiment.model_at(round), seed=experiment.federation.seed)
     return drawn_state(model, base, experiment, round=round)
@@ -49,20 +49,21 @@ def drawn_state(classifier: Classifier, base: Base, experiment: Experiment, *, r
     return {**state, "head.weight": head}
 
 
-def server_look(base: Base, experiment: Experiment, holdout: Path) -> Callable[[State], Seen]:
-    """What a state does on the rows of ``holdout`` whose labels it knows, as a function of the state.
+def server_look(base: Base, experiment: Experiment, holdout: Path) -> Callable[[State, int], Seen]:
+    """What a state does on the rows of ``holdout`` whose labels it knows, as a function of the state and its round.
 
-    The model is built once for each number of labels.
+    The model is built once for all rounds with its labels and adapter.
     """
     whole = open_rows(holdout)
 
     @lru_cache(maxsize=1)
-    def built(count: int) -> Classifier:
-        return build_model(base, experiment.model.with_labels(count), seed=experiment.federation.seed)
+    def built(model: Model) -> Classifier:
+        return build_model(base, model, seed=experiment.federation.seed)
 
-    def on_server(state: State) -> Seen:
-        labels = experiment.model.labels[: len(state["head.bias"])]
-        model, rows = built(len(labels)), of_labels(whole, len(labels))
+    def on_server(state: State, round: int) -> Seen:
+        wanted = experiment.model_at(round)
+        labels = wanted.labels
+        model, rows = built(wanted), of_labels(whole, len(labels))
         load_state(model, state)
         matrix, loss = look(model, rows, classes=len(labels))
         items = outcomes(model, rows, labels) if experiment.needs_items else None

@@ -1,7 +1,8 @@
 """Blobs of whole models in a small form: ``packed/sha256/<hex>``, named by what they decode to.
 
-A file is one line of facts, then zstd of the bytes in planes (all first bytes of numbers, all second bytes ...), after XOR with a
-keyframe where it has one. Rounds change numbers little: sign, exponent and leading digits are mostly those of the keyframe.
+A file is one line of facts, then zstd of the bytes in planes (all first bytes of numbers, all second bytes ...), of what differs
+from a keyframe where it has one. Rounds change numbers little: sign, exponent and leading digits are mostly those of the
+keyframe, which may itself stand on another; whoever packs says how far that goes.
 
 Example::
 
@@ -14,15 +15,14 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from io import BufferedReader
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import BinaryIO
 from uuid import uuid4
 
-import numpy as np
 import zstandard
 
 from fedrelease import facts
@@ -30,10 +30,12 @@ from fedrelease.errors import DamagedRelease
 from fedrelease.files import digest_file, sync_folder
 from fedrelease.manifest import check_sha256
 from fedrelease.server.blobs import blob_path, temporary_file
+from fedrelease.server.byte_planes import difference, numbers, planes, restored, xored
 
 __all__ = ["LEVEL", "PackedFacts", "content", "pack", "packed_facts", "packed_path", "whole"]
 
 LEVEL = 9
+ENCODINGS = ("difference", "xor")
 PIECE = 1 << 22
 """Bytes that are turned at a time; a multiple of every width."""
 
@@ -43,10 +45,12 @@ class PackedFacts:
     """The first line of a packed blob.
 
     Attributes:
-        keyframe: sha256 of the blob that the bytes were XORed with; None: with none.
+        encoding: ``difference`` of the numbers from those of the keyframe; ``xor`` of the bytes, as older ones were packed.
+        keyframe: sha256 of the blob that they differ from; None: from none.
         payload: sha256 of what follows the line. size: bytes of the blob itself. width: bytes of one number, 1 to 8.
     """
 
+    encoding: str
     keyframe: str | None
     payload: str
     size: int
@@ -58,6 +62,18 @@ class PackedFacts:
             check_sha256(sha256)
         if not 1 <= self.width <= 8 or self.size < 0:
             raise DamagedRelease("no packed blob", value=self.width, rule="numbers have 1 to 8 bytes")
+        if self.encoding not in ENCODINGS:
+            raise DamagedRelease("unknown encoding", value=self.encoding, rule=f"it is {' or '.join(ENCODINGS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OlderFacts:
+    """The line of a store of layout 2, which knew one encoding."""
+
+    keyframe: str | None
+    payload: str
+    size: int
+    width: int
 
 
 def packed_path(root: Path, sha256: str) -> Path:
@@ -91,7 +107,13 @@ def pack(root: Path, sha256: str, *, keyframe: str | None, width: int) -> int:
     with temporary_file(root) as payload, temporary_file(root) as temporary:
         with _against(root, keyframe) as frame, raw.open("rb") as source, payload.open("wb") as target:
             _compress(source, frame, target, width)
-        told = PackedFacts(keyframe=keyframe, payload=digest_file(payload), size=raw.stat().st_size, width=width)
+        told = PackedFacts(
+            encoding="difference",
+            keyframe=keyframe,
+            payload=digest_file(payload),
+            size=raw.stat().st_size,
+            width=width,
+        )
         _write(temporary, facts.to_bytes(told), payload)
         temporary.replace(path)
     sync_folder(path.parent)
@@ -166,7 +188,7 @@ def _against(root: Path, keyframe: str | None) -> Iterator[BufferedReader | None
         yield None
         return
     try:
-        file = whole(root, keyframe).open("rb")
+        file = _frame(root, keyframe)
     except OSError as error:
         where = f"blobs/sha256/{keyframe}"
         raise DamagedRelease(f"the keyframe {keyframe} cannot be read: {error.strerror}", value=where) from error
@@ -174,10 +196,26 @@ def _against(root: Path, keyframe: str | None) -> Iterator[BufferedReader | None
         yield file
 
 
+def _frame(root: Path, keyframe: str) -> BufferedReader:
+    """Its bytes: raw, or decoded. The last one decoded stays, since who reads a store reads the next release next."""
+    raw, kept = blob_path(root, keyframe), _room() / f"{keyframe}.frame"
+    for path in (raw, _room() / keyframe, kept):
+        with suppress(FileNotFoundError):
+            return path.open("rb")
+    if not packed_path(root, keyframe).is_file():
+        return raw.open("rb")  # says what is missing
+    with content(root, keyframe, packed=True) as decoded:
+        file = decoded.open("rb")
+        for other in _room().glob("*.frame"):
+            other.unlink(missing_ok=True)
+        decoded.replace(kept)
+    return file
+
+
 def _compress(source: BinaryIO, frame: BinaryIO | None, target: BinaryIO, width: int) -> None:
     encoder = zstandard.ZstdCompressor(level=LEVEL).compressobj()
     while piece := source.read(PIECE):
-        target.write(encoder.compress(_planes(_xored(piece, frame), width)))
+        target.write(encoder.compress(planes(difference(piece, _beside(piece, frame), width), width)))
     target.write(encoder.flush())
 
 
@@ -203,9 +241,15 @@ def _reading(root: Path, sha256: str) -> Iterator[tuple[PackedFacts, BufferedRea
         if not line.endswith(b"\n"):
             raise DamagedRelease(f"{where} does not begin with its facts", value=where)
         try:
-            yield facts.from_bytes(PackedFacts, line[:-1]), file
+            yield _told(line[:-1]), file
         except zstandard.ZstdError as error:
             raise DamagedRelease(f"{where} cannot be decoded: {error}", value=where) from error
+
+
+def _told(line: bytes) -> PackedFacts:
+    if b'"encoding":' in line:
+        return facts.from_bytes(PackedFacts, line)
+    return PackedFacts(encoding="xor", **asdict(facts.from_bytes(_OlderFacts, line)))
 
 
 def _decode(root: Path, sha256: str, target: Path) -> None:
@@ -227,7 +271,8 @@ def _expand(source: BinaryIO, frame: BinaryIO | None, target: Path, told: Packed
     reader = zstandard.ZstdDecompressor().stream_reader(source)
     with target.open("wb") as file:
         while left and (piece := _exactly(reader, min(PIECE, left))):
-            plain = _xored(_numbers(piece, told.width), frame)
+            mixed, other = numbers(piece, told.width), _beside(piece, frame)
+            plain = xored(mixed, other) if told.encoding == "xor" else restored(mixed, other, told.width)
             seen.update(plain)
             file.write(plain)
             left -= len(piece)
@@ -242,20 +287,6 @@ def _exactly(reader: zstandard.ZstdDecompressionReader, size: int) -> bytes:
     return found
 
 
-def _planes(piece: bytes, width: int) -> bytes:
-    """All first bytes of the numbers, then all second bytes ...; a rest that is no whole number stays at the end."""
-    end = len(piece) // width * width
-    return np.frombuffer(piece[:end], np.uint8).reshape(-1, width).T.tobytes() + piece[end:]
-
-
-def _numbers(piece: bytes, width: int) -> bytes:
-    """What :func:`_planes` was given."""
-    end = len(piece) // width * width
-    return np.frombuffer(piece[:end], np.uint8).reshape(width, -1).T.tobytes() + piece[end:]
-
-
-def _xored(piece: bytes, frame: BinaryIO | None) -> bytes:
-    """The piece XOR as many bytes of the keyframe; beyond its end the piece as it is."""
-    other = frame.read(len(piece)) if frame is not None else b""
-    mixed = np.frombuffer(piece[: len(other)], np.uint8) ^ np.frombuffer(other, np.uint8)
-    return mixed.tobytes() + piece[len(other) :]
+def _beside(piece: bytes, frame: BinaryIO | None) -> bytes:
+    """As many bytes of the keyframe; zeros beyond its end, from which nothing differs."""
+    return (frame.read(len(piece)) if frame is not None else b"").ljust(len(piece), b"\0")

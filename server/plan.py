@@ -44,8 +44,11 @@ class PlannedRound:
 
 
 def planned_rounds(experiment: Experiment) -> tuple[PlannedRound, ...]:
-    """All rounds. MAJOR of a version is how often labels were added, MINOR the phase, PATCH the round in it, both from 1."""
-    major = majors(experiment.phase_labels)
+    """All rounds. MAJOR of a version is how often labels were added or the adapter grew, in one phase or in two; MINOR is the
+    phase, PATCH the round in it, both from 1.
+    """
+    forms = [adapter.form for adapter in experiment.phase_adapters]
+    major = majors(list(zip(experiment.phase_labels, forms, strict=True)))
     places = [
         (f"{major[place]}.{place + 1}.{patch}", phase)
         for place, phase in enumerate(experiment.phases)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed
 
+from fedrelease.adapter import Adapter
 from fedrelease.experiment import Experiment, Phase, StrategyChoice
 from fedrelease.experiment_document import experiment_digest
 from fedrelease.experiment_file import to_toml
@@ -158,7 +159,7 @@ def _manifest(
         parents=(outcome.parent.digest,) if outcome.parent else (),
         files=files,
         base=BaseFacts(ref=experiment.model.base, files=base.files),
-        adapter=_adapter(experiment),
+        adapter=_adapter(experiment.adapter_at(outcome.round)),
         task=_task(experiment, base, outcome.round),
         federation=_federation(outcome, experiment),
         privacy=_privacy(outcome, experiment, store.head()),
@@ -193,8 +194,7 @@ def _keep(store: Store, path: str, role: str, data: bytes) -> FileEntry:
     return FileEntry(path=path, sha256=store.put_blob(data), size=len(data), role=role)
 
 
-def _adapter(experiment: Experiment) -> AdapterFacts:
-    adapter = experiment.model.adapter
+def _adapter(adapter: Adapter) -> AdapterFacts:
     return AdapterFacts(
         kind=adapter.kind, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, layers=adapter.layers
     )

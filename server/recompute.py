@@ -17,7 +17,7 @@ from fedrelease.experiment import StrategyChoice
 from fedrelease.manifest import FederationFacts
 from fedrelease.server.aggregating import KeptRound, aggregate, kept_round, memory_for
 from fedrelease.server.arrivals import as_arrived
-from fedrelease.server.release import Release, by_digest
+from fedrelease.server.release import Release, by_digest, is_of_one_form
 from fedrelease.server.retracted import retraction_of
 from fedrelease.server.spool import Spool
 from fedrelease.server.store import Store
@@ -138,10 +138,10 @@ def _wrong(store: Store, release: Release, kept: Kept) -> str:
 
 
 def check_not_grown(release: Release) -> None:
-    """Refuse a round that added labels.
+    """Refuse a round that added labels or grew the adapter.
 
     Raises:
-        StoreError: its sites started from more than its parent: the new rows are those of a model drawn on the base.
+        StoreError: its sites started from more than its parent: what is new is that of a model drawn on the base.
     """
     parent = by_digest(release.root, release.manifest.parents[0])
     added = [label for label in release.manifest.task.labels if label not in parent.manifest.task.labels]
@@ -150,6 +150,12 @@ def check_not_grown(release: Release) -> None:
             f"{release.version} added labels, and is not computed again",
             value=", ".join(added),
             rule="a store does not hold the rows that new labels began with",
+        )
+    if not is_of_one_form(parent, release):
+        raise StoreError(
+            f"{release.version} grew the adapter, and is not computed again",
+            value=f"{parent.version} -> {release.version}",
+            rule="a store does not hold what new ranks and modules began with",
         )
 
 

@@ -46,7 +46,7 @@ def _released(root: Path) -> Iterator[str]:
 
 
 def _generations(root: Path) -> Iterator[str]:
-    return (digest_bytes(facts.to_bytes(one)) for one in channels.generations(root))
+    return (sha256 for sha256, _ in channels.named_generations(root))
 
 
 def _under_way(root: Path) -> Iterator[str]:

@@ -20,7 +20,7 @@ from fedrelease.server.channels import CHANNELS
 from fedrelease.server.gates import GateReport
 from fedrelease.server.judging import Candidate, Measured, judge_against, reports_of, subject_of
 from fedrelease.server.plan import planned_rounds
-from fedrelease.server.release import Release, by_digest, experiment_of
+from fedrelease.server.release import Release, by_digest, experiment_of, is_of_one_form
 from fedrelease.server.retracted import is_rebuilt
 from fedrelease.server.store import Store
 from fedrelease.update import State
@@ -132,6 +132,6 @@ def _candidate(store: Store, release: Release) -> Candidate:
 
 
 def _began(parent: Release, release: Release) -> State:
-    """What training started from. The rows that new labels began with are kept nowhere: where they ended stands in for them."""
-    same = parent.manifest.task.labels == release.manifest.task.labels
+    """What training started from. What new labels and adapters began with is kept nowhere: where it ended stands in for it."""
+    same = is_of_one_form(parent, release)
     return parent.state() if same else grown(parent.state(), like=release.state())

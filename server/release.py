@@ -8,6 +8,7 @@ Example::
 """
 
 import difflib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fedrelease.errors import DamagedRelease, ReleaseNotFound, StoreError, Updat
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import load_experiment
 from fedrelease.files import digest_file
-from fedrelease.manifest import FileEntry, Manifest, check_digest, parse_version, version_key
+from fedrelease.manifest import FileEntry, Manifest, check_digest, parse_version
 from fedrelease.server import channels
 from fedrelease.server.blobs import read_blob
 from fedrelease.server.packed import whole
@@ -28,6 +29,7 @@ __all__ = [
     "by_digest",
     "committed_digest",
     "experiment_of",
+    "is_of_one_form",
     "load",
     "resolve",
     "version_path",
@@ -124,14 +126,18 @@ def version_path(root: Path, version: str) -> Path:
 
 def versions(root: Path) -> tuple[str, ...]:
     """All committed versions, lowest first."""
-    names = []
-    for path in (root / "versions").glob("*.json"):
-        try:
-            parse_version(path.stem)
-        except StoreError:
-            continue
-        names.append(path.stem)
-    return tuple(sorted(names, key=version_key))
+    found = {}
+    for name in _names(root / "versions"):
+        with suppress(StoreError):
+            found[parse_version(name)] = name
+    return tuple(found[version] for version in sorted(found))
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [path.stem for path in folder.iterdir() if path.suffix == ".json"]
+    except OSError:
+        return []
 
 
 def committed_digest(root: Path, version: str) -> str:
@@ -173,7 +179,16 @@ def by_digest(root: Path, digest: str) -> Release:
     Raises:
         ReleaseNotFound: the store has none.
     """
-    return load(root, resolve(root, digest))
+    return _as_named(root, digest) or load(root, resolve(root, digest))
+
+
+def _as_named(root: Path, digest: str) -> Release | None:
+    """Where the manifest with that digest leads to its version and back: no other release needs to be looked at."""
+    with suppress(StoreError):
+        manifest = Manifest.from_bytes(read_blob(root, check_digest(digest)))
+        if committed_digest(root, manifest.version) == digest:
+            return Release(version=manifest.version, digest=digest, manifest=manifest, root=root)
+    return None
 
 
 def experiment_of(release: Release) -> Experiment:
@@ -183,6 +198,13 @@ def experiment_of(release: Release) -> Experiment:
         DamagedRelease: it is not what was released.
     """
     return load_experiment(None, text=release.read("experiment.toml").decode())
+
+
+def is_of_one_form(first: Release, second: Release) -> bool:
+    """Whether their states have the same tensors, in the same shapes: neither labels nor adapter grew between them."""
+    one, other = first.manifest, second.manifest
+    alike = one.task.labels == other.task.labels and one.adapter == other.adapter
+    return alike and first.state().keys() == second.state().keys()  # a residual is in no manifest
 
 
 def resolve(root: Path, ref: str) -> str:

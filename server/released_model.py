@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedrelease.errors import ModelError
+from fedrelease.experiment import Model
 from fedrelease.models.bases import Base, open_base
 from fedrelease.models.classifier import load_state
 from fedrelease.models.tasks import Classifier, build_model
 from fedrelease.server.release import Release, experiment_of
 
-__all__ = ["released_model", "same_base"]
+__all__ = ["own_model", "released_model", "same_base"]
 
 
 def released_model(release: Release, base: Base, *, precision: str | None = None) -> Classifier:
@@ -26,12 +27,17 @@ def released_model(release: Release, base: Base, *, precision: str | None = None
         ModelError: the state does not fit the base.
         DamagedRelease: a file of the release changed.
     """
-    experiment = experiment_of(release)
-    known = experiment.model.with_labels(len(release.manifest.task.labels))  # labels may have been added since
-    wanted = replace(known, precision=precision or experiment.model.precision)
-    model = build_model(base, wanted, seed=experiment.federation.seed)
+    own = own_model(release)
+    model = build_model(base, replace(own, precision=precision or own.precision), seed=0)  # all of it is the release's
     load_state(model, release.state())
     return model.eval()
+
+
+def own_model(release: Release) -> Model:
+    """The model that a release is of: its experiment's, with the labels and the adapter that it had by then."""
+    experiment, manifest = experiment_of(release), release.manifest
+    known = experiment.model.with_labels(len(manifest.task.labels))
+    return replace(known, adapter=experiment.adapter_at(manifest.round))
 
 
 def same_base(release: Release, cache: Path) -> Base:

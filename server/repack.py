@@ -1,4 +1,4 @@
-"""Pack releases of whole models: a keyframe every 8, the others as what differs from it. Adapters are left as they are.
+"""Pack releases of whole models: every eighth by itself, the others as what differs from the one before. Adapters stay.
 
 Example::
 
@@ -7,7 +7,7 @@ Example::
         repack(store, planned)                             # a raw file goes when its packed form was decoded and compared
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedrelease.errors import DamagedRelease
@@ -15,7 +15,7 @@ from fedrelease.files import sync_folder
 from fedrelease.manifest import FileEntry
 from fedrelease.server import layout
 from fedrelease.server.blobs import blob_path, disk_errors
-from fedrelease.server.packed import pack, packed_path
+from fedrelease.server.packed import pack, packed_facts, packed_path
 from fedrelease.server.release import Release
 from fedrelease.server.store import Store
 from fedrelease.update import StateFile
@@ -23,7 +23,7 @@ from fedrelease.update import StateFile
 __all__ = ["EVERY", "PackStep", "Packed", "repack", "to_pack"]
 
 EVERY = 8
-"""Releases from one keyframe to the next; what differs grows with the distance."""
+"""Releases that stand on each other at most: so many are decoded to read the last of them."""
 ROLES = ("adapter", "memory", "weights")
 
 
@@ -48,7 +48,7 @@ class Packed:
 
 
 def to_pack(store: Store) -> tuple[PackStep, ...]:
-    """The raw blobs of full-weight releases, keyframes before what is XORed with them. Versions decide, so it is always the same.
+    """The raw blobs of full-weight releases, each after its keyframe. Versions decide, so it is always the same.
 
     Raises:
         DamagedRelease: a manifest cannot be read.
@@ -59,14 +59,14 @@ def to_pack(store: Store) -> tuple[PackStep, ...]:
         for file in _large_files(release):
             if file.sha256 not in steps:
                 line = series.setdefault(file.path, [])
-                step = _step(release.version, file, line)
+                step = _step(store, release.version, file, line)
                 line.append(step)
                 steps[file.sha256] = step
     return tuple(step for step in steps.values() if store.blob_path(step.sha256).is_file())
 
 
 def repack(store: Store, steps: Sequence[PackStep]) -> Iterator[Packed]:
-    """Do them one by one, telling each. The caller holds the store's lock.
+    """Do them one by one, the last first: keyframes are raw while they are needed. The caller holds the store's lock.
 
     Guarantees: at any instant each blob is there raw, or packed and decoded once to the bytes of its name. Doing it again after a
     kill goes on.
@@ -78,7 +78,7 @@ def repack(store: Store, steps: Sequence[PackStep]) -> Iterator[Packed]:
     if steps:
         with disk_errors(store.folder):
             layout.allow_packed(store.folder)
-    for step in steps:
+    for step in reversed(steps):
         with disk_errors(store.folder):
             yield Packed(step=step, before=step.size, after=_pack(store, step))
 
@@ -90,17 +90,32 @@ def _large_files(release: Release) -> Iterator[FileEntry]:
                 yield file
 
 
-def _step(version: str, file: FileEntry, line: Sequence[PackStep]) -> PackStep:
-    """Against the last keyframe, unless eight stand on it or another model began, whose file has another size."""
-    frame = next((step for step in reversed(line) if step.keyframe is None), None)
-    fresh = frame is None or frame.size != file.size or len(line) - line.index(frame) >= EVERY
+def _step(store: Store, version: str, file: FileEntry, line: Sequence[PackStep]) -> PackStep:
+    """Against the one before, unless eight stand on each other or another model began, whose file has another size."""
+    last = line[-1] if line else None
+    fresh = last is None or last.size != file.size or _stands_on(store, last.sha256, line) >= EVERY - 1
     return PackStep(
         version=version,
         path=file.path,
         sha256=file.sha256,
         size=file.size,
-        keyframe=None if fresh or frame is None else frame.sha256,
+        keyframe=None if fresh or last is None else last.sha256,
     )
+
+
+def _stands_on(store: Store, sha256: str, line: Sequence[PackStep]) -> int:
+    """How many are decoded before this one: as it was packed, or as it is to be."""
+    planned, count = {step.sha256: step.keyframe for step in line}, 0
+    frame = _keyframe(store, sha256, planned)
+    while frame is not None and count < EVERY:
+        frame, count = _keyframe(store, frame, planned), count + 1
+    return count
+
+
+def _keyframe(store: Store, sha256: str, planned: Mapping[str, str | None]) -> str | None:
+    if store.blob_path(sha256).is_file() or not packed_path(store.folder, sha256).is_file():
+        return planned.get(sha256)
+    return packed_facts(store.folder, sha256).keyframe
 
 
 def _pack(store: Store, step: PackStep) -> int:

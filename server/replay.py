@@ -34,6 +34,7 @@ from fedrelease.server.journal import FIRST, LogEntry
 from fedrelease.server.packed import packed_path
 from fedrelease.server.release import Committed, version_path
 from fedrelease.server.store import Store
+from fedrelease.server.written_log import WrittenLog
 
 __all__ = ["Copied", "FolderSource", "missing", "replay", "to_travel"]
 
@@ -95,8 +96,9 @@ def replay(source: Source, store: Store, *, told: str) -> Copied:
             if name not in PLAIN:
                 _take(source, name, root)
         chain = _generations(root, theirs) if lines else {}
+        log = WrittenLog(root / journal.FILE)
         for line in lines:
-            _repeat(root, facts.from_bytes(LogEntry, line), chain)
+            _repeat(root, facts.from_bytes(LogEntry, line), chain, log)
         _catch_up(root, chain)
         for name in PLAIN:
             if name in wanted:
@@ -152,13 +154,13 @@ def _generations(root: Path, theirs: Pointers) -> dict[int, Channels]:
     return found
 
 
-def _repeat(root: Path, entry: LogEntry, chain: Mapping[int, Channels]) -> None:
+def _repeat(root: Path, entry: LogEntry, chain: Mapping[int, Channels], log: WrittenLog) -> None:
     """Do here what the line tells: commit the release, write the line, move the channels, as the first writer did."""
     plain = replace(entry, previous=FIRST)
     moved = chain.get(channels.read(root).generation + 1)
     meant = Intent(entry=plain, moved=moved if moved and moved.generation == entry.generation else None)
     if entry.event == "round-failed":
-        journal.append(root / journal.FILE, plain)
+        log.append(plain)
         return
     intent.announce(root, meant)
     if entry.event in journal.RELEASES and entry.digest is not None:
@@ -166,7 +168,7 @@ def _repeat(root: Path, entry: LogEntry, chain: Mapping[int, Channels]) -> None:
         if not version_path(root, entry.version).exists():
             committed = facts.to_bytes(Committed(digest=entry.digest))
             link_durably(root, version_path(root, entry.version), committed)
-    intent.fulfil(root, meant)
+    intent.fulfil(root, meant, log)
 
 
 def _check_whole(root: Path, digest: str) -> None:

@@ -13,9 +13,11 @@ import time
 from collections.abc import Sequence
 from functools import cache, partial
 
-from fedrelease.errors import ExperimentError, RoundFailed
+from fedrelease.adapter import Adapter
+from fedrelease.errors import EngineError, ExperimentError, ModelError, RoundFailed
 from fedrelease.experiment import Experiment, StrategyChoice
 from fedrelease.growth import grown, grown_with_zeros
+from fedrelease.label_plan import Labels
 from fedrelease.messages import Request
 from fedrelease.server.aggregating import KeptRound, aggregate, keep_round, memory_for, shown_to
 from fedrelease.server.arrivals import StateOf, arrivals, as_arrived, check_times, starts
@@ -44,6 +46,7 @@ from fedrelease.update import State, Update, forget_open_files, state_bytes
 
 __all__ = ["run_rounds", "sweep_finished"]
 
+MOST_NAMED = 4
 REASONS_SHOWN = 12
 DECIMALS = 6
 """Of a residual: rounding of float32 factors is not told, so that an exact rule's is 0."""
@@ -72,7 +75,9 @@ def run_rounds(setting: Setting) -> None:
     )
     for planned in todo:  # a plan that cannot be carried out must not cost anybody anything
         _check_plan(setting, planned)
-    check_named(setting.experiment.model.adapter.site_ranks, sites=everybody)
+    for adapter in setting.experiment.phase_adapters:
+        check_named(adapter.site_ranks, sites=everybody)
+    _check_adapters(setting, todo)
     sweep_finished(setting.store, setting.experiment)
     if head is None:
         _publish_base(setting)
@@ -94,7 +99,7 @@ def sweep_finished(store: Store, experiment: Experiment) -> None:
 
 def _check_plan(setting: Setting, planned: PlannedRound) -> None:
     check_strategy(planned.phase.strategy, setting.experiment.privacy)
-    check_adapter(planned.phase.strategy, setting.experiment.model.adapter)
+    check_adapter(planned.phase.strategy, setting.experiment.adapter_at(planned.number))
     strategy = _strategy(setting, planned)
     asked = cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
     if len(asked) < strategy.least:
@@ -112,6 +117,36 @@ def _check_plan(setting: Setting, planned: PlannedRound) -> None:
             rule="sites that are under way began from releases that a revert would leave aside",
             hint='on_held = "continue", or a strategy that waits, such as fedavg',
         )
+
+
+def _check_adapters(setting: Setting, todo: Sequence[PlannedRound]) -> None:
+    """Refuse adapters to come that the base has no place for, or that lack a tensor of the one before: only the base can tell."""
+    experiment = setting.experiment
+    for planned in todo:
+        forms = [experiment.adapter_at(round).form for round in (planned.number - 1, planned.number)]
+        if forms[0] == forms[1]:
+            continue
+        before, after = setting.initial(planned.number - 1), _begun_with(setting, planned)
+        if gone := sorted(before.keys() - after.keys()):
+            raise ExperimentError(
+                f"the adapter of phase {planned.phase.name} leaves out what the one before has learned",
+                value=", ".join(gone[:MOST_NAMED]),
+                rule=f"its targets, {forms[1].targets}, have all modules that {forms[0].targets} means on this base",
+                hint='name them too, with commas, or set targets = "all-linear"',
+            )
+
+
+def _begun_with(setting: Setting, planned: PlannedRound) -> State:
+    """The state that training would start from in a round whose adapter is new."""
+    try:
+        return setting.initial(planned.number)
+    except (EngineError, ModelError) as error:
+        raise ExperimentError(
+            f"the base has no place for the adapter of phase {planned.phase.name}",
+            value=", ".join(f"{key} = {value}" for key, value in planned.phase.adapter.given.items()),
+            rule=" ".join(part for part in (error.what, f"({error.value})" if error.value else "", error.rule) if part),
+            hint="change these keys of phase.adapter: layers and targets that the base has, and no rank above its widths",
+        ) from error
 
 
 def _strategy(setting: Setting, planned: PlannedRound) -> Strategy:
@@ -192,19 +227,24 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
 
 
 def _states(setting: Setting, planned: PlannedRound) -> StateOf:
-    """What a site begins with that starts this round from some release: its state, with rows for labels that came since.
+    """What a site begins with that starts this round from some release: its state, grown to the round's labels and adapter.
 
-    The rows for new labels are those of the state that training would start from with all of the round's labels, which follows
-    from the seed: a round that is asked again, or goes on after a crash, starts from the same bits.
+    What is new is that of the state that training would start from with all of the round's labels and adapter, which follows from
+    the seed: a round that is asked again, or goes on after a crash, starts from the same bits.
     """
-    labels = setting.experiment.labels_at(planned.number)
-    fresh = cache(partial(setting.initial, planned.number))
+    experiment, number = setting.experiment, planned.number
+    fresh = cache(partial(setting.initial, number))
 
     def state_of(release: Release) -> State:
-        same = release.manifest.task.labels == labels
+        same = _form(experiment, release.manifest.round) == _form(experiment, number)
         return release.state() if same else grown(release.state(), like=fresh())
 
     return state_of
+
+
+def _form(experiment: Experiment, round: int) -> tuple[Labels, Adapter]:
+    """All that decides which tensors a release of this round has."""
+    return experiment.labels_at(round), experiment.adapter_at(round).form
 
 
 def _memory(setting: Setting, planned: PlannedRound, parent: Release) -> State:

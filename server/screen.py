@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fedrelease.adapter import Adapter
 from fedrelease.errors import UpdateRefused
 from fedrelease.experiment import Experiment
 from fedrelease.factors import trained_part, truncated
@@ -35,11 +36,13 @@ def screen(
     experiment: Experiment,
     site: str,
     part: str | None = None,
+    adapter: Adapter | None = None,
 ) -> dict[str, Tensor]:
     """The delta ``trained - parent``, once every check has passed.
 
     Residuals go out with the state and stay as they are: none is expected back, and one that comes is an unknown tensor.
-    A site with a rank of its own trained from the leading ranks of the parent's factors, and answers in that rank.
+    A site with a rank of its own in the round's ``adapter`` (left out = the first phase's) trained from the leading ranks of the
+    parent's factors, and answers in that rank.
     Checked, in this order: the site's name; the number of examples, which privacy keeps to the site; tensor names; shapes and
     dtypes; that tensors of the private ``part`` are what was sent out; finite values; the delta's L2 norm against
     ``federation.max_update_norm``; with privacy a receipt that promises at least what the experiment asks for.
@@ -54,8 +57,9 @@ def screen(
         raise UpdateRefused("the answer tells a loss", value="loss", rule="with privacy it stays with the site")
     parent = trained_part(parent)
     _check_names(parent, trained)
-    if experiment.model.adapter.site_ranks:
-        parent = truncated(parent, experiment.model.adapter.rank_of(site))
+    adapter = adapter or experiment.model.adapter
+    if adapter.site_ranks:
+        parent = truncated(parent, adapter.rank_of(site))
     delta = {name: _delta_of(name, tensor, trained[name]) for name, tensor in parent.items()}
     _check_private(delta, part)
     norm = math.hypot(*(_length(name, moved, trained[name]) for name, moved in delta.items()))

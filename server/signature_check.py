@@ -3,23 +3,21 @@
 Example::
 
     check = SignatureCheck(root, keys_folder())
-    problems = [found for found in check.release("0.1.2") if found[1]]
+    problems = [found for found in check.release(manifest) if found[1]]
     check.signers()                                        # {'release': ('6a9d002e...',)}
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, final
 
-from fedrelease import facts
 from fedrelease.errors import DamagedRelease, SignatureError
-from fedrelease.files import digest_bytes
-from fedrelease.manifest import check_digest
+from fedrelease.manifest import Manifest, check_digest
 from fedrelease.server.attachments import attachments
-from fedrelease.server.channels import generations, read
+from fedrelease.server.channels import Channels
 from fedrelease.server.intent import Intent
-from fedrelease.server.release import load, versions
+from fedrelease.server.journal import LogEntry
+from fedrelease.server.release import versions
 from fedrelease.server.signatures import SIGNATURE, Reader, channel_findings
 from fedrelease.server.signed_store import key_findings, signed_store, trusted_keys
 from fedrelease.server.trust import Known, forget_hint, known_here, recall
@@ -57,31 +55,29 @@ class SignatureCheck:
             yield from key_findings(self._root, self._reader.signed, self._reader.trusted)
             yield from self._of_another()
 
-    def release(self, version: str) -> Iterator[Finding]:
+    def release(self, manifest: Manifest) -> Iterator[Finding]:
         """The attachments of a release, and whether one is the signature that it must have."""
-        try:
-            manifest = load(self._root, version).manifest
-        except DamagedRelease:
-            return  # said elsewhere
-        yield from self._attached(manifest.digest, f"of {version}")
+        yield from self._attached(manifest.digest, f"of {manifest.version}")
         if self._reader is not None:
             seen = self._reader.release(manifest)
             self._note("release", seen.by)
-            yield f"attach/{check_digest(manifest.digest)} (signature of {version})", seen.what
+            yield f"attach/{check_digest(manifest.digest)} (signature of {manifest.version})", seen.what
 
-    def channels(self, meant: Intent | None) -> Iterator[Finding]:
-        """Whether the pointers and the log are what was signed last; ``meant`` is what a writer is about to do.
+    def generation(self, one: Channels, digest: str) -> Iterator[Finding]:
+        """The attachments of a generation of the channels.
 
-        The generations before follow by their digests from the one that is signed; their own signatures are read all the same.
+        Those before the newest follow by their digests from the one that is signed; their own signatures are read all the same.
         """
-        yield from self._of_generations()
-        try:
-            read(self._root)
-        except DamagedRelease:
-            return  # said elsewhere
+        return self._attached(digest, f"of channels, generation {one.generation}")
+
+    def channels(self, meant: Intent | None, log: Sequence[LogEntry]) -> Iterator[Finding]:
+        """Whether the pointers and the log are what was signed last.
+
+        ``meant`` is what a writer is about to do; ``log`` was read after that and before the channels.
+        """
         if self._reader is not None:
             self._note("channel", self._reader.generation().by)
-            yield from channel_findings(self._reader, self._known, meant)
+            yield from channel_findings(self._reader, self._known, meant, log)
 
     def signers(self) -> Mapping[str, tuple[str, ...]]:
         """Role -> fingerprints of the keys whose signatures were right."""
@@ -108,12 +104,6 @@ class SignatureCheck:
         for known in before:
             hint = forget_hint(self._home or self._root, known)
             yield "keys", f"this machine knows another store in this folder, {known.store[:16]}; {hint}"
-
-    def _of_generations(self) -> Iterator[Finding]:
-        with suppress(DamagedRelease):  # said elsewhere
-            for one in generations(self._root):
-                digest = f"sha256:{digest_bytes(facts.to_bytes(one))}"
-                yield from self._attached(digest, f"of channels, generation {one.generation}")
 
     def _attached(self, digest: str, of: str) -> Iterator[Finding]:
         for attachment in attachments(self._root, digest):

@@ -11,7 +11,8 @@ Example::
     [what for path, what in channel_findings(reader, known, None) if what]
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -88,7 +89,9 @@ class Reader:
 
     def line_to_come(self, entry: LogEntry) -> str:
         """The sha256 of the line that the log gets when this is appended."""
-        previous = self.lines[-1] if self.lines else FIRST
+        previous = FIRST
+        with suppress(OSError):  # a log that cannot be read has no line that anybody could have signed
+            previous = journal.next_previous(self.root / journal.FILE)
         return digest_bytes(facts.to_bytes(replace(entry, previous=previous)))
 
     def _lines_of(self, entry: LogEntry) -> tuple[str, ...]:
@@ -160,12 +163,15 @@ def _refusal(envelope: Envelope, keys: tuple[PublicKey, ...]) -> str:
     return f"it is signed by another key, {told[:16]}, which this machine has not agreed to for this"
 
 
-def channel_findings(reader: Reader, known: Known | None, meant: Intent | None) -> Iterator[Finding]:
+def channel_findings(
+    reader: Reader, known: Known | None, meant: Intent | None, log: Sequence[LogEntry]
+) -> Iterator[Finding]:
     """What is wrong with the pointers as a whole, and with the log that they were signed with.
 
-    ``meant`` is what a writer is about to do, or was when it was killed: the log may tell of it before channels move.
+    ``meant`` is what a writer is about to do, or was when it was killed: ``log``, which is read after it and before the channels,
+    may tell of it before channels move.
     """
-    told = max((entry.generation or 0 for entry in journal.readable(reader.root / journal.FILE)), default=0)
+    told = max((entry.generation or 0 for entry in log), default=0)
     if meant is not None and meant.moved is not None and told == meant.moved.generation and reader.announced(meant):
         told -= 1
     if reader.channels_bytes is None:

@@ -190,7 +190,8 @@ def _check_untouched(root: Path, signed: SignedStore, signer: Signer) -> None:
                 rule="who writes to a signed store has a key that it is signed with",
                 hint=f"use that key (FEDRELEASE_KEYS), or let yours in with fedrelease keys trust {mine}",
             )
-    for path, what in channel_findings(reader, recall(signer.home, signed.id, root), announced(root)):
+    known, meant = recall(signer.home, signed.id, root), announced(root)
+    for path, what in channel_findings(reader, known, meant, journal.readable(root / journal.FILE)):
         if what is not None and (reader.lines or path != journal.FILE):  # a lost log is rebuilt
             hint = "see what `fedrelease verify` says, and restore that file from a copy"
             raise SignatureError(f"{path} is not what was signed: {what}", value=str(root), hint=hint)

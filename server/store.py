@@ -34,12 +34,13 @@ from fedrelease.manifest import Manifest, check_digest, version_key
 from fedrelease.server import blobs, channels, intent, journal, layout
 from fedrelease.server.attachments import Attachment, attachments, put_attachment
 from fedrelease.server.blobs import disk_errors
-from fedrelease.server.channels import Channels, Move, Pointer
+from fedrelease.server.channels import Channels, FirstPointed, Move, Pointer
 from fedrelease.server.intent import Intent
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.lock import hold
 from fedrelease.server.release import Committed, Release, committed_digest, load, resolve, version_path, versions
 from fedrelease.server.signing import Seal, Signer
+from fedrelease.server.written_log import WrittenLog
 
 __all__ = ["Store"]
 
@@ -59,6 +60,8 @@ class Store:
         self.folder = folder
         self._writer: int | None = None
         self._seal = Seal(folder, signer)
+        self._written = WrittenLog(self._log)
+        self._first = dict[str, FirstPointed]()
 
     @classmethod
     def create_or_open(cls, folder: Path, *, signer: Signer | None = None) -> "Store":
@@ -157,7 +160,7 @@ class Store:
             meant = Intent(entry=replace(entry, generation=moved.generation), moved=moved)
             self._seal.intent(meant)
             intent.announce(self.folder, meant)
-            intent.fulfil(self.folder, meant)
+            intent.fulfil(self.folder, meant, self._written)
 
     def record_failure(self, entry: LogEntry) -> None:
         """Log a round that failed: its only trace."""
@@ -165,7 +168,7 @@ class Store:
         if entry.event != "round-failed":
             raise StoreError("only failed rounds are logged without a release", value=entry.event)
         with disk_errors(self.folder):
-            journal.append(self._log, entry)
+            self._written.append(entry)
 
     def recover(self) -> None:
         """Finish what a crash interrupted; :meth:`lock` has done so already. Doing it again changes nothing."""
@@ -173,7 +176,8 @@ class Store:
         with disk_errors(self.folder):
             layout.prepare(self.folder)
             self._seal.begin()
-            intent.settle(self.folder, check=self._seal.check_intent)
+            self._written = WrittenLog(self._log)  # the lock may be another one than before
+            intent.settle(self.folder, self._written, check=self._seal.check_intent)
             self._log_unlogged()
             self._seal.settle()
 
@@ -197,6 +201,11 @@ class Store:
     def channels(self) -> Channels:
         """Where the channels point now."""
         return channels.read(self.folder)
+
+    def first_pointed(self, channel: str) -> Pointer | None:
+        """The first release that a channel ever pointed at; asked again, only what was moved since is read."""
+        self._first[channel] = channels.first_pointed(self.folder, channel, self._first.get(channel, FirstPointed()))
+        return self._first[channel].pointer
 
     def history(self) -> tuple[LogEntry, ...]:
         """The log, oldest entry first."""
@@ -222,7 +231,7 @@ class Store:
         intent.announce(self.folder, meant)
         committed = facts.to_bytes(Committed(digest=manifest.digest))
         blobs.link_durably(self.folder, version_path(self.folder, manifest.version), committed)
-        intent.fulfil(self.folder, meant)
+        intent.fulfil(self.folder, meant, self._written)
 
     def _meant(self, manifest: Manifest, entry: LogEntry, *, moves: bool) -> Intent:
         """The line, and the channels that really move."""
@@ -244,20 +253,17 @@ class Store:
         for parent in manifest.parents:
             if not self.blob_path(check_digest(parent)).is_file():
                 raise StoreError("a parent of the release is not in the store", value=parent)
-        known = versions(self.folder)
-        if known and version_key(manifest.version) < version_key(known[-1]):
-            raise StoreError("versions only rise", value=manifest.version, rule=f"above the head, {known[-1]}")
+        newest = self._written.newest  # the log tells of every release, or the lock would not have been given
+        if newest is not None and version_key(manifest.version) < version_key(newest):
+            raise StoreError("versions only rise", value=manifest.version, rule=f"above the head, {newest}")
 
     def _log_unlogged(self) -> None:
         """Rebuild the lines of releases that the log does not know; what a round took is lost with its line."""
-        for version in sorted(set(versions(self.folder)) - self._logged(), key=version_key):
+        for version in sorted(set(versions(self.folder)) - self._written.releases, key=version_key):
             pointing = self.channels().pointing_at(version)
             self._seal.check_release(version)
             manifest = load(self.folder, version).manifest
-            journal.append(self._log, journal.entry_for(manifest, channels=pointing, time=journal.utc_now()))
-
-    def _logged(self) -> set[str]:
-        return {entry.version for entry in self.history() if entry.event in journal.RELEASES}
+            self._written.append(journal.entry_for(manifest, channels=pointing, time=journal.utc_now()))
 
 
 def _checked(manifest: Manifest, entry: LogEntry) -> LogEntry:

@@ -12,6 +12,7 @@ Example::
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fedrelease import facts
@@ -32,9 +33,9 @@ class TrustedKey:
     role: str
     pem: str
 
-    @property
+    @cached_property
     def key(self) -> PublicKey:
-        """The key itself."""
+        """The key itself, read once."""
         return PublicKey(pem=self.pem)
 
 

@@ -7,12 +7,11 @@ Example::
     [problem.path for problem in report.problems]          # ['blobs/sha256/5e1f... (adapter.safetensors of 0.1.2)']
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, final
 
 import torch
 from torch import Tensor
@@ -22,8 +21,8 @@ from fedrelease.files import digest_file
 from fedrelease.manifest import FileEntry, Manifest, check_digest
 from fedrelease.server import channels, journal
 from fedrelease.server.blobs import blob_path, read_blob
-from fedrelease.server.channels import Pointer
-from fedrelease.server.intent import announced
+from fedrelease.server.channels import Channels, Pointer
+from fedrelease.server.intent import Intent, announced
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.packed import content, packed_path
 from fedrelease.server.release import committed_digest, resolve, version_path, versions
@@ -35,8 +34,6 @@ __all__ = ["Problem", "Report", "lines_wrong", "verify"]
 
 Finding: TypeAlias = tuple[str, str | None]
 """A path that was looked at, and what is wrong there if anything is."""
-Look: TypeAlias = Callable[[FileEntry], str | None]
-"""Say what is wrong with one file of a release, if anything is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,30 +90,16 @@ def _findings(root: Path, ref: str | None, signatures: SignatureCheck) -> Iterat
         yield str(error.value), error.what
         chosen = versions(root)
     meant = announced(root)  # before the log is read: a publish that ends in between is then in the log
-    coming = meant.entry.version if meant else None
-    log = journal.readable(root / "log.jsonl")
-    look = cache(partial(_blob_problem, root))  # releases share files: look at each once
+    links = tuple(journal.links(root / journal.FILE))
+    log = tuple(entry for entry, _ in links if entry is not None)
+    look = _Look(
+        root=root, chosen=chosen, log=log, coming=meant.entry.version if meant else None, signatures=signatures
+    )
     yield from signatures.store()
     for version in chosen:
-        yield from _version(root, version, log, look, coming)
-        yield from signatures.release(version)
-    yield from _log(root, None if ref is None else chosen)
-    yield from _channels(root, log, under_way=meant is not None)
-    yield from signatures.channels(meant)
-
-
-def _version(root: Path, version: str, log: Sequence[LogEntry], look: Look, coming: str | None) -> Iterator[Finding]:
-    where = f"versions/{version}.json"
-    try:
-        digest = committed_digest(root, version)
-    except DamagedRelease as error:
-        yield where, error.what
-        return
-    logged = [entry.digest for entry in log if entry.version == version and entry.event in journal.RELEASES]
-    yield where, "it names another digest than the log" if logged and digest not in logged else None
-    if len(logged) != 1 and version != coming:
-        yield "log.jsonl", lines_wrong(version, len(logged))
-    yield from _manifest(root, version, check_digest(digest), look)
+        yield from look.version(version)
+    yield from _log(root, links, None if ref is None else chosen)
+    yield from _channels(root, log, signatures, meant)
 
 
 def lines_wrong(version: str, lines: int) -> str:
@@ -124,29 +107,82 @@ def lines_wrong(version: str, lines: int) -> str:
     return f"release {version} has {lines} lines instead of 1"
 
 
-def _manifest(root: Path, version: str, sha256: str, look: Look) -> Iterator[Finding]:
-    where = f"blobs/sha256/{sha256} (manifest of {version})"
+@final
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """One look at some releases of a store, in which nothing is read twice.
+
+    ``coming`` is the version that a writer is about to log.
+    """
+
+    root: Path
+    chosen: Sequence[str]
+    log: Sequence[LogEntry]
+    coming: str | None
+    signatures: SignatureCheck
+
+    def version(self, version: str) -> Iterator[Finding]:
+        """All that belongs to one release."""
+        where, digest = f"versions/{version}.json", self._committed[version]
+        if isinstance(digest, DamagedRelease):
+            yield where, digest.what
+            return
+        logged = self._logged.get(version, [])
+        yield where, "it names another digest than the log" if logged and digest not in logged else None
+        if len(logged) != 1 and version != self.coming:
+            yield journal.FILE, lines_wrong(version, len(logged))
+        yield from self._manifest(version, check_digest(digest))
+
+    def _manifest(self, version: str, sha256: str) -> Iterator[Finding]:
+        where = f"blobs/sha256/{sha256} (manifest of {version})"
+        try:
+            manifest = Manifest.from_bytes(read_blob(self.root, sha256))
+        except DamagedRelease as error:
+            yield where, error.what
+            return
+        yield where, None if manifest.version == version else f"it is the manifest of {manifest.version}"
+        for file in manifest.files:
+            yield f"{_place(self.root, file.sha256)} ({file.path} of {version})", self._file(file)
+        for parent in manifest.parents:
+            if parent not in self._digests:
+                yield "versions", f"none of its files names {parent}, a parent of {manifest.version}"
+        if manifest.version == version:
+            yield from self.signatures.release(manifest)
+
+    def _file(self, file: FileEntry) -> str | None:
+        """Releases share files: each is read once."""
+        if file not in self._seen:
+            self._seen[file] = _blob_problem(self.root, file)
+        return self._seen[file]
+
+    @cached_property
+    def _seen(self) -> dict[FileEntry, str | None]:
+        return {}
+
+    @cached_property
+    def _committed(self) -> Mapping[str, str | DamagedRelease]:
+        """Version -> its digest, or why nobody can say; of all versions, since a parent may be any of them."""
+        return {version: _digest_of(self.root, version) for version in {*self.chosen, *versions(self.root)}}
+
+    @cached_property
+    def _digests(self) -> frozenset[str]:
+        return frozenset(digest for digest in self._committed.values() if isinstance(digest, str))
+
+    @cached_property
+    def _logged(self) -> Mapping[str, list[str | None]]:
+        """Version -> the digests that the log tells it was released with."""
+        found = dict[str, list[str | None]]()
+        for entry in self.log:
+            if entry.event in journal.RELEASES:
+                found.setdefault(entry.version, []).append(entry.digest)
+        return found
+
+
+def _digest_of(root: Path, version: str) -> str | DamagedRelease:
     try:
-        manifest = Manifest.from_bytes(read_blob(root, sha256))
+        return committed_digest(root, version)
     except DamagedRelease as error:
-        yield where, error.what
-        return
-    yield where, None if manifest.version == version else f"it is the manifest of {manifest.version}"
-    for file in manifest.files:
-        yield f"{_place(root, file.sha256)} ({file.path} of {version})", look(file)
-    yield from _parents(root, manifest)
-
-
-def _parents(root: Path, manifest: Manifest) -> Iterator[Finding]:
-    for parent in manifest.parents:
-        if parent not in _digests(root):
-            yield "versions", f"none of its files names {parent}, a parent of {manifest.version}"
-
-
-def _digests(root: Path) -> Iterator[str]:
-    for version in reversed(versions(root)):
-        with suppress(DamagedRelease):
-            yield committed_digest(root, version)
+        return error
 
 
 def _place(root: Path, sha256: str) -> str:
@@ -187,24 +223,43 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(wide).all())
 
 
-def _log(root: Path, versions_meant: Sequence[str] | None) -> Iterator[Finding]:
-    path = root / "log.jsonl"
-    yield "log.jsonl", None
-    yield from (("log.jsonl", what) for what in journal.check_chain(path))
-    for entry in journal.readable(path):
-        meant = versions_meant is None or entry.version in versions_meant
-        if entry.digest is not None and meant and not version_path(root, entry.version).exists():
+def _log(root: Path, links: Sequence[journal.Link], versions_meant: Sequence[str] | None) -> Iterator[Finding]:
+    yield journal.FILE, None
+    yield from ((journal.FILE, what) for _, what in links if what is not None)
+    for entry, _ in links:
+        meant = entry is not None and (versions_meant is None or entry.version in versions_meant)
+        if entry is not None and entry.digest is not None and meant and not version_path(root, entry.version).exists():
             yield f"versions/{entry.version}.json", "it is missing, and the log tells of that release"
 
 
-def _channels(root: Path, log: Sequence[LogEntry], *, under_way: bool) -> Iterator[Finding]:
-    told = max((entry.generation or 0 for entry in log), default=0)
+def _channels(
+    root: Path, log: Sequence[LogEntry], signatures: SignatureCheck, meant: Intent | None
+) -> Iterator[Finding]:
+    every, broken = _generations(root)
+    if broken is not None:
+        yield str(broken.value), broken.what
+    else:
+        yield from _pointers(root, log, [one for _, one in every], under_way=meant is not None)
+    for sha256, one in every:
+        yield from signatures.generation(one, f"sha256:{sha256}")
+    if every or broken is None:  # what was signed is not to be compared with what cannot be read
+        yield from signatures.channels(meant, log)
+
+
+def _generations(root: Path) -> tuple[list[tuple[str, Channels]], DamagedRelease | None]:
+    """Every generation with its sha256, newest first, until one is damaged."""
+    found = list[tuple[str, Channels]]()
     try:
-        now = channels.read(root)
-        every = list(channels.generations(root))
+        for named in channels.named_generations(root):
+            found.append(named)  # what came before the damage counts
     except DamagedRelease as error:
-        yield str(error.value), error.what
-        return
+        return found, error
+    return found, None
+
+
+def _pointers(root: Path, log: Sequence[LogEntry], every: Sequence[Channels], *, under_way: bool) -> Iterator[Finding]:
+    told = max((entry.generation or 0 for entry in log), default=0)
+    now = every[0] if every else Channels()
     if told and not now.generation and not under_way:
         yield channels.FILE, "it is missing"
     if 0 < now.generation < told and not under_way:

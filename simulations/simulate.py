@@ -109,9 +109,9 @@ def simulate(
     """
     begun = time.monotonic()
     experiment = replace(experiment, model=chosen_precision(experiment.model, cache))
-    for phase in experiment.phases:
+    for phase, adapter in zip(experiment.phases, experiment.phase_adapters, strict=True):
         check_strategy(phase.strategy, experiment.privacy)
-        check_adapter(phase.strategy, experiment.model.adapter)
+        check_adapter(phase.strategy, adapter)
     if ray is not None:
         _check_fits_ray(experiment)
         check_ray()  # before anything is made or fetched

@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from fedrelease.adapter import ADAPTER_KINDS
 from fedrelease.errors import RoundFailed
-from fedrelease.experiment import ADAPTER_KINDS
 from fedrelease.update import State, Update
 
 __all__ = ["Strategy", "check_enough"]

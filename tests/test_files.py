@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from fedrelease import files
 from fedrelease.files import (
+    LastLine,
     append_durably,
     canonical_bytes,
     digest_bytes,
     digest_file,
+    last_line,
     read_lines,
     sync_folder,
     write_durably,
@@ -115,6 +120,25 @@ def test_a_file_of_one_torn_line_has_no_line(tmp_path: Path) -> None:
 
 def test_a_missing_file_has_no_line(tmp_path: Path) -> None:
     assert read_lines(tmp_path / "log") == []
+
+
+@given(data=st.text(alphabet="ab\n", max_size=40).map(str.encode), block=st.integers(1, 9))
+@example(data=b"\n", block=1)
+@example(data=b"one\ntorn", block=4)
+def test_the_last_line_from_the_end_is_the_last_of_all_lines(
+    data: bytes, block: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "last-line"
+    path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "BLOCK", block)
+        found = last_line(path)
+    lines, length = read_lines(path), data.rfind(b"\n") + 1
+    assert found == (LastLine(line=lines[-1], length=length) if lines else None)
+
+
+def test_a_missing_file_has_no_last_line(tmp_path: Path) -> None:
+    assert last_line(tmp_path / "log") is None
 
 
 def test_a_line_is_on_disk_when_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ from fedrelease.models.bases import Base
 from fedrelease.models.classifier import ATTENTION
 from fedrelease.server.base_names import public_name
 from fedrelease.server.exports.plain import Plain, PlainText
-from fedrelease.server.release import Release, experiment_of
+from fedrelease.server.release import Release
+from fedrelease.server.released_model import own_model
 
 __all__ = ["copy_tokenizer", "open_adapter", "open_merged", "write_adapter", "write_merged"]
 
@@ -37,7 +38,7 @@ def write_adapter(release: Release, plain: Plain, folder: Path) -> None:
     """Factors in PEFT's names and form, the head, the tokenizer; the base is not in it."""
     from peft import LoraConfig
 
-    state, adapter = release.state(), experiment_of(release).model.adapter
+    state, adapter = release.state(), own_model(release).adapter
     layers = layers_of(state.keys())
     turned = type(_text(plain).encoder.get_submodule(layers[0])).__name__ == "Conv1D"
     config = LoraConfig(

@@ -19,8 +19,8 @@ from fedrelease.models.bases import Base, Pooling
 from fedrelease.models.classifier import TextClassifier, load_state, pool
 from fedrelease.models.network import Network
 from fedrelease.models.tasks import Classifier, build_model
-from fedrelease.server.release import Release, experiment_of
-from fedrelease.server.released_model import released_model, same_base
+from fedrelease.server.release import Release
+from fedrelease.server.released_model import own_model, released_model, same_base
 from fedrelease.update import State
 
 __all__ = ["Plain", "PlainText", "fed", "logits_of", "plain_model", "reference_logits"]
@@ -78,14 +78,13 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
 
     Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685, section 4.1: merged weights add no work to an answer.
     """
-    base, experiment, task = same_base(release, cache), experiment_of(release), release.manifest.task
-    whole = replace(experiment.model.adapter, kind="full", site_ranks={})
-    wanted = replace(experiment.model, precision="float32", adapter=whole)
-    model = build_model(base, wanted, seed=experiment.federation.seed)
-    if experiment.model.adapter.kind == "full":
+    base, own, task = same_base(release, cache), own_model(release), release.manifest.task
+    whole = replace(own.adapter, kind="full", site_ranks={})
+    model = build_model(base, replace(own, precision="float32", adapter=whole), seed=0)  # all of it is overwritten
+    if own.adapter.kind == "full":
         load_state(model, release.state())
     else:
-        _add(model, release.state(), experiment.model.adapter.alpha / experiment.model.adapter.rank)
+        _add(model, release.state(), own.adapter.alpha / own.adapter.rank)
     text = isinstance(model, TextClassifier)
     return Plain(
         module=(_plain_text(model) if isinstance(model, TextClassifier) else _plain_layers(model)).eval(),

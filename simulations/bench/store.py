@@ -2,7 +2,7 @@
 
 Example::
 
-    python -m fedrelease.simulations.bench.store                       # a store of 1,000 releases; a minute or two
+    python -m fedrelease.simulations.bench.store                       # a store of 1,000 releases; half a minute or so
     python -m fedrelease.simulations.bench.store --releases 100 --model 1000000
     python -m fedrelease.simulations.bench.store --packed releases     # your own store: bytes before and after repack
 
@@ -12,14 +12,17 @@ how a model trains. ``--packed`` measures releases that real rounds made, in a c
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import torch
 
@@ -35,7 +38,9 @@ from fedrelease.manifest import (
 )
 from fedrelease.server.fsck import fsck
 from fedrelease.server.journal import entry_for, utc_now
+from fedrelease.server.keys import make_key
 from fedrelease.server.repack import repack, to_pack
+from fedrelease.server.signing import Signer
 from fedrelease.server.store import Store
 from fedrelease.server.sweep import sweepable
 from fedrelease.server.verify import verify
@@ -49,6 +54,8 @@ ADAPTERS = 11
 WHOLE = 10
 SHARE = 0.004
 """Bytes of an adapter per byte of its base: LoRA of rank 8 on the attention of MiniLM."""
+ENDS = 20
+"""Publishes at the beginning and at the end of a store, between which one sees whether it grows with the store."""
 STEP = 1e-3
 """How far a round moves a number, as a share of the numbers' spread; fine-tuning moves them less."""
 
@@ -101,23 +108,49 @@ def measure_copy(store: Store, folder: Path) -> tuple[int, float, float]:
 
 
 def measure_work(folder: Path, *, releases: int) -> Mapping[str, Range | float]:
-    """Seconds of a publish whose new files are there already, as the store grows, and of gc, fsck and verify at its end."""
-    store = Store.create_or_open(folder)
-    seconds = []
-    with store.lock():
+    """Seconds of a signed publish whose new files are there already, at both ends of the store, and of gc, fsck and verify.
+
+    How long a disk takes to flush is its own affair and that of whoever else uses it: both ends are told without it too.
+    """
+    keys = Signer(home=folder.parent / "keys", release=make_key(), channel=make_key())
+    store = Store.create_or_open(folder, signer=keys)
+    seconds, computed = list[float](), list[float]()
+    with store.lock(), _flushing() as flushed:
         for round in range(releases):
             manifest = _manifest(store, round, _drawn(100, round), kind="lora")
+            flushed.clear()
             began = time.perf_counter()
             store.publish(manifest, entry_for(manifest, channels=("stable",), time=utc_now()))
             seconds.append(time.perf_counter() - began)
-    last = seconds[-20:]
+            computed.append(seconds[-1] - sum(flushed))
     return {
-        "publish": Range(median=median(seconds), least=min(seconds), most=max(seconds)),
-        "publish, the last 20": Range(median=median(last), least=min(last), most=max(last)),
+        "publish": _range(seconds),
+        f"publish, the first {ENDS}": _range(seconds[:ENDS]),
+        f"publish, the last {ENDS}": _range(seconds[-ENDS:]),
+        f"publish without fsync, the first {ENDS}": _range(computed[:ENDS]),
+        f"publish without fsync, the last {ENDS}": _range(computed[-ENDS:]),
         "gc": _timed(lambda: sweepable(store, grace_s=0.0, now=time.time())),
         "fsck": _timed(lambda: fsck(store)),
         "verify": _timed(lambda: verify(store)),
     }
+
+
+@contextmanager
+def _flushing() -> Iterator[list[float]]:
+    """Collect the seconds of every fsync while the block runs."""
+    seconds, real = list[float](), os.fsync
+
+    def timed(file: int) -> None:
+        began = time.perf_counter()
+        real(file)
+        seconds.append(time.perf_counter() - began)
+
+    with patch.object(os, "fsync", timed):
+        yield seconds
+
+
+def _range(seconds: Sequence[float]) -> Range:
+    return Range(median=median(seconds), least=min(seconds), most=max(seconds))
 
 
 def disk_bytes(folder: Path) -> int:

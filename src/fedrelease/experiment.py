@@ -10,10 +10,13 @@ Example::
 """
 
 import math
-import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
+from fedrelease.adapter import Adapter, AdapterChange
+from fedrelease.adapter_plan import adapters_by_phase, check_adapters
 from fedrelease.attack import Attack
 from fedrelease.bounds import amount, one_of, positive, require
 from fedrelease.gate_choice import chosen_gates, needs_items
@@ -23,6 +26,7 @@ from fedrelease.virtual_time import VirtualTime
 
 __all__ = [
     "Adapter",
+    "AdapterChange",
     "Data",
     "Experiment",
     "Federation",
@@ -35,8 +39,6 @@ __all__ = [
 ]
 
 PRECISIONS = ("float32", "bfloat16", "auto")
-ADAPTER_KINDS = ("full", "lora", "lora-sb")
-TARGETS = ("all-linear", "attention")
 TASKS = ("image-classification", "text-classification")
 PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
@@ -87,48 +89,6 @@ class Federation:
         amount("federation.evaluators", self.evaluators, least=0)
         positive("federation.deadline_s", self.deadline_s)
         positive("federation.max_update_norm", self.max_update_norm)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """What is trained: LoRA factors on chosen layers, and always the task head; or, with ``kind = "full"``, every weight.
-
-    ``lora-sb`` trains one small core R ``[rank, rank]`` a layer, between the leading singular directions of the layer's own
-    weight, which stay and never travel: Balazy et al. (2024), https://arxiv.org/abs/2405.17604. ``full`` is for a base such as
-    ``mlp:784-64``, which has no weights to keep, or for all of a pretrained encoder; then the other keys say nothing.
-    ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value), ``"all-linear"``, or a comma
-    separated list of the base's own module names. ``site_ranks``: sites that train fewer ranks than ``rank``, by name: the
-    first rows of each A and columns of each B; the product's factor stays ``alpha / rank``. ``residual``: each layer with LoRA
-    factors has a frozen matrix ``[out, in]`` of the state besides, in which ``fedex-lora`` keeps what averaged factors miss;
-    every site is sent it. Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685.
-    """
-
-    kind: str = "lora"
-    rank: int = 8
-    alpha: float = 16.0
-    layers: str = "last:2"
-    targets: str = "attention"
-    site_ranks: Mapping[str, int] = field(default_factory=dict, hash=False)  # compared all the same
-    residual: bool = False
-
-    def __post_init__(self) -> None:
-        """Check bounds."""
-        one_of("model.adapter.kind", self.kind, ADAPTER_KINDS)
-        require(1 <= self.rank <= 1024, "model.adapter.rank", self.rank, "is between 1 and 1024")
-        positive("model.adapter.alpha", self.alpha)
-        fits = self.layers == "all" or re.fullmatch(r"last:[1-9][0-9]{0,3}", self.layers) is not None
-        require(fits, "model.adapter.layers", self.layers, 'is "all" or "last:k" with k between 1 and 9999')
-        require(bool(self.targets), "model.adapter.targets", self.targets, f"is one of {TARGETS} or module names")
-        wrong = {site: rank for site, rank in self.site_ranks.items() if not 1 <= rank <= self.rank}
-        require(not wrong, "model.adapter.site_ranks", wrong, f"is between 1 and rank = {self.rank} for every site")
-        fits = self.kind == "lora" or not self.site_ranks
-        require(fits, "model.adapter.site_ranks", dict(self.site_ranks), f'is left out with kind = "{self.kind}"')
-        fits = self.kind == "lora" or not self.residual
-        require(fits, "model.adapter.residual", self.residual, f'is left out with kind = "{self.kind}"')
-
-    def rank_of(self, site: str) -> int:
-        """The rank of what this site trains."""
-        return self.site_ranks.get(site, self.rank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,6 +312,9 @@ class Phase:
 
     ``labels``: how many of ``model.labels`` the phase has, from the first; left out = those of the phase before, and all of
     them in the first phase. A phase with more than the one before grows the model's head, and MAJOR of its versions rises.
+
+    ``adapter``: keys of ``[model.adapter]`` that the phase and those after it have otherwise. What was learned stays as it is, so
+    that an adapter only grows; MAJOR rises.
     """
 
     name: str = "main"
@@ -363,6 +326,7 @@ class Phase:
     gates: Mapping[str, Mapping[str, float | int | bool | str]] = field(default_factory=dict)
     on_held: str | None = None
     labels: tuple[str, ...] | None = None
+    adapter: AdapterChange = field(default_factory=AdapterChange)
 
     def __post_init__(self) -> None:
         """Check bounds."""
@@ -413,6 +377,7 @@ class Experiment:
         hint = "set federation.evaluators = 100, or 0 and data.server_holdout = 0.2"
         require(not (many and isinstance(evaluators, float)), "federation.evaluators", evaluators, rule, hint)
         check_labels(self.model.labels, [phase.labels for phase in self.phases])
+        check_adapters(self.model.adapter, [phase.adapter for phase in self.phases])
         self._check_attack()
 
     def _check_attack(self) -> None:
@@ -446,18 +411,28 @@ class Experiment:
         """The labels of each phase."""
         return labels_by_phase(self.model.labels, [phase.labels for phase in self.phases])
 
+    @property
+    def phase_adapters(self) -> tuple[Adapter, ...]:
+        """The adapter of each phase."""
+        return adapters_by_phase(self.model.adapter, [phase.adapter for phase in self.phases])
+
     def labels_at(self, round: int) -> Labels:
         """The labels of the release that a round makes; round 0 is the base, which has those of the first phase."""
-        last = 0
-        for labels, phase in zip(self.phase_labels, self.phases, strict=True):
-            last += phase.rounds
-            if round <= last:
-                return labels
-        return self.model.labels
+        return self.phase_labels[self._phase_at(round)]
+
+    def adapter_at(self, round: int) -> Adapter:
+        """The adapter of that release; the base has that of the first phase."""
+        return self.phase_adapters[self._phase_at(round)]
 
     def model_at(self, round: int) -> Model:
-        """The model of that round: the whole one with the labels that are known by then."""
-        return self.model.with_labels(len(self.labels_at(round)))
+        """The model of that round: the whole one with its phase's adapter, and the labels that are known by then."""
+        known = self.model.with_labels(len(self.labels_at(round)))
+        return replace(known, adapter=self.adapter_at(round))
+
+    def _phase_at(self, round: int) -> int:
+        """The place of the phase that a round lies in; the last one's for rounds beyond the plan."""
+        ends = list(accumulate(phase.rounds for phase in self.phases))
+        return min(bisect_left(ends, round), len(ends) - 1)
 
     @property
     def rounds(self) -> int:

@@ -163,8 +163,8 @@ def wanted_at(path: KeyPath) -> object:
 
 
 def _listed(wanted: object) -> object:
-    """The list's type of ``tuple[X, ...] | None``; any other type as it is."""
-    lists = [kind for kind in get_args(wanted) if get_origin(kind) is tuple]
+    """The type of the list or table of ``tuple[X, ...] | None``; any other type as it is."""
+    lists = [kind for kind in get_args(wanted) if get_origin(kind) in (tuple, Mapping)]
     return lists[0] if isinstance(wanted, UnionType) and lists else wanted
 
 
@@ -290,9 +290,10 @@ def _plain(wanted: object, value: object) -> Json:
         return {"name": value.name, **dict(sorted(value.knobs.items()))}
     if is_dataclass(value):
         pairs = [(key, hint, getattr(value, name)) for key, (name, hint) in _fields(type(value)).items()]
-        return {key: _plain(hint, inner) for key, hint, inner in pairs if inner not in (None, {})}
+        plain = {key: _plain(hint, inner) for key, hint, inner in pairs if inner is not None}
+        return {key: inner for key, inner in plain.items() if inner != {}}
     if isinstance(value, Mapping):
-        return {key: _plain(get_args(wanted)[1], inner) for key, inner in sorted(value.items())}
+        return {key: _plain(get_args(_listed(wanted))[1], inner) for key, inner in sorted(value.items())}
     if isinstance(value, tuple):
         return [_plain(get_args(_listed(wanted))[0], inner) for inner in value]
     kinds = get_args(wanted) or (wanted,)

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from fedrelease.update import State
 
-__all__ = ["FIRST", "RESIDUAL", "SECOND", "is_factor", "layers_of", "residuals_of", "trained_part", "truncated"]
+__all__ = ["CORE", "FIRST", "RESIDUAL", "SECOND", "is_factor", "layers_of", "residuals_of", "trained_part", "truncated"]
 
 FIRST = ".lora_A"
 """What the name of a layer's factor A ends in, ``[rank, in]``."""
 SECOND = ".lora_B"
 """What the name of its factor B ends in, ``[out, rank]``; the layer adds ``alpha / rank * B A`` to its weight."""
+CORE = ".lora_R"
+"""What the name of a layer's core ends in, ``[rank, rank]``, where it has one instead of factors."""
 RESIDUAL = ".residual"
 """What the name of its residual ends in, ``[out, in]``, where it has one: it adds ``alpha / rank * (B A + residual)``."""
 

@@ -10,21 +10,26 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 from uuid import uuid4
 
 __all__ = [
     "Json",
+    "LastLine",
     "append_durably",
     "canonical_bytes",
     "digest_bytes",
     "digest_file",
+    "last_line",
     "read_lines",
     "sync_folder",
     "write_durably",
 ]
 
+BLOCK = 1 << 12
+"""Bytes that are read at a time when a file is read from its end."""
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 
 
@@ -105,9 +110,40 @@ def append_durably(path: Path, line: bytes) -> None:
     sync_folder(path.parent)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LastLine:
+    """The end of an append-only file: its last complete line, without the newline, and the bytes until there, with it."""
+
+    line: bytes
+    length: int
+
+
+def last_line(path: Path) -> LastLine | None:
+    """The last complete line, read from the end, so that it costs no more in a long file; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            length = _complete_length(file)
+            begin = _newline_before(file, length - 1) + 1
+            file.seek(begin)
+            return LastLine(line=file.read(length - 1 - begin), length=length) if length else None
+    except FileNotFoundError:
+        return None
+
+
 def _complete_length(file: BinaryIO) -> int:
-    file.seek(0)
-    return file.read().rfind(b"\n") + 1
+    return _newline_before(file, file.seek(0, os.SEEK_END)) + 1
+
+
+def _newline_before(file: BinaryIO, end: int) -> int:
+    """Where the last newline is among the first ``end`` bytes; -1 where there is none."""
+    while end > 0:
+        begin = max(0, end - BLOCK)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found
+        end = begin
+    return -1
 
 
 def read_lines(path: Path) -> list[bytes]:

@@ -24,8 +24,8 @@ def labels_by_phase(known: Labels, named: Sequence[Labels | None]) -> tuple[Labe
     return tuple(found)
 
 
-def majors(by_phase: Sequence[Labels]) -> tuple[int, ...]:
-    """MAJOR of each phase's versions: how often labels were added until then."""
+def majors(by_phase: Sequence[object]) -> tuple[int, ...]:
+    """MAJOR of each phase's versions: how often what its releases are to their users became another until then."""
     return tuple(accumulate((before != labels for before, labels in pairwise(by_phase)), initial=0))
 
 

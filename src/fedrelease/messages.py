@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
+from fedrelease.adapter import Adapter
 from fedrelease.errors import UpdateRefused
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import from_document, to_document
@@ -54,6 +55,11 @@ class Request:
     def labels(self) -> tuple[str, ...]:
         """The labels of this round, in the order of the logits."""
         return self.experiment.labels_at(self.round)
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter of this round."""
+        return self.experiment.adapter_at(self.round)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from fedrelease.client.site import Site, evaluate_site, train_site
 from fedrelease.data.sites import SiteData, open_site, prepare_sites
 from fedrelease.data.tokens import TokenRows
 from fedrelease.errors import DataError
-from fedrelease.experiment import Adapter, Data, Experiment, Model, Partition, Phase, Privacy, Training
+from fedrelease.experiment import Adapter, AdapterChange, Data, Experiment, Model, Partition, Phase, Privacy, Training
 from fedrelease.messages import Request
 from fedrelease.models.bases import open_base
 from fedrelease.models.classifier import TextClassifier, build_classifier, trainable_state
@@ -162,3 +162,26 @@ def test_what_a_site_kept_between_rounds_grows_by_the_rows_of_new_labels(
     assert found["layer.lora_A"].tolist() == [[1.0, 1.0]]
     with pytest.raises(DataError, match="variate does not fit the state"):
         shelf.read(path, like={**like, "layer.lora_A": torch.zeros(2, 2)}, what="variate", without="zeros")
+
+
+def test_what_a_site_kept_grows_by_ranks_and_modules_only_where_the_adapter_has_grown_since(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    """Round 3 is the first of the second phase."""
+    first, second, third = experiment.phases
+    before, after = (replace(asked(experiment, round), version=f"0.{round - 1}.{round}") for round in (2, 3))
+    kept = {"q.lora_B": torch.ones(2, 1)}
+    like = {"q.lora_B": torch.zeros(2, 2), "v.lora_B": torch.full((2, 2), 0.5)}
+    wider = replace(experiment, phases=(first, replace(second, adapter=AdapterChange(rank=16, layers="all")), third))
+    for place, plan in enumerate((wider, experiment)):
+        shelf_of(tmp_path / str(place), "lora_B", replace(before, experiment=plan)).keep(kept)
+        shelf = shelf_of(tmp_path / str(place), "lora_B", replace(after, experiment=plan))
+        path = shelf.before()
+        assert path is not None
+        if plan is wider:
+            found = shelf.read(path, like=like, what="private part", without="the release's")
+            assert found["q.lora_B"].tolist() == [[1.0, 0.0], [1.0, 0.0]]
+            assert torch.equal(found["v.lora_B"], like["v.lora_B"])
+            continue
+        with pytest.raises(DataError, match="private part does not fit the state"):
+            shelf.read(path, like=like, what="private part", without="the release's")

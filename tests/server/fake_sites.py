@@ -129,7 +129,7 @@ def make_setting(
         sites=sites,
         base=BASE,
         initial=lambda round: dict(start),
-        look=lambda state: Seen(),
+        look=lambda state, round: Seen(),
         watch=watch,
         seconds_of=seconds_of,
     )

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import zstandard
 from faults import Fault, Killed, disk
 from full_examples import make_full_store, publish_full, weights
 from release_examples import make_store
 
 from fedrelease.errors import DamagedRelease
-from fedrelease.files import digest_bytes
+from fedrelease.files import canonical_bytes, digest_bytes
 from fedrelease.server.fsck import fsck
 from fedrelease.server.packed import packed_facts, packed_path
 from fedrelease.server.repack import Packed, repack, to_pack
@@ -33,7 +34,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def packed(store: Store) -> list[Packed]:
     with store.lock():
-        return list(repack(store, to_pack(store)))
+        return list(repack(store, to_pack(store)))[::-1]
 
 
 def test_packed_releases_read_as_before_and_the_raw_files_are_gone(tmp_path: Path) -> None:
@@ -48,17 +49,52 @@ def test_packed_releases_read_as_before_and_the_raw_files_are_gone(tmp_path: Pat
     assert verify(store).ok and fsck(store).ok and to_pack(store) == ()
 
 
-def test_every_eighth_release_is_a_keyframe_and_the_others_stand_on_the_one_before_them(tmp_path: Path) -> None:
+def test_every_eighth_release_stands_alone_and_the_others_on_the_one_before_them(tmp_path: Path) -> None:
     store = make_full_store(tmp_path / "releases", rounds=10)
     packed(store)
     names = [release.manifest.files[0].sha256 for release in store.releases()]
     frames = [packed_facts(store.folder, name).keyframe for name in names]
-    assert frames == [None, *[names[0]] * 7, None, names[8]]
+    assert frames == [None, *names[:7], None, names[8]]
     with store.lock():
         publish_full(store, 10)
     packed(store)
     head = store.find("0.1.10").manifest.files[0].sha256
-    assert packed_facts(store.folder, head).keyframe == names[8], "what came later goes on where it was"
+    assert packed_facts(store.folder, head).keyframe == names[9], "what came later goes on where it was"
+
+
+def test_a_line_is_never_longer_than_eight_whatever_was_collected_in_between(tmp_path: Path) -> None:
+    store = make_full_store(tmp_path / "releases", rounds=5)
+    packed(store)
+    for round in (1, 2, 3):  # as gc does: the release goes, its file stays while others stand on it
+        (store.folder / "versions" / f"0.1.{round}.json").unlink()
+    with store.lock():
+        for round in range(5, 11):
+            publish_full(store, round)
+    steps = to_pack(store)
+    assert [step.version for step in steps if step.keyframe is None] == ["0.1.8"]
+
+
+def test_a_store_that_was_packed_with_xor_still_reads_and_goes_on(tmp_path: Path) -> None:
+    store = make_full_store(tmp_path / "releases", rounds=3)
+    frame, second = (release.manifest.files[0].sha256 for release in store.releases()[:2])
+    changed = bytes(one ^ other for one, other in zip(weights(1), weights(0), strict=True))
+    payload = zstandard.compress(b"".join(changed[place::4] for place in range(4)))  # a whole number of numbers
+    line = {"keyframe": frame, "payload": digest_bytes(payload), "size": len(changed), "width": 4}
+    path = packed_path(store.folder, second)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(canonical_bytes(line) + b"\n" + payload)
+    store.blob_path(second).unlink()
+    assert packed_facts(store.folder, second).encoding == "xor"
+    assert [one.step.version for one in packed(store)] == ["0.1.0", "0.1.2"]
+    assert [release.read("adapter") for release in store.releases()] == [weights(round) for round in range(3)]
+
+
+def test_reading_a_line_keeps_one_keyframe_and_not_all_of_them(tmp_path: Path, room: Path) -> None:
+    store = make_full_store(tmp_path / "releases", rounds=6)
+    packed(store)
+    assert store.find("0.1.5").read("adapter") == weights(5)
+    kept = [path.suffix for path in room.glob("fedrelease-*/*")]
+    assert sorted(kept) == ["", ".frame"], "what was read, and the release before it"
 
 
 def test_a_step_away_from_a_keyframe_takes_less_than_the_keyframe_and_both_less_than_raw(tmp_path: Path) -> None:
@@ -101,10 +137,10 @@ def test_nothing_is_packed_from_a_damaged_file_or_against_a_damaged_keyframe(tmp
     store = make_full_store(tmp_path / "releases", rounds=2)
     raw = store.blob_path(store.find("0.1.0").manifest.files[0].sha256)
     damage(raw)
-    with pytest.raises(DamagedRelease, match="does not decode"):
+    with pytest.raises(DamagedRelease, match="does not have the bytes of its name"):
         packed(store)
-    with store.lock(), pytest.raises(DamagedRelease, match="does not have the bytes of its name"):
-        list(repack(store, to_pack(store)[1:]))
+    with store.lock(), pytest.raises(DamagedRelease, match="does not decode"):
+        list(repack(store, to_pack(store)[:1]))
     assert raw.exists() and not list((store.folder / "packed" / "sha256").iterdir())
 
 
@@ -172,7 +208,7 @@ def test_an_older_fedrelease_refuses_a_packed_store_rather_than_miss_its_files(t
     store = make_full_store(tmp_path / "releases", rounds=1)
     assert (store.folder / "store.json").read_bytes() == b'{"layout":1}'
     packed(store)
-    assert (store.folder / "store.json").read_bytes() == b'{"layout":2}'
+    assert (store.folder / "store.json").read_bytes() == b'{"layout":3}'
 
 
 def test_a_packed_file_cannot_make_a_reader_write_more_than_its_release_says(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_packed_releases_travel_packed_and_a_copy_that_has_them_raw_needs_no_oth
     for folder in (tmp_path / "raw", tmp_path / "packed"):
         assert fsck(Store.open(folder)).flaws == ()
     assert len(list((tmp_path / "packed" / "packed" / "sha256").iterdir())) == 2
-    assert (tmp_path / "packed" / "store.json").read_bytes() == b'{"layout":2}'
+    assert (tmp_path / "packed" / "store.json").read_bytes() == b'{"layout":3}'
 
 
 def test_a_kill_at_any_call_of_a_pull_leaves_a_whole_store_and_the_next_pull_goes_on(

@@ -19,7 +19,8 @@ def test_ten_whole_models_take_ten_times_one_and_packed_a_good_deal_less(tmp_pat
 
 def test_the_work_on_a_small_store_is_told_by_name(tmp_path: Path) -> None:
     told = measure_work(tmp_path / "releases", releases=3)
-    assert list(told) == ["publish", "publish, the last 20", "gc", "fsck", "verify"]
+    ends = [f"publish{alone}, the {end} 20" for alone in ("", " without fsync") for end in ("first", "last")]
+    assert list(told) == ["publish", *ends, "gc", "fsck", "verify"]
 
 
 def test_a_store_without_whole_models_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,9 +102,9 @@ def repack(
 ) -> None:
     """List or pack the releases that hold a whole model.
 
-    Every eighth is a keyframe, and of the others only what differs from it is kept. No release is lost: a raw file goes when its
-    packed form was read back and gave the same bytes, and every command reads packed releases. Adapter releases stay as they
-    are.
+    Every eighth is kept by itself, and of the others only what differs from the one before. No release is lost: a raw file goes
+    when its packed form was read back and gave the same bytes, and every command reads packed releases. Adapter releases stay as
+    they are.
     """
     from fedrelease.server.repack import repack as pack
     from fedrelease.server.repack import to_pack

@@ -207,7 +207,9 @@ def _privacy(privacy: Privacy) -> str:
 def _phase(phase: Phase) -> str:
     share = phase.sites_per_round
     many = f"{share} sites" if isinstance(share, int) else "all sites" if share == 1 else f"{share:.0%} of the sites"
-    return f"{_count(phase.rounds, 'round')} of {phase.strategy.name} with {many}, to {phase.channel}"
+    grows = ", ".join(f"{name} = {value}" for name, value in phase.adapter.given.items())
+    adapter = f"; the adapter grows to {grows}" if grows else ""
+    return f"{_count(phase.rounds, 'round')} of {phase.strategy.name} with {many}, to {phase.channel}{adapter}"
 
 
 def _run(

@@ -29,11 +29,10 @@ __all__ = ["log_document", "moment", "print_log", "release_document", "why"]
 
 def log_document(store: Store) -> dict[str, Json]:
     """What ``log --json`` prints; releases oldest first, so that the place of a release never changes."""
-    channels = store.channels()
-    entries = _entries(store)
+    channels, history = store.channels(), store.history()
+    entries = _entries(history)
     releases = [_entry(release, entries.get(release.digest), channels) for release in _oldest_first(store)]
     pointers = {name: pointer.version for name, pointer in sorted(channels.channels.items())}
-    history = store.history()
     failed = [_failure(entry) for entry in history if entry.event == "round-failed"]
     moves = [_move(entry) for entry in history if entry.event not in (*RELEASES, "round-failed")]
     return {"releases": releases, "channels": pointers, "failed_rounds": failed, "moves": moves}
@@ -41,7 +40,7 @@ def log_document(store: Store) -> dict[str, Json]:
 
 def release_document(store: Store, release: Release) -> dict[str, Json]:
     """What ``show --json`` prints: the entry of ``log --json``, the whole manifest, and what was exported."""
-    entry = _entry(release, _entries(store).get(release.digest), store.channels())
+    entry = _entry(release, _entries(store.history()).get(release.digest), store.channels())
     variants: list[Json] = [variant.to_json() for variant in variants_of(release)]
     return {**entry, "manifest": asdict(release.manifest), "variants": variants}
 
@@ -50,8 +49,8 @@ def _oldest_first(store: Store) -> list[Release]:
     return sorted(store.releases(), key=lambda release: version_key(release.version))
 
 
-def _entries(store: Store) -> Mapping[str, LogEntry]:
-    return {entry.digest: entry for entry in store.history() if entry.digest is not None and entry.event in RELEASES}
+def _entries(history: Sequence[LogEntry]) -> Mapping[str, LogEntry]:
+    return {entry.digest: entry for entry in history if entry.digest is not None and entry.event in RELEASES}
 
 
 def _entry(release: Release, entry: LogEntry | None, channels: Channels) -> dict[str, Json]:
@@ -98,7 +97,8 @@ def _move(entry: LogEntry) -> dict[str, Json]:
 
 def print_log(store: Store, console: Console) -> None:
     """Print the releases, newest first; columns that matter less are left out of a narrow terminal."""
-    releases, entries, channels = _oldest_first(store)[::-1], _entries(store), store.channels()
+    releases, history, channels = _oldest_first(store)[::-1], store.history(), store.channels()
+    entries = _entries(history)
     if not releases:
         console.print("The store has no release yet: fedrelease simulate")
         return
@@ -109,7 +109,7 @@ def print_log(store: Store, console: Console) -> None:
     for release in releases:
         if said := why(release, entries.get(release.digest), channels):
             console.print(Text(plain(f"  {release.version}  {said}"), style="yellow"))
-    for entry in store.history():
+    for entry in history:
         if entry.event == "round-failed":
             console.print(
                 Text(f"{moment(entry.time)}  round {entry.round} made no release: {entry.reason}", style="yellow")

@@ -356,7 +356,12 @@ def load_state(classifier: nn.Module, state: Mapping[str, Tensor]) -> None:
     """
     own = _stated(classifier)
     if set(own) != set(state):
-        raise ModelError("the state is of another adapter", value=sorted(set(own) ^ set(state))[:4], rule="same names")
+        raise ModelError(
+            "the state is of another adapter",
+            value=sorted(set(own) ^ set(state))[:4],
+            rule="same names",
+            hint="build the model of the round that the state is of: a phase may have an adapter of its own",
+        )
     for name, parameter in own.items():
         if state[name].shape != parameter.shape:
             raise ModelError(
