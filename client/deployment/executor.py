@@ -28,6 +28,7 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedrelease.client.app import app
@@ -35,6 +36,7 @@ from fedrelease.client.deployment.folder import SiteFolder, open_site_folder
 from fedrelease.client.deployment.rows import node_of
 from fedrelease.deployment.bundle import bundle
 from fedrelease.deployment.logs import Log
+from fedrelease.deployment.pace import set_pace
 from fedrelease.errors import DataError, FedreleaseError
 
 __all__ = ["Executor", "main", "told"]
@@ -142,7 +144,9 @@ def main(folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    Executor(open_site_folder(folder)).serve()
+    site = open_site_folder(folder)
+    set_pace(run_clientapp, idle_s=site.settings.poll_s)
+    Executor(site).serve()
 
 
 if __name__ == "__main__":

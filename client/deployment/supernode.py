@@ -9,11 +9,10 @@ own that Flower's ``--isolation process`` leaves to us: nothing that came over t
 """
 
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 from fedrelease.client.deployment.folder import SiteFolder, open_site_folder
+from fedrelease.deployment.pace import set_pace
 
 __all__ = ["arguments", "main"]
 
@@ -32,22 +31,14 @@ def arguments(site: SiteFolder) -> list[str]:
     ]
 
 
-def _ask_more_often(every_s: float) -> None:
-    """Flower's loop sleeps for three seconds when there was no message, and has no setting for it."""
-    from flwr.supernode import start_client_internal as loop
-
-    quicker = SimpleNamespace(**{name: getattr(time, name) for name in dir(time) if not name.startswith("_")})
-    quicker.sleep = lambda seconds: time.sleep(min(seconds, every_s))
-    setattr(loop, "time", quicker)  # noqa: B010  # the module's own name for the library, which it does not export
-
-
 def main(folder: Path) -> None:
     """Be the SuperNode until a signal comes."""
     site = open_site_folder(folder)
     sys.argv = arguments(site)
+    from flwr.supernode import start_client_internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
-    _ask_more_often(site.settings.poll_s)
+    set_pace(start_client_internal, idle_s=site.settings.poll_s)
     flower_supernode()
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import final
 
 from flwr.serverapp import Grid
+from flwr.superlink.grid import http_grid
 
 from fedrelease.deployment.logs import Log
+from fedrelease.deployment.pace import set_pace
 from fedrelease.errors import FedreleaseError, RoundFailed
 from fedrelease.files import Json
 from fedrelease.server.deployment.control import key_bytes
@@ -98,6 +100,7 @@ class Deployment:
 def deployed(path: Path) -> Iterator[Deployment]:
     """The run that a file describes; how it fails is written down before the error goes on."""
     settings = json.loads(path.read_bytes())
+    set_pace(http_grid, idle_s=float(settings["poll_s"]))
     keys = settings.pop("sites")
     log = Log(path.parent / "log" / EVENTS, process="serverapp")
     try:

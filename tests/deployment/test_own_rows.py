@@ -5,7 +5,16 @@ import pytest
 
 from fedrelease.data.own import prepare_own
 from fedrelease.data.sites import open_site, prepare_sites
-from fedrelease.experiment import Data, Experiment, Federation, Model, Partition, Phase, StrategyChoice, Training, Training
+from fedrelease.experiment import (
+    Data,
+    Experiment,
+    Federation,
+    Model,
+    Partition,
+    Phase,
+    StrategyChoice,
+    Training,
+)
 from fedrelease.models.bases import open_base
 
 COLUMN = Partition(by="column", column="site")

@@ -39,7 +39,9 @@ def test_a_program_that_ends_is_started_again_and_each_start_is_told(tmp_path: P
 
 
 def test_all_end_when_the_block_ends_with_what_they_started(tmp_path: Path) -> None:
-    code = "import subprocess, sys, time\np = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    code = (
+        "import subprocess, sys, time\np = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    )
     code += "print(p.pid, flush=True)\ntime.sleep(600)"
     with Processes(log=Log(tmp_path / "log", process="test")) as processes:
         processes.start(program(tmp_path, code))
@@ -50,6 +52,7 @@ def test_all_end_when_the_block_ends_with_what_they_started(tmp_path: Path) -> N
 
 
 def test_a_program_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     script = f"""
 import time
 from pathlib import Path
@@ -57,7 +60,7 @@ from fedrelease.deployment.logs import Log
 from fedrelease.deployment.processes import Processes, Program
 import sys
 processes = Processes(log=Log(Path({str(tmp_path)!r}) / "log", process="test"))
-processes.start(Program(name="one", command=(sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"),
+processes.start(Program(name="one", command=(sys.executable, "-c", {sleeper!r}),
     output=Path({str(tmp_path)!r}) / "one.out"))
 time.sleep(600)
 """
