@@ -5,26 +5,36 @@ Example::
     [(one.version, one.outcome) for one in recompute(store)]         # [('0.1.1', 'same'), ('0.1.2', 'no-spool')]
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fedrelease.errors import FedreleaseError, StoreError
+from fedrelease.errors import FedreleaseError, RetiredRelease, StoreError
 from fedrelease.experiment import StrategyChoice
 from fedrelease.manifest import FederationFacts
 from fedrelease.server.aggregating import KeptRound, aggregate, kept_round, memory_for
 from fedrelease.server.arrivals import as_arrived
 from fedrelease.server.release import Release, by_digest, is_of_one_form
+from fedrelease.server.retired import retirements, updates_record
 from fedrelease.server.retracted import retraction_of
 from fedrelease.server.spool import Spool
 from fedrelease.server.store import Store
 from fedrelease.strategies import Strategy, make_strategy
 from fedrelease.update import State, Update, state_digest
 
-__all__ = ["OUTCOMES", "Kept", "Recomputed", "check_not_grown", "kept_updates", "recompute", "strategy_of"]
+__all__ = [
+    "OUTCOMES",
+    "Kept",
+    "Recomputed",
+    "check_not_grown",
+    "kept_updates",
+    "recompute",
+    "strategy_of",
+    "why_no_updates",
+]
 
 OUTCOMES = ("same", "differs", "no-spool", "failed")
 
@@ -63,7 +73,7 @@ def _recomputed(store: Store, release: Release) -> Recomputed:
     try:
         kept = kept_updates(store, release)
         if kept is None:
-            return Recomputed(version=release.version, outcome="no-spool", what="its updates were not kept")
+            return Recomputed(version=release.version, outcome="no-spool", what=why_no_updates(store, release))
         wrong = _wrong(store, release, kept)
     except FedreleaseError as error:
         return Recomputed(version=release.version, outcome="failed", what=str(error))
@@ -94,6 +104,13 @@ def kept_updates(store: Store, release: Release) -> Kept | None:
         )
     counted = [site for site in accepted if not (told and site in told.sites)]
     return Kept(updates=tuple(found[site] for site in counted), round=None if told else kept_round(folder))
+
+
+def why_no_updates(store: Store, release: Release) -> str:
+    """Why :func:`kept_updates` finds none."""
+    told = retraction_of(release)
+    record = updates_record(retirements(store.folder), told.round.version if told else release.version)
+    return f"its updates were retired on {record.time[:10]}" if record else "its updates were not kept"
 
 
 def strategy_of(federation: FederationFacts, kept: Kept, eligible: int | None = None) -> Strategy:
@@ -193,19 +210,26 @@ def _differing(release: Release, state: State, memory: State) -> str:
     said = [
         f"{role}: {', '.join(names)}"
         for role, names in (
-            ("state", _names(release, "adapter", state, release.state())),
-            ("memory", _names(release, "memory", memory, release.memory())),
+            ("state", _names(release, "adapter", state, release.state)),
+            ("memory", _names(release, "memory", memory, release.memory)),
         )
         if names
     ]
     return "; ".join(said)
 
 
-def _names(release: Release, role: str, found: State, released: State) -> list[str]:
-    """Tensors that are not bit for bit what was released; none where the digests of the files are the same."""
+def _names(release: Release, role: str, found: State, read: Callable[[], State]) -> list[str]:
+    """Tensors that are not bit for bit what was released; none where the digests of the files are the same.
+
+    What was released is read only where they are not: it may be retired, and then nobody can say which tensors.
+    """
     digests = [entry.sha256 for entry in release.manifest.files if entry.role == role]
     if digests == ([state_digest(found)] if found else []):
         return []
+    try:
+        released = read()
+    except RetiredRelease:
+        return ["its bytes"]
     every = sorted({*found, *released})
     return [name for name in every if not _same(found, released, name)] or ["its bytes"]
 

@@ -29,6 +29,7 @@ from fedrelease.server.publishing import environment_of
 from fedrelease.server.recompute import Kept, check_not_grown, kept_updates, strategy_of
 from fedrelease.server.rejudging import rules_of, training_refusals
 from fedrelease.server.release import Release, by_digest, experiment_of
+from fedrelease.server.retired import retirements, updates_record
 from fedrelease.server.retracted import FILE, Retraction, retraction_bytes, retraction_of
 from fedrelease.server.store import Store
 from fedrelease.strategies import Strategy
@@ -178,8 +179,9 @@ def _rest(store: Store, begun: Retraction, line: Release) -> tuple[list[Release]
 def _steps(store: Store, todo: Sequence[Release], sites: Sequence[str]) -> tuple[_Step, ...]:
     found = {release.version: kept_updates(store, release) for release in todo}
     if missing := [version for version, kept in found.items() if kept is None]:
+        gone = updates_record(retirements(store.folder), missing[0])
         raise StoreError(
-            f"the updates of {', '.join(missing)} were not kept",
+            f"the updates of {', '.join(missing)} were {f'retired on {gone.time[:10]}' if gone else 'not kept'}",
             value=", ".join(sites),
             rule="a line is rebuilt from the updates of all its rounds",
             hint="federation.keep_updates = true keeps those of a new store; here, promote a release from before the site joined",

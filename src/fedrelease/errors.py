@@ -11,6 +11,7 @@
     |   +-- StoreBusy               somebody else holds the store
     |   +-- ReleaseNotFound         no such version
     |   +-- DamagedRelease          bytes differ from their digest
+    |   +-- RetiredRelease          its weights were removed by the rules of retention
     |   +-- SignatureError            a key or a signature is missing, wrong, or not trusted
     +-- PrivacyError                a privacy rule would be broken
     |   +-- BudgetExceeded          the site's ledger has no room for what was asked
@@ -37,6 +38,7 @@ __all__ = [
     "ModelError",
     "PrivacyError",
     "ReleaseNotFound",
+    "RetiredRelease",
     "RoundFailed",
     "SignatureError",
     "StoreBusy",
@@ -100,6 +102,10 @@ class ReleaseNotFound(StoreError):
 
 class DamagedRelease(StoreError):
     """The bytes of a release differ from their digest."""
+
+
+class RetiredRelease(StoreError):
+    """The weights of a release were removed by the store's rules of retention."""
 
 
 class SignatureError(StoreError):
