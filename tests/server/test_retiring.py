@@ -278,6 +278,12 @@ def test_numbers_come_from_the_stores_experiment_and_may_be_others_for_once(stor
         retention_of(store, ["retention.releases=0"])
 
 
+def test_numbers_change_no_digest_of_any_release(tmp_path: Path) -> None:
+    plain = kept_store(tmp_path / "plain", experiment())
+    tidy = kept_store(tmp_path / "tidy", replace(experiment(), retention=Retention(releases=1, updates=0)))
+    assert [one.digest for one in tidy.releases()] == [one.digest for one in plain.releases()]
+
+
 def with_updates(folder: Path) -> Store:
     store = make_store(folder, rounds=4)
     for version in ("0.1.1", "0.1.2"):

@@ -119,13 +119,15 @@ def verify(
 
 
 def _recomputed(store: "Store", ref: str | None) -> "list[Recomputed]":
+    from fedrelease.cache import cache_folder
+    from fedrelease.server.beginnings import Beginnings
     from fedrelease.server.recompute import recompute
 
-    return list(recompute(store, ref))
+    return list(recompute(store, ref, beginnings=Beginnings(cache_folder())))
 
 
 def _print_recomputed(rounds: "Sequence[Recomputed]") -> None:
-    """One line a release, and a sum; a release without kept updates is counted and nothing more."""
+    """One line a release, and a sum; a release without kept updates is counted, and nothing more."""
     console = to_stdout()
     for one in rounds:
         if one.outcome != "no-spool":
@@ -135,6 +137,7 @@ def _print_recomputed(rounds: "Sequence[Recomputed]") -> None:
         told = {"same": "came out the same", "differs": "differ", "failed": "could not be computed"}
         parts = [f"{counts[outcome]} {words}" for outcome, words in told.items() if counts[outcome]]
         parts += [f"{counts['no-spool']} without kept updates"] if counts["no-spool"] else []
+        parts += [f"{counts['no-base']} whose base is not here"] if counts["no-base"] else []
         console.print(f"rounds: {', '.join(parts)}")
 
 
