@@ -7,7 +7,6 @@ import pytest
 from example_store import make_store
 
 from fedrelease.cli import run
-from fedrelease.server.release import Release
 from fedrelease.server.store import Store
 from fedrelease.server.verify import verify
 
@@ -93,33 +92,33 @@ def test_push_and_pull_say_what_travelled(example_store: Store, capsys: Capture,
     assert error["what"] == "no release store here"
 
 
-def test_gc_lists_what_the_numbers_let_go_retires_it_when_told_and_every_reader_says_so(
-    example_store: Store, capsys: Capture
-) -> None:
-    """2 released ones stay: 0.1.2 and 0.1.4. The held 0.1.3 has another number, and the anchor is 0.1.1, which stable was first."""
-    at, numbers = ("--store", str(example_store.folder)), ("--set", "retention.releases=1", "--set", "retention.held=0")
-    said = typed(capsys, "gc", *numbers, *at)
+def test_gc_says_what_stays_though_the_numbers_would_let_it_go(example_store: Store, capsys: Capture) -> None:
+    """1 released one stays by number, and no held one; stable was at 0.1.1 first, and 0.1.4 came from 0.1.3."""
+    numbers = ("--set", "retention.releases=1", "--set", "retention.held=0", "--store", str(example_store.folder))
+    said = typed(capsys, "gc", *numbers)
+    assert "0.0.0 stays: it is the base" in said and "0.1.3 stays: the next step is compared with" in said
     assert "0.1.1 stays: candidates are compared with it, the anchor" in said
-    assert "nothing was removed: fedrelease gc --apply" in said and verify(example_store).retired == ()
-    planned = json.loads(typed(capsys, "gc", "--json", *numbers, *at))
-    assert (
-        planned["retention"] == {"releases": 1, "held": 0, "memory": None, "updates": None} and not planned["applied"]
-    )
-    done = json.loads(typed(capsys, "gc", "--apply", "--json", *numbers, *at))
-    assert done["leaving"] == planned["leaving"] == [] and done["leaving_bytes"] == 0
+    document = json.loads(typed(capsys, "gc", "--json", *numbers))
+    assert document["retention"] == {"releases": 1, "held": 0, "memory": None, "updates": None}
+    assert [one["version"] for one in document["staying"]] == ["0.0.0", "0.1.1", "0.1.2", "0.1.3"]
+    assert document["leaving"] == []
 
 
 def test_commands_on_a_retired_release_say_when_by_which_rule_and_the_way_out(tmp_path: Path, capsys: Capture) -> None:
+    """Released are all but 0.1.3; 0.1.6 and 0.1.7 stay by number, 0.0.0 and 0.1.1 as base and anchor."""
     store = make_store(tmp_path / "store", rounds=7)
-    at = ("--store", str(store.folder))
-    said = typed(capsys, "gc", "--apply", "--set", "retention.releases=2", *at)
-    gone = [release.version for release in store.releases() if not release.manifest.files or not there(store, release)]
-    assert gone == ["0.1.2"] and "retention.releases = 2" in said and "1 things of old releases" in said
+    at, numbers = ("--store", str(store.folder)), ("--set", "retention.releases=2")
+    said = typed(capsys, "gc", *numbers, *at)
+    assert "3 things of old releases" in said and "nothing was removed: fedrelease gc --apply" in said
+    assert gone(store) == []
+    planned = json.loads(typed(capsys, "gc", "--json", *numbers, *at))["leaving"]
+    assert json.loads(typed(capsys, "gc", "--apply", "--json", *numbers, *at))["leaving"] == planned
+    assert gone(store) == [one["version"] for one in planned] == ["0.1.2", "0.1.4", "0.1.5"]
     for verb in ("verify", "fsck"):
-        assert "1 files of 0.1.2 were retired on " in typed(capsys, verb, *at)
+        assert "3 files of 0.1.2, 0.1.4, 0.1.5 were retired on " in typed(capsys, verb, *at)
         assert json.loads(typed(capsys, verb, "--json", *at))["retired"][0]["version"] == "0.1.2"
     assert "adapter.safetensors on " in typed(capsys, "show", "0.1.2", *at)
-    assert "retire" in typed(capsys, "log", "--graph", *at)
+    assert "retire  0.1.7" in typed(capsys, "log", "--graph", *at)
     for arguments in (["promote", "0.1.2", "--to", "beta"], ["diff", "0.1.2", "0.1.7"]):
         error = json.loads(typed(capsys, *arguments, "--json", *at, code=1))["error"]
         assert error["what"].startswith("adapter.safetensors of release 0.1.2 was retired on ")
@@ -132,5 +131,7 @@ def test_gc_takes_numbers_of_retention_only(example_store: Store, capsys: Captur
     assert error["hint"] == "--set retention.releases=20"
 
 
-def there(store: Store, release: Release) -> bool:
-    return all(store.blob_path(file.sha256).exists() for file in release.manifest.files)
+def gone(store: Store) -> list[str]:
+    """Releases with a file that is not there."""
+    every = ((release.version, file.sha256) for release in store.releases() for file in release.manifest.files)
+    return [version for version, sha256 in every if not store.blob_path(sha256).exists()]
