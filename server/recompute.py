@@ -19,6 +19,7 @@ from fedrelease.manifest import FederationFacts
 from fedrelease.server.aggregating import KeptRound, aggregate, kept_round, memory_for
 from fedrelease.server.arrivals import StateOf, as_arrived
 from fedrelease.server.beginnings import Beginnings, NoBase
+from fedrelease.server.channels import Move
 from fedrelease.server.release import Release, by_digest
 from fedrelease.server.retired import retirements, updates_record
 from fedrelease.server.retracted import retraction_of
@@ -34,7 +35,6 @@ __all__ = [
     "kept_updates",
     "recompute",
     "strategy_of",
-    "why_no_updates",
 ]
 
 OUTCOMES = ("same", "differs", "no-spool", "no-base", "failed")
@@ -69,14 +69,15 @@ def recompute(store: Store, ref: str | None = None, *, beginnings: Beginnings | 
         ReleaseNotFound: ``ref`` names no release.
     """
     chosen, begun = store.releases() if ref is None else (store.find(ref),), beginnings or Beginnings(None)
-    return (_recomputed(store, release, begun) for release in chosen if release.manifest.parents)
+    records = retirements(store.folder)
+    return (_recomputed(store, release, begun, records) for release in chosen if release.manifest.parents)
 
 
-def _recomputed(store: Store, release: Release, beginnings: Beginnings) -> Recomputed:
+def _recomputed(store: Store, release: Release, beginnings: Beginnings, records: Sequence[Move]) -> Recomputed:
     try:
         kept = kept_updates(store, release)
         if kept is None:
-            return Recomputed(version=release.version, outcome="no-spool", what=why_no_updates(store, release))
+            return Recomputed(version=release.version, outcome="no-spool", what=_why_no_updates(release, records))
         wrong = _wrong(store, release, kept, beginnings.states(release))
     except NoBase as error:
         return Recomputed(version=release.version, outcome="no-base", what=error.what)
@@ -111,10 +112,10 @@ def kept_updates(store: Store, release: Release) -> Kept | None:
     return Kept(updates=tuple(found[site] for site in counted), round=None if told else kept_round(folder))
 
 
-def why_no_updates(store: Store, release: Release) -> str:
+def _why_no_updates(release: Release, records: Sequence[Move]) -> str:
     """Why :func:`kept_updates` finds none."""
     told = retraction_of(release)
-    record = updates_record(retirements(store.folder), told.round.version if told else release.version)
+    record = updates_record(records, told.round.version if told else release.version)
     return f"its updates were retired on {record.time[:10]}" if record else "its updates were not kept"
 
 
