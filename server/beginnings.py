@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias, final
 
-from fedrelease.errors import FetchError, ModelError
+from fedrelease.errors import FetchError, ModelError, NoBase
 from fedrelease.models.bases import Base
 from fedrelease.server.arrivals import StateOf
 from fedrelease.server.release import Release, experiment_of
@@ -18,14 +18,10 @@ from fedrelease.server.released_model import same_base
 from fedrelease.server.rounds import states_of
 from fedrelease.update import State
 
-__all__ = ["Beginnings", "Fresh", "NoBase"]
+__all__ = ["Beginnings", "Fresh"]
 
 Fresh: TypeAlias = Callable[[Release, int], State]
 """The state that training would start from with all that a round of the release's experiment has."""
-
-
-class NoBase(ModelError):
-    """What a round added follows from its base, and that is not here."""
 
 
 @final

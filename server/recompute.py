@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedrelease.errors import FedreleaseError, RetiredRelease, StoreError
+from fedrelease.errors import FedreleaseError, NoBase, RetiredRelease, StoreError
 from fedrelease.experiment import StrategyChoice
 from fedrelease.growth import grown_with_zeros
 from fedrelease.manifest import FederationFacts
 from fedrelease.server.aggregating import KeptRound, aggregate, kept_round, memory_for
 from fedrelease.server.arrivals import StateOf, as_arrived
-from fedrelease.server.beginnings import Beginnings, NoBase
+from fedrelease.server.beginnings import Beginnings
 from fedrelease.server.channels import Move
 from fedrelease.server.release import Release, by_digest
 from fedrelease.server.retired import retirements, updates_record

@@ -7,6 +7,7 @@
     +-- FetchError                  a package could not be fetched or has the wrong digest
     +-- DataError                   a source, a row or a site's data cannot be used
     +-- ModelError                  a base does not load or does not fit the task
+    |   +-- NoBase                  what a round added follows from its base, which is not here
     +-- StoreError                  the release store refuses
     |   +-- StoreBusy               somebody else holds the store
     |   +-- ReleaseNotFound         no such version
@@ -36,6 +37,7 @@ __all__ = [
     "FedreleaseError",
     "FetchError",
     "ModelError",
+    "NoBase",
     "PrivacyError",
     "ReleaseNotFound",
     "RetiredRelease",
@@ -86,6 +88,10 @@ class DataError(FedreleaseError):
 
 class ModelError(FedreleaseError):
     """A base does not load, or does not fit the task."""
+
+
+class NoBase(ModelError):
+    """What a round added follows from its base, and that is not here."""
 
 
 class StoreError(FedreleaseError):
