@@ -63,6 +63,6 @@ class Beginnings:
         raise NoBase(
             f"what {release.version} added follows from its base, which is not here: {why}",
             value=release.manifest.base.ref,
-            rule="new rows are those of a model drawn on the base by the seed of the experiment",
+            rule="new rows and ranks are those of a model drawn on the base by the seed of the experiment",
             hint=hint,
         )

@@ -18,8 +18,8 @@ __all__ = ["FIRST", "LAYOUT", "allow_packed", "allow_retired", "check", "create"
 FIRST = 1
 PACKED = 3
 LAYOUT = 4
-"""The newest that is read here; from 2 on a blob may be packed, from 3 on by numbers that differ, in a line of keyframes, and from
-4 on retired."""
+"""The newest that is read here; from 2 on a blob may be packed, from 3 on by numbers that differ, in a line of keyframes, and
+from 4 on retired."""
 
 
 def create(root: Path) -> None:
