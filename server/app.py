@@ -20,7 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedrelease.deployment.bundle import SETTINGS
 from fedrelease.errors import StoreError
-from fedrelease.experiment import Experiment, Federation
+from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest, from_document
 from fedrelease.experiment_file import differences, load_experiment, to_toml
 from fedrelease.files import write_durably
@@ -112,6 +112,8 @@ def _server_look(base: Base, experiment: Experiment, holdout: Path | None) -> Ca
 def check_same_experiment(store: Store, experiment: Experiment) -> None:
     """Save the resolved experiment with a store that has no release yet; refuse to go on with another under other rules.
 
+    Another ``[retention]`` is no other experiment: it takes the place of the one that was saved.
+
     Raises:
         StoreError: the store was made by another experiment; the text lists every key that differs.
     """
@@ -120,15 +122,19 @@ def check_same_experiment(store: Store, experiment: Experiment) -> None:
         write_durably(path, to_toml(experiment).encode())
         return
     saved = load_experiment(path)
-    if experiment_digest(saved) != experiment_digest(experiment):
+    if experiment_digest(saved) == experiment_digest(experiment):
+        if saved.retention != experiment.retention:  # housekeeping, which the newest run decides
+            write_durably(path, to_toml(replace(saved, retention=experiment.retention)).encode())
+    else:
         raise StoreError(
             f"{store.folder} holds the releases of another experiment",
-            value="; ".join(differences(replace(saved, federation=_here(saved, experiment)), experiment)),
+            value="; ".join(differences(_here(saved, experiment), experiment)),
             rule="one store, one experiment: a resumed run goes on under the rules it began with",
             hint=f"choose another folder with --store, or run {path} again",
         )
 
 
-def _here(saved: Experiment, experiment: Experiment) -> Federation:
-    """A store may be moved: where it lies is no difference."""
-    return replace(saved.federation, store=experiment.federation.store)
+def _here(saved: Experiment, experiment: Experiment) -> Experiment:
+    """A store may be moved, and tidied in another way: neither is a difference."""
+    federation = replace(saved.federation, store=experiment.federation.store)
+    return replace(saved, federation=federation, retention=experiment.retention)

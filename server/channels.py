@@ -26,6 +26,7 @@ __all__ = [
     "FirstPointed",
     "Move",
     "Pointer",
+    "Retired",
     "check_channel",
     "first_pointed",
     "generations",
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 CHANNELS = ("anchor", "beta", "canary", "candidate", "stable")
-VERBS = ("pause", "promote", "publish", "resume", "rollback", "unyank", "yank")
+VERBS = ("pause", "promote", "publish", "resume", "retire", "rollback", "unyank", "yank")
 BACKWARDS = ("rollback", "yank")
 FILE = "channels.json"
 
@@ -65,18 +66,43 @@ class Pointer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retired:
+    """What was removed by the rules of retention; the manifests that name it stay.
+
+    Attributes:
+        head: the newest release at that time. Releases after it are not meant, even where they have a file with the same bytes.
+        files: sha256 of each file, sorted.
+        rounds: versions of the rounds whose kept updates went, lowest first.
+    """
+
+    head: str
+    files: tuple[str, ...]
+    rounds: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        for version in (self.head, *self.rounds):
+            parse_version(version)
+        for sha256 in self.files:
+            check_sha256(sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Move:
-    """Who made a generation, how, when (ISO 8601, UTC), and why."""
+    """Who made a generation, how, when (ISO 8601, UTC), and why; and what was retired, where that is what it is for."""
 
     verb: str
     actor: str
     time: str
     reason: str | None = None
+    retired: Retired | None = field(default=None, metadata=facts.LATER)
 
     def __post_init__(self) -> None:
         """Check bounds."""
         if self.verb not in VERBS:
             raise StoreError("unknown verb", value=self.verb, rule=f"a move is one of {', '.join(VERBS)}")
+        if (self.verb == "retire") != (self.retired is not None):
+            raise StoreError("who retires says what, and nobody else does", value=self.verb)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +154,15 @@ class Channels:
             paused=self.paused if paused is None else tuple(sorted(paused)),
             yanked=self.yanked if yanked is None else yanked,
         )
-        if wanted == self:
-            return self
-        before = digest_bytes(facts.to_bytes(self)) if self.generation else None
-        return replace(wanted, generation=self.generation + 1, previous=before, move=move)
+        return self if wanted == self else wanted._after(self, move)
+
+    def again(self, move: Move) -> "Channels":
+        """The next generation with the same pointers: for a move that is about something else, and is signed with them."""
+        return self._after(self, move)
+
+    def _after(self, before: "Channels", move: Move) -> "Channels":
+        digest = digest_bytes(facts.to_bytes(before)) if before.generation else None
+        return replace(self, generation=before.generation + 1, previous=digest, move=move)
 
 
 def read(root: Path) -> Channels:

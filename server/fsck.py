@@ -21,6 +21,7 @@ from fedrelease.server.lock import hold
 from fedrelease.server.packed import content
 from fedrelease.server.references import references
 from fedrelease.server.release import versions
+from fedrelease.server.retired import RetiredFiles
 from fedrelease.server.store import Store
 from fedrelease.server.verify import lines_wrong, verify
 
@@ -47,6 +48,7 @@ class Found:
         head: the newest release; None in an empty store.
         loose, loose_bytes: whole blobs that nothing refers to, which is no flaw: ``gc`` sweeps them.
         under_way: somebody is writing, so that what a writer leaves for a moment was not looked for.
+        retired: files that are gone by the rules of retention, which is no flaw either.
     """
 
     checked: int
@@ -55,6 +57,7 @@ class Found:
     loose: int
     loose_bytes: int
     under_way: bool
+    retired: tuple[RetiredFiles, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -84,6 +87,7 @@ def fsck(store: Store) -> Found:
         loose=len(loose),
         loose_bytes=sum(path.stat().st_size for path in loose),
         under_way=not idle,
+        retired=report.retired,
     )
 
 

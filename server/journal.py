@@ -36,7 +36,7 @@ __all__ = [
 
 FILE = "log.jsonl"
 RELEASES = ("held", "released")
-MOVES = ("pause", "promote", "resume", "rollback", "unyank", "yank")
+MOVES = ("pause", "promote", "resume", "retire", "rollback", "unyank", "yank")
 EVENTS = (*RELEASES, "round-failed", *MOVES)
 FIRST = "0" * 64
 Link: TypeAlias = "tuple[LogEntry | None, str | None]"
@@ -48,9 +48,10 @@ class LogEntry:
     """One line of the log.
 
     Attributes:
-        version, digest: of the release, or of the one that a channel was moved to; a failed round has the version it would have
-            had, and no digest.
-        event: a verdict, ``round-failed``, or the verb that moved channels.
+        version, digest: of the release, or of the one that a channel was moved to, or of the newest one when older ones were
+            retired; a failed round has the version it would have had, and no digest.
+        event: a verdict, ``round-failed``, or the verb that moved channels; ``retire`` moves none, and its generation has the
+            list of what went.
         channels: those that moved to this release.
         seconds, bytes_up, bytes_down: what the round took; None where a crash lost the numbers.
         time: ISO 8601, UTC.

@@ -13,11 +13,13 @@ from pathlib import Path
 from fedrelease.errors import StoreError
 from fedrelease.files import canonical_bytes, sync_folder, write_durably
 
-__all__ = ["FIRST", "LAYOUT", "allow_packed", "check", "create", "prepare"]
+__all__ = ["FIRST", "LAYOUT", "allow_packed", "allow_retired", "check", "create", "prepare"]
 
 FIRST = 1
-LAYOUT = 3
-"""The newest that is read here; from 2 on a blob may be packed, from 3 on by numbers that differ, in a line of keyframes."""
+PACKED = 3
+LAYOUT = 4
+"""The newest that is read here; from 2 on a blob may be packed, from 3 on by numbers that differ, in a line of keyframes, and
+from 4 on retired."""
 
 
 def create(root: Path) -> None:
@@ -38,8 +40,17 @@ def create(root: Path) -> None:
 
 def allow_packed(root: Path) -> None:
     """Before the first blob is packed: an older fedrelease refuses the store from now on, rather than miss its files."""
-    if _layout(root) < LAYOUT:
-        write_durably(root / "store.json", canonical_bytes({"layout": LAYOUT}))
+    _raise_to(root, PACKED)
+
+
+def allow_retired(root: Path) -> None:
+    """Before the first file is retired: an older fedrelease would take it for damage."""
+    _raise_to(root, LAYOUT)
+
+
+def _raise_to(root: Path, layout: int) -> None:
+    if _layout(root) < layout:
+        write_durably(root / "store.json", canonical_bytes({"layout": layout}))
 
 
 def check(root: Path) -> None:

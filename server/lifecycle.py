@@ -11,15 +11,16 @@ Example::
 import getpass
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 
-from fedrelease.errors import DamagedRelease, StoreError
+from fedrelease.errors import DamagedRelease, RetiredRelease, StoreError
 from fedrelease.server.channels import Channels, Move, Pointer, check_channel, served
 from fedrelease.server.journal import LogEntry, utc_now
 from fedrelease.server.release import Release, load
 from fedrelease.server.store import Store
 
-__all__ = ["By", "Moved", "anchor", "pause", "promote", "resume", "rollback", "unyank", "yank"]
+__all__ = ["By", "Moved", "anchor", "goes_back_to", "pause", "promote", "resume", "rollback", "unyank", "yank"]
 
 
 def _me() -> str:
@@ -56,6 +57,7 @@ def promote(store: Store, ref: str, *, to: str, by: By) -> Moved:
         ReleaseNotFound: nothing is called so.
         StoreError: the channel is unknown or paused; or the release was held by its gates, or yanked.
         DamagedRelease: a file of the release is not what was released.
+        RetiredRelease: its weights are gone by the rules of retention.
     """
     check_channel(to)
     release, now = store.find(ref), store.channels()
@@ -70,10 +72,11 @@ def rollback(store: Store, channel: str, *, by: By) -> Moved:
     Raises:
         StoreError: the channel is unknown or points at nothing, or there is nothing before it.
         DamagedRelease: a file of the release before it is not what was released.
+        RetiredRelease: its weights are gone by the rules of retention; nothing further back is taken instead.
     """
     check_channel(channel)
     now = store.channels()
-    below = _below(store, channel, now.yanked)
+    below = goes_back_to(store, channel, now.yanked)
     if below is None:
         known = now.channels.get(channel)
         raise StoreError(
@@ -102,7 +105,7 @@ def yank(store: Store, ref: str, *, by: By) -> Moved:
         )
     release, now = store.find(ref), store.channels()
     yanked = {**now.yanked, release.version: by.reason}
-    targets = {channel: _below(store, channel, yanked) for channel in now.pointing_at(release.version)}
+    targets = {channel: goes_back_to(store, channel, yanked) for channel in now.pointing_at(release.version)}
     return _move(store, release, targets, "yank", by, yanked=yanked)
 
 
@@ -197,7 +200,7 @@ def _pointer(release: Release) -> Pointer:
     return Pointer(version=release.version, digest=release.digest)
 
 
-def _below(store: Store, channel: str, yanked: Mapping[str, str]) -> Pointer | None:
+def goes_back_to(store: Store, channel: str, yanked: Mapping[str, str]) -> Pointer | None:
     """The newest release that a channel pointed at before the one it points at now, and that nobody yanked."""
     before = served(store.folder, channel)[:-1]
     return next((pointer for pointer in reversed(before) if pointer.version not in yanked), None)
@@ -214,7 +217,7 @@ def _check_moves(now: Channels, channel: str) -> None:
 
 
 def _check_servable(release: Release, now: Channels) -> None:
-    """Released, not yanked, every byte in place and its tensors readable."""
+    """Released, not yanked, every byte in place and its tensors readable; a strategy's memory serves nobody."""
     if release.manifest.verdict != "released":
         raise StoreError(
             f"{release.version} was held by its gates",
@@ -230,6 +233,7 @@ def _check_servable(release: Release, now: Channels) -> None:
             hint=f"fedrelease yank --undo {release.version}, or promote another one",
         )
     for entry in release.manifest.files:
-        release.path(entry.path)
+        with suppress(RetiredRelease) if entry.role == "memory" else nullcontext():
+            release.path(entry.path)
     if not release.state():
         raise DamagedRelease(f"{release.version} has no tensors", value=release.version)

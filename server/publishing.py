@@ -31,6 +31,7 @@ from fedrelease.manifest import (
 )
 from fedrelease.models.bases import Base
 from fedrelease.privacy import Receipt
+from fedrelease.retention import Retention
 from fedrelease.server.gates.items import Items
 from fedrelease.server.gates.subject import SiteScores
 from fedrelease.server.gather import Evaluated
@@ -185,9 +186,9 @@ def _files(outcome: Outcome, experiment: Experiment) -> list[tuple[str, str, byt
 
 
 def _experiment_text(experiment: Experiment) -> bytes:
-    """The resolved experiment, without the folder of this store: equal runs in two folders are equal releases."""
+    """The resolved experiment, without this store's folder and housekeeping: equal runs in two folders are equal releases."""
     anywhere = replace(experiment.federation, store=type(experiment.federation)().store)
-    return to_toml(replace(experiment, federation=anywhere)).encode()
+    return to_toml(replace(experiment, federation=anywhere, retention=Retention())).encode()
 
 
 def _keep(store: Store, path: str, role: str, data: bytes) -> FileEntry:

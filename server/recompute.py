@@ -5,28 +5,39 @@ Example::
     [(one.version, one.outcome) for one in recompute(store)]         # [('0.1.1', 'same'), ('0.1.2', 'no-spool')]
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fedrelease.errors import FedreleaseError, StoreError
+from fedrelease.errors import FedreleaseError, NoBase, RetiredRelease, StoreError
 from fedrelease.experiment import StrategyChoice
+from fedrelease.growth import grown_with_zeros
 from fedrelease.manifest import FederationFacts
 from fedrelease.server.aggregating import KeptRound, aggregate, kept_round, memory_for
-from fedrelease.server.arrivals import as_arrived
-from fedrelease.server.release import Release, by_digest, is_of_one_form
+from fedrelease.server.arrivals import StateOf, as_arrived
+from fedrelease.server.beginnings import Beginnings
+from fedrelease.server.channels import Move
+from fedrelease.server.release import Release, by_digest
+from fedrelease.server.retired import retirements, updates_record
 from fedrelease.server.retracted import retraction_of
 from fedrelease.server.spool import Spool
 from fedrelease.server.store import Store
 from fedrelease.strategies import Strategy, make_strategy
 from fedrelease.update import State, Update, state_digest
 
-__all__ = ["OUTCOMES", "Kept", "Recomputed", "check_not_grown", "kept_updates", "recompute", "strategy_of"]
+__all__ = [
+    "OUTCOMES",
+    "Kept",
+    "Recomputed",
+    "kept_updates",
+    "recompute",
+    "strategy_of",
+]
 
-OUTCOMES = ("same", "differs", "no-spool", "failed")
+OUTCOMES = ("same", "differs", "no-spool", "no-base", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +57,10 @@ class Kept:
     round: KeptRound | None
 
 
-def recompute(store: Store, ref: str | None = None) -> Iterator[Recomputed]:
+def recompute(store: Store, ref: str | None = None, *, beginnings: Beginnings | None = None) -> Iterator[Recomputed]:
     """Go through one release, or all of them, lowest version first; the base is of no round and left out. Needs no lock.
+
+    Rounds that added something need their base, which ``beginnings`` finds; without it they are ``no-base``.
 
     Guarantees: ``same`` means that every bit of the state and of the strategy's memory came out again. Nothing is raised for
     damage: it is ``failed``, with the reason.
@@ -55,16 +68,19 @@ def recompute(store: Store, ref: str | None = None) -> Iterator[Recomputed]:
     Raises:
         ReleaseNotFound: ``ref`` names no release.
     """
-    chosen = store.releases() if ref is None else (store.find(ref),)
-    return (_recomputed(store, release) for release in chosen if release.manifest.parents)
+    chosen, begun = store.releases() if ref is None else (store.find(ref),), beginnings or Beginnings(None)
+    records = retirements(store.folder)
+    return (_recomputed(store, release, begun, records) for release in chosen if release.manifest.parents)
 
 
-def _recomputed(store: Store, release: Release) -> Recomputed:
+def _recomputed(store: Store, release: Release, beginnings: Beginnings, records: Sequence[Move]) -> Recomputed:
     try:
         kept = kept_updates(store, release)
         if kept is None:
-            return Recomputed(version=release.version, outcome="no-spool", what="its updates were not kept")
-        wrong = _wrong(store, release, kept)
+            return Recomputed(version=release.version, outcome="no-spool", what=_why_no_updates(release, records))
+        wrong = _wrong(store, release, kept, beginnings.states(release))
+    except NoBase as error:
+        return Recomputed(version=release.version, outcome="no-base", what=error.what)
     except FedreleaseError as error:
         return Recomputed(version=release.version, outcome="failed", what=str(error))
     return Recomputed(version=release.version, outcome="differs" if wrong else "same", what=wrong)
@@ -96,6 +112,13 @@ def kept_updates(store: Store, release: Release) -> Kept | None:
     return Kept(updates=tuple(found[site] for site in counted), round=None if told else kept_round(folder))
 
 
+def _why_no_updates(release: Release, records: Sequence[Move]) -> str:
+    """Why :func:`kept_updates` finds none."""
+    told = retraction_of(release)
+    record = updates_record(records, told.round.version if told else release.version)
+    return f"its updates were retired on {record.time[:10]}" if record else "its updates were not kept"
+
+
 def strategy_of(federation: FederationFacts, kept: Kept, eligible: int | None = None) -> Strategy:
     """The strategy of a round, with its knobs, for as many sites as its phase could ask.
 
@@ -119,44 +142,22 @@ def strategy_of(federation: FederationFacts, kept: Kept, eligible: int | None = 
     return strategy
 
 
-def _wrong(store: Store, release: Release, kept: Kept) -> str:
+def _wrong(store: Store, release: Release, kept: Kept, state_of: StateOf) -> str:
     """What differs; empty where nothing does. Threads change the order of some sums: one, then as many as there are."""
-    check_not_grown(release)
     parent = by_digest(store.folder, release.manifest.parents[0])
     strategy = _strategy(store, release, kept)
     before = parent.manifest.federation.strategy
-    memory = memory_for(release.manifest.federation.strategy, before, parent.memory())
-    updates = _arrived(store, release, parent, kept, strategy)
+    began = dict(state_of(parent))
+    memory = grown_with_zeros(memory_for(release.manifest.federation.strategy, before, parent.memory()), like=began)
+    updates = _arrived(store, release, parent, kept, strategy, state_of)
     wrong = ""
     for threads in dict.fromkeys((1, torch.get_num_threads())):
         with _threads(threads):
-            state, after = aggregate(strategy, parent.state(), updates, memory, version=release.version)
+            state, after = aggregate(strategy, began, updates, memory, version=release.version)
         wrong = _differing(release, state, after)
         if not wrong:
             break
     return wrong
-
-
-def check_not_grown(release: Release) -> None:
-    """Refuse a round that added labels or grew the adapter.
-
-    Raises:
-        StoreError: its sites started from more than its parent: what is new is that of a model drawn on the base.
-    """
-    parent = by_digest(release.root, release.manifest.parents[0])
-    added = [label for label in release.manifest.task.labels if label not in parent.manifest.task.labels]
-    if added:
-        raise StoreError(
-            f"{release.version} added labels, and is not computed again",
-            value=", ".join(added),
-            rule="a store does not hold the rows that new labels began with",
-        )
-    if not is_of_one_form(parent, release):
-        raise StoreError(
-            f"{release.version} grew the adapter, and is not computed again",
-            value=f"{parent.version} -> {release.version}",
-            rule="a store does not hold what new ranks and modules began with",
-        )
 
 
 def _strategy(store: Store, release: Release, kept: Kept) -> Strategy:
@@ -166,10 +167,12 @@ def _strategy(store: Store, release: Release, kept: Kept) -> Strategy:
     return strategy_of(release.manifest.federation, kept, ran.eligible if ran else None)
 
 
-def _arrived(store: Store, release: Release, parent: Release, kept: Kept, strategy: Strategy) -> Sequence[Update]:
+def _arrived(
+    store: Store, release: Release, parent: Release, kept: Kept, strategy: Strategy, state_of: StateOf
+) -> Sequence[Update]:
     cohort = len(release.manifest.federation.cohort)
     if kept.round is not None:
-        return as_arrived(kept.updates, kept.round.begun, parent, store, strategy, lambda begun: begun.state())
+        return as_arrived(kept.updates, kept.round.begun, parent, store, strategy, state_of)
     if strategy.waits_for(cohort) < cohort:
         raise StoreError(
             f"{release.manifest.federation.strategy} cannot be computed again",
@@ -193,19 +196,26 @@ def _differing(release: Release, state: State, memory: State) -> str:
     said = [
         f"{role}: {', '.join(names)}"
         for role, names in (
-            ("state", _names(release, "adapter", state, release.state())),
-            ("memory", _names(release, "memory", memory, release.memory())),
+            ("state", _names(release, "adapter", state, release.state)),
+            ("memory", _names(release, "memory", memory, release.memory)),
         )
         if names
     ]
     return "; ".join(said)
 
 
-def _names(release: Release, role: str, found: State, released: State) -> list[str]:
-    """Tensors that are not bit for bit what was released; none where the digests of the files are the same."""
+def _names(release: Release, role: str, found: State, read: Callable[[], State]) -> list[str]:
+    """Tensors that are not bit for bit what was released; none where the digests of the files are the same.
+
+    What was released is read only where they are not: it may be retired, and then nobody can say which tensors.
+    """
     digests = [entry.sha256 for entry in release.manifest.files if entry.role == role]
     if digests == ([state_digest(found)] if found else []):
         return []
+    try:
+        released = read()
+    except RetiredRelease:
+        return ["its bytes"]
     every = sorted({*found, *released})
     return [name for name in every if not _same(found, released, name)] or ["its bytes"]
 

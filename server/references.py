@@ -18,7 +18,7 @@ from fedrelease.server.intent import announced
 from fedrelease.server.packed import packed_facts, packed_path
 from fedrelease.server.release import load, versions
 
-__all__ = ["references"]
+__all__ = ["keyframe_of", "references"]
 
 _SHA256 = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 
@@ -34,7 +34,8 @@ def references(root: Path) -> frozenset[str]:
     found, new = set[str](), {*_released(root), *_generations(root), *_under_way(root)}
     while new:
         found |= new
-        new = {name for sha256 in new for name in (*_attached(root, sha256), *_keyframe(root, sha256))} - found
+        named = {name for sha256 in new for name in _attached(root, sha256)}
+        new = (named | {keyframe for sha256 in new if (keyframe := keyframe_of(root, sha256)) is not None}) - found
     return frozenset(found)
 
 
@@ -61,7 +62,10 @@ def _attached(root: Path, sha256: str) -> Iterator[str]:
         yield from (name.decode() for name in _SHA256.findall(attachment.path.read_bytes()))
 
 
-def _keyframe(root: Path, sha256: str) -> Iterator[str]:
-    if packed_path(root, sha256).is_file():
-        keyframe = packed_facts(root, sha256).keyframe
-        yield from [keyframe] if keyframe else []
+def keyframe_of(root: Path, sha256: str) -> str | None:
+    """What the packed form of a blob stands on, where it is packed and stands on another.
+
+    Raises:
+        DamagedRelease: it cannot be read.
+    """
+    return packed_facts(root, sha256).keyframe if packed_path(root, sha256).is_file() else None

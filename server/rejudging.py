@@ -21,6 +21,7 @@ from fedrelease.server.gates import GateReport
 from fedrelease.server.judging import Candidate, Measured, judge_against, reports_of, subject_of
 from fedrelease.server.plan import planned_rounds
 from fedrelease.server.release import Release, by_digest, experiment_of, is_of_one_form
+from fedrelease.server.retired import retired_refusal
 from fedrelease.server.retracted import is_rebuilt
 from fedrelease.server.store import Store
 from fedrelease.update import State
@@ -54,6 +55,7 @@ def rejudge(
     Raises:
         StoreError: the release is the base, or, without ``others``, no report of it is kept.
         DamagedRelease: what was kept is not what was released.
+        RetiredRelease: what it is repeated with is gone by the rules of retention.
     """
     kept = reports_of(release)
     compared = compared_then(store, release) if others is None else others
@@ -118,6 +120,9 @@ def training_refusals(manifest: Manifest) -> int:
 
 
 def _candidate(store: Store, release: Release) -> Candidate:
+    for entry in release.manifest.files:
+        if (refusal := retired_refusal(store.folder, release.version, entry)) is not None:
+            raise refusal
     kept = subject_of("", release)
     parent = by_digest(store.folder, release.manifest.parents[0])
     return Candidate(

@@ -21,6 +21,7 @@ from fedrelease.manifest import FileEntry, Manifest, check_digest, parse_version
 from fedrelease.server import channels
 from fedrelease.server.blobs import read_blob
 from fedrelease.server.packed import whole
+from fedrelease.server.retired import retired_refusal
 from fedrelease.update import State, StateFile
 
 __all__ = [
@@ -69,8 +70,11 @@ class Release:
         Raises:
             ReleaseNotFound: the release has no such file, or several with that role.
             DamagedRelease: the bytes are missing or wrong; the message names the file and the version.
+            RetiredRelease: they were removed by the rules of retention; the message says when and by which.
         """
         entry = self._entry(name)
+        if (refusal := retired_refusal(self.root, self.version, entry)) is not None:
+            raise refusal
         try:
             path = whole(self.root, entry.sha256)
             sound = digest_file(path) == entry.sha256

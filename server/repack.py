@@ -17,6 +17,7 @@ from fedrelease.server import layout
 from fedrelease.server.blobs import blob_path, disk_errors
 from fedrelease.server.packed import pack, packed_facts, packed_path
 from fedrelease.server.release import Release
+from fedrelease.server.retired import is_there
 from fedrelease.server.store import Store
 from fedrelease.update import StateFile
 
@@ -57,7 +58,7 @@ def to_pack(store: Store) -> tuple[PackStep, ...]:
     series: dict[str, list[PackStep]] = {}
     for release in store.releases():
         for file in _large_files(release):
-            if file.sha256 not in steps:
+            if file.sha256 not in steps and is_there(store.folder, file.sha256):  # nothing stands on what was retired
                 line = series.setdefault(file.path, [])
                 step = _step(store, release.version, file, line)
                 line.append(step)

@@ -7,7 +7,7 @@ Example::
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -18,7 +18,7 @@ from fedrelease.files import write_durably
 from fedrelease.manifest import Manifest, check_digest
 from fedrelease.server import channels, intent, journal, layout
 from fedrelease.server.blobs import disk_errors, link_durably, move_durably, read_blob, temporary_file
-from fedrelease.server.channels import Channels
+from fedrelease.server.channels import Channels, Move
 from fedrelease.server.contents import (
     PLAIN,
     Pointers,
@@ -31,8 +31,8 @@ from fedrelease.server.contents import (
 )
 from fedrelease.server.intent import Intent
 from fedrelease.server.journal import FIRST, LogEntry
-from fedrelease.server.packed import packed_path
 from fedrelease.server.release import Committed, version_path
+from fedrelease.server.retired import file_record, is_there, records_in
 from fedrelease.server.store import Store
 from fedrelease.server.written_log import WrittenLog
 
@@ -96,9 +96,9 @@ def replay(source: Source, store: Store, *, told: str) -> Copied:
             if name not in PLAIN:
                 _take(source, name, root)
         chain = _generations(root, theirs) if lines else {}
-        log = WrittenLog(root / journal.FILE)
+        log, records = WrittenLog(root / journal.FILE), records_in(chain.values())
         for line in lines:
-            _repeat(root, facts.from_bytes(LogEntry, line), chain, log)
+            _repeat(root, facts.from_bytes(LogEntry, line), chain, log, records)
         _catch_up(root, chain)
         for name in PLAIN:
             if name in wanted:
@@ -118,7 +118,7 @@ def to_travel(names: Mapping[str, int], *, forward: bool) -> dict[str, int]:
 def _has(root: Path, name: str, size: int) -> bool:
     room, sha256 = name.partition("/")[0], name.rpartition("/")[2]
     if room in ("blobs", "packed"):
-        return (root / "blobs" / "sha256" / sha256).is_file() or packed_path(root, sha256).is_file()
+        return is_there(root, sha256)
     path = root / name
     return path.is_file() and (room == "attach" or path.stat().st_size == size)
 
@@ -154,7 +154,9 @@ def _generations(root: Path, theirs: Pointers) -> dict[int, Channels]:
     return found
 
 
-def _repeat(root: Path, entry: LogEntry, chain: Mapping[int, Channels], log: WrittenLog) -> None:
+def _repeat(
+    root: Path, entry: LogEntry, chain: Mapping[int, Channels], log: WrittenLog, records: Sequence[Move]
+) -> None:
     """Do here what the line tells: commit the release, write the line, move the channels, as the first writer did."""
     plain = replace(entry, previous=FIRST)
     moved = chain.get(channels.read(root).generation + 1)
@@ -162,19 +164,22 @@ def _repeat(root: Path, entry: LogEntry, chain: Mapping[int, Channels], log: Wri
     if entry.event == "round-failed":
         log.append(plain)
         return
+    if meant.moved is not None and meant.moved.move is not None and meant.moved.move.retired is not None:
+        layout.allow_retired(root)
     intent.announce(root, meant)
     if entry.event in journal.RELEASES and entry.digest is not None:
-        _check_whole(root, entry.digest)
+        _check_whole(root, entry.digest, records)
         if not version_path(root, entry.version).exists():
             committed = facts.to_bytes(Committed(digest=entry.digest))
             link_durably(root, version_path(root, entry.version), committed)
     intent.fulfil(root, meant, log)
 
 
-def _check_whole(root: Path, digest: str) -> None:
+def _check_whole(root: Path, digest: str, records: Sequence[Move]) -> None:
+    """Every file came, but for those that the source retired since."""
     manifest = Manifest.from_bytes(read_blob(root, check_digest(digest)))
     for file in manifest.files:
-        if not _has(root, f"blobs/sha256/{file.sha256}", file.size):
+        if not is_there(root, file.sha256) and file_record(records, manifest.version, file.sha256) is None:
             raise DamagedRelease(f"{file.path} of {manifest.version} did not come", value=file.sha256)
 
 

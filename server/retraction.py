@@ -18,17 +18,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedrelease.errors import FedreleaseError, StoreError
+from fedrelease.growth import grown_with_zeros
 from fedrelease.manifest import FileEntry, Manifest, MetricsFacts, PrivacyFacts, Refused, parse_version
 from fedrelease.server.aggregating import aggregate, kept_round, memory_for
+from fedrelease.server.beginnings import Beginnings
 from fedrelease.server.channels import Pointer
 from fedrelease.server.going_on import parent_of, unfinished_retraction
 from fedrelease.server.journal import entry_for
 from fedrelease.server.judging import Candidate, attach_report, compared_with, judge_against
 from fedrelease.server.lifecycle import By
 from fedrelease.server.publishing import environment_of
-from fedrelease.server.recompute import Kept, check_not_grown, kept_updates, strategy_of
+from fedrelease.server.recompute import Kept, kept_updates, strategy_of
 from fedrelease.server.rejudging import rules_of, training_refusals
 from fedrelease.server.release import Release, by_digest, experiment_of
+from fedrelease.server.retired import retirements, updates_record
 from fedrelease.server.retracted import FILE, Retraction, retraction_bytes, retraction_of
 from fedrelease.server.store import Store
 from fedrelease.strategies import Strategy
@@ -74,18 +77,26 @@ class _Plan:
     before: Release
     by: By
     known: tuple[tuple[str, str], ...]
+    beginnings: Beginnings
+
+    def began(self, step: _Step, parent: Release) -> State:
+        """What the step starts from: its rebuilt parent's state, grown as its round grew it."""
+        return dict(self.beginnings.states(step.release)(parent))
 
 
-def retract(store: Store, site: str, *, by: By) -> Retracted:
+def retract(store: Store, site: str, *, by: By, beginnings: Beginnings | None = None) -> Retracted:
     """Publish the line again without a site's updates; no channel moves. The caller holds the store's lock.
+
+    Rounds that added something need their base, which ``beginnings`` finds.
 
     Guarantees: every round is computed before the first release is published. A retraction that was killed in between is finished
     by the same call, and until then no round goes on.
 
     Raises:
         StoreError: no release has an update of the site; or the spool of a round is missing; or a round cannot do without it.
+        ModelError: a round added something, and the base is not here.
     """
-    plan = _plan(store, site, by)
+    plan = _plan(store, site, by, beginnings or Beginnings(None))
     files = tuple(_computed(store, plan))
     made, parent = list(plan.known), plan.before
     for step, kept in zip(plan.steps, files, strict=True):
@@ -101,7 +112,7 @@ def retract(store: Store, site: str, *, by: By) -> Retracted:
     )
 
 
-def _plan(store: Store, site: str, by: By) -> _Plan:
+def _plan(store: Store, site: str, by: By, beginnings: Beginnings) -> _Plan:
     head = store.head()
     if head is None:
         raise StoreError("the store has no release yet", value=site, hint="fedrelease simulate")
@@ -119,7 +130,7 @@ def _plan(store: Store, site: str, by: By) -> _Plan:
         )
         todo, before, known = _rest(store, begun, line)
     steps = _steps(store, todo, sites)
-    return _Plan(sites=sites, line=line, steps=steps, before=before, by=by, known=known)
+    return _Plan(sites=sites, line=line, steps=steps, before=before, by=by, known=known, beginnings=beginnings)
 
 
 def _lineage(line: Release) -> list[Release]:
@@ -178,8 +189,9 @@ def _rest(store: Store, begun: Retraction, line: Release) -> tuple[list[Release]
 def _steps(store: Store, todo: Sequence[Release], sites: Sequence[str]) -> tuple[_Step, ...]:
     found = {release.version: kept_updates(store, release) for release in todo}
     if missing := [version for version, kept in found.items() if kept is None]:
+        gone = updates_record(retirements(store.folder), missing[0])
         raise StoreError(
-            f"the updates of {', '.join(missing)} were not kept",
+            f"the updates of {', '.join(missing)} were {f'retired on {gone.time[:10]}' if gone else 'not kept'}",
             value=", ".join(sites),
             rule="a line is rebuilt from the updates of all its rounds",
             hint="federation.keep_updates = true keeps those of a new store; here, promote a release from before the site joined",
@@ -188,7 +200,6 @@ def _steps(store: Store, todo: Sequence[Release], sites: Sequence[str]) -> tuple
 
 
 def _step(store: Store, release: Release, kept: Kept, sites: Sequence[str]) -> _Step:
-    check_not_grown(release)
     federation = release.manifest.federation
     ran = kept_round(store.folder / "spool" / _ran(release).version)
     strategy = strategy_of(federation, kept, ran.eligible if ran else None)
@@ -218,12 +229,13 @@ def _ran(release: Release) -> Pointer:
 
 def _computed(store: Store, plan: _Plan) -> Iterator[tuple[FileEntry, ...]]:
     """The files of each step that it computes; they lie in the store, of no release yet."""
-    state, memory, before = plan.before.state(), plan.before.memory(), plan.before.manifest.federation.strategy
+    parent = plan.before
     for step in plan.steps:
-        name = step.release.manifest.federation.strategy
+        began, name = plan.began(step, parent), step.release.manifest.federation.strategy
+        memory = memory_for(name, parent.manifest.federation.strategy, parent.memory())
         try:
             found, kept = aggregate(
-                step.strategy, state, step.updates, memory_for(name, before, memory), version=step.release.version
+                step.strategy, began, step.updates, grown_with_zeros(memory, like=began), version=step.release.version
             )
         except FedreleaseError as error:
             raise StoreError(
@@ -234,8 +246,7 @@ def _computed(store: Store, plan: _Plan) -> Iterator[tuple[FileEntry, ...]]:
         files = [_put(store, "adapter.safetensors", "adapter", state_bytes(found))]
         files += [_put(store, "memory.safetensors", "memory", state_bytes(kept))] if kept else []
         yield tuple(files)
-        state, before = StateFile(store.blob_path(files[0].sha256)), name
-        memory = StateFile(store.blob_path(files[1].sha256)) if kept else {}
+        parent = replace(step.release, manifest=replace(step.release.manifest, files=tuple(files)))
 
 
 def _put(store: Store, path: str, role: str, data: bytes) -> FileEntry:
@@ -251,7 +262,7 @@ def _publish(store: Store, plan: _Plan, step: _Step, files: Sequence[FileEntry],
         draft=manifest,
         state=state,
         parent=parent,
-        began=parent.state(),
+        began=plan.began(step, parent),
         items=None,
         scores=None,
         refused=training_refusals(manifest),

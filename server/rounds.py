@@ -10,7 +10,7 @@ again.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 from fedrelease.adapter import Adapter
@@ -44,7 +44,7 @@ from fedrelease.strategies.averaging import weights_of
 from fedrelease.strategies.lora import residuals
 from fedrelease.update import State, Update, forget_open_files, state_bytes
 
-__all__ = ["run_rounds", "sweep_finished"]
+__all__ = ["run_rounds", "states_of", "sweep_finished"]
 
 MOST_NAMED = 4
 REASONS_SHOWN = 12
@@ -178,7 +178,7 @@ def _publish_base(setting: Setting) -> Release:
 def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Release:
     begun = time.monotonic()
     spool = Spool(setting.store.folder / "spool" / planned.version, parent=parent.digest)
-    state_of = _states(setting, planned)
+    state_of = states_of(setting.experiment, planned.number, setting.initial)
     strategy, state = _strategy(setting, planned), dict(state_of(parent))
     memory: State = grown_with_zeros(_memory(setting, planned, parent), like=state)
     begun_from = arrivals(setting, planned, parent, strategy)
@@ -226,14 +226,17 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     return release
 
 
-def _states(setting: Setting, planned: PlannedRound) -> StateOf:
+def states_of(experiment: Experiment, number: int, initial: Callable[[int], State]) -> StateOf:
     """What a site begins with that starts this round from some release: its state, grown to the round's labels and adapter.
 
     What is new is that of the state that training would start from with all of the round's labels and adapter, which follows from
-    the seed: a round that is asked again, or goes on after a crash, starts from the same bits.
+    the seed: a round that is asked again, goes on after a crash, or is computed again later, starts from the same bits.
+
+    Args:
+        number: of the round.
+        initial: the state that training would start from with all that a round has; asked only where something is new.
     """
-    experiment, number = setting.experiment, planned.number
-    fresh = cache(partial(setting.initial, number))
+    fresh = cache(partial(initial, number))
 
     def state_of(release: Release) -> State:
         same = _form(experiment, release.manifest.round) == _form(experiment, number)

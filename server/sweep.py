@@ -23,7 +23,7 @@ from fedrelease.server.release import experiment_of, load, versions
 from fedrelease.server.store import Store
 from fedrelease.update import forget_open_files
 
-__all__ = ["Leftover", "Sweep", "grace_seconds", "sweep", "sweepable"]
+__all__ = ["Leftover", "Sweep", "grace_seconds", "keeps_updates", "sweep", "sweepable"]
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _HEX = re.compile("[0-9a-f]{64}", re.ASCII)
@@ -114,10 +114,10 @@ def _named(folder: Path) -> list[Path]:
 
 def _finished_spools(root: Path) -> Iterator[Path]:
     known = versions(root)
-    return (path for path in _listed(root / "spool") if path.name in known and not _keeps_updates(root, path.name))
+    return (path for path in _listed(root / "spool") if path.name in known and not keeps_updates(root, path.name))
 
 
-def _keeps_updates(root: Path, version: str) -> bool:
+def keeps_updates(root: Path, version: str) -> bool:
     """What the release's own experiment says; who does not know keeps them."""
     try:
         return experiment_of(load(root, version)).federation.keep_updates

@@ -26,6 +26,7 @@ from fedrelease.server.intent import Intent, announced
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.packed import content, packed_path
 from fedrelease.server.release import committed_digest, resolve, version_path, versions
+from fedrelease.server.retired import RetiredFiles, RetirementCheck
 from fedrelease.server.signature_check import SignatureCheck
 from fedrelease.server.store import Store
 from fedrelease.update import StateFile
@@ -49,11 +50,13 @@ class Report:
     """How many files were looked at and what is wrong with them.
 
     ``signers`` are the fingerprints of the keys whose signatures were found right, by role; none in a store that nobody signs.
+    ``retired``: files that are gone by the rules of retention, which is no problem.
     """
 
     checked: int
     problems: tuple[Problem, ...]
     signers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    retired: tuple[RetiredFiles, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -68,22 +71,23 @@ def verify(store: Store, ref: str | None = None, *, home: Path | None = None) ->
     store's own word about its keys.
 
     Guarantees: a changed byte in any file of a release, its manifest, its version file, what was attached to it, or an older
-    generation of the channels is named, and so is a missing file. In a signed store, so is whatever the holders of its keys did
-    not sign. Damage is reported, never raised.
+    generation of the channels is named, and so is a missing file, unless a generation of the channels tells that it was retired
+    and no channel points at its release. In a signed store, so is whatever the holders of its keys did not sign. Damage is
+    reported, never raised.
 
     Raises:
         ReleaseNotFound: ``ref`` names no release.
         SignatureError: what this machine knows of the store is damaged.
     """
-    root, signatures = store.folder, SignatureCheck(store.folder, home)
+    root, signatures, gone = store.folder, SignatureCheck(store.folder, home), RetirementCheck(store.folder)
     found: dict[str, list[str]] = {}
-    for path, what in _findings(root, ref, signatures):
+    for path, what in _findings(root, ref, signatures, gone):
         found.setdefault(path, []).extend([] if what is None or what in found.get(path, []) else [what])
     problems = tuple(Problem(path=path, what=what) for path, whats in found.items() for what in whats)
-    return Report(checked=len(found), problems=problems, signers=signatures.signers())
+    return Report(checked=len(found), problems=problems, signers=signatures.signers(), retired=tuple(gone.told))
 
 
-def _findings(root: Path, ref: str | None, signatures: SignatureCheck) -> Iterator[Finding]:
+def _findings(root: Path, ref: str | None, signatures: SignatureCheck, gone: RetirementCheck) -> Iterator[Finding]:
     try:
         chosen = versions(root) if ref is None else (resolve(root, ref),)
     except DamagedRelease as error:
@@ -92,9 +96,8 @@ def _findings(root: Path, ref: str | None, signatures: SignatureCheck) -> Iterat
     meant = announced(root)  # before the log is read: a publish that ends in between is then in the log
     links = tuple(journal.links(root / journal.FILE))
     log = tuple(entry for entry, _ in links if entry is not None)
-    look = _Look(
-        root=root, chosen=chosen, log=log, coming=meant.entry.version if meant else None, signatures=signatures
-    )
+    coming = meant.entry.version if meant else None
+    look = _Look(root=root, chosen=chosen, log=log, coming=coming, signatures=signatures, gone=gone)
     yield from signatures.store()
     for version in chosen:
         yield from look.version(version)
@@ -120,6 +123,7 @@ class _Look:
     log: Sequence[LogEntry]
     coming: str | None
     signatures: SignatureCheck
+    gone: RetirementCheck
 
     def version(self, version: str) -> Iterator[Finding]:
         """All that belongs to one release."""
@@ -141,8 +145,10 @@ class _Look:
             yield where, error.what
             return
         yield where, None if manifest.version == version else f"it is the manifest of {manifest.version}"
+        excused = self.gone.excused(manifest)
         for file in manifest.files:
-            yield f"{_place(self.root, file.sha256)} ({file.path} of {version})", self._file(file)
+            if file.path not in excused:
+                yield f"{_place(self.root, file.sha256)} ({file.path} of {version})", self._file(file)
         for parent in manifest.parents:
             if parent not in self._digests:
                 yield "versions", f"none of its files names {parent}, a parent of {manifest.version}"

@@ -14,6 +14,7 @@ from fedrelease.adapter import ADAPTER_KINDS, TARGETS, AdapterChange
 from fedrelease.attack import KINDS, Attack
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import load_experiment, to_toml
+from fedrelease.retention import Retention
 from fedrelease.strategies import make_strategy
 from fedrelease.virtual_time import VirtualTime
 
@@ -28,6 +29,7 @@ SECTIONS: Mapping[str, type] = {
     "[privacy]": e.Privacy,
     "[virtual_time]": VirtualTime,
     "[attack]": Attack,
+    "[retention]": Retention,
     "[[phase]]": e.Phase,
     "[phase.adapter]": AdapterChange,
 }

@@ -471,6 +471,15 @@ def test_a_key_that_came_later_counts_only_where_it_is_set() -> None:
         assert experiment_digest(load("", later, "federation.seed=8")) != experiment_digest(load("", later))
 
 
+def test_housekeeping_is_no_part_of_the_experiment_and_is_written_only_where_it_is_set() -> None:
+    tidy = load("", "retention.releases=20", "retention.held=0")
+    assert experiment_digest(tidy) == experiment_digest(Experiment()) and tidy != Experiment()
+    assert "retention" not in to_toml(Experiment())
+    assert to_toml(tidy).count("[retention]\nreleases = 20\nheld = 0\n") == 1
+    assert load(to_toml(tidy)) == tidy
+    assert load(to_toml(tidy), "retention.releases=none", "retention.held=none") == Experiment()
+
+
 def test_ranks_by_site_are_a_table_in_its_section_whose_order_does_not_matter() -> None:
     ranks = load('[model.adapter]\nsite_ranks = { movie = 8, amazon = 4, "a b" = 1 }')
     assert 'site_ranks = { "a b" = 1, amazon = 4, movie = 8 }\n' in to_toml(ranks)

@@ -7,10 +7,12 @@
     +-- FetchError                  a package could not be fetched or has the wrong digest
     +-- DataError                   a source, a row or a site's data cannot be used
     +-- ModelError                  a base does not load or does not fit the task
+    |   +-- NoBase                  what a round added follows from its base, which is not here
     +-- StoreError                  the release store refuses
     |   +-- StoreBusy               somebody else holds the store
     |   +-- ReleaseNotFound         no such version
     |   +-- DamagedRelease          bytes differ from their digest
+    |   +-- RetiredRelease          its weights were removed by the rules of retention
     |   +-- SignatureError            a key or a signature is missing, wrong, or not trusted
     +-- PrivacyError                a privacy rule would be broken
     |   +-- BudgetExceeded          the site's ledger has no room for what was asked
@@ -37,8 +39,10 @@ __all__ = [
     "FetchError",
     "IdentityError",
     "ModelError",
+    "NoBase",
     "PrivacyError",
     "ReleaseNotFound",
+    "RetiredRelease",
     "RoundFailed",
     "SignatureError",
     "StoreBusy",
@@ -88,6 +92,10 @@ class ModelError(FedreleaseError):
     """A base does not load, or does not fit the task."""
 
 
+class NoBase(ModelError):
+    """What a round added follows from its base, and that is not here."""
+
+
 class StoreError(FedreleaseError):
     """The release store refuses."""
 
@@ -102,6 +110,10 @@ class ReleaseNotFound(StoreError):
 
 class DamagedRelease(StoreError):
     """The bytes of a release differ from their digest."""
+
+
+class RetiredRelease(StoreError):
+    """The weights of a release were removed by the store's rules of retention."""
 
 
 class SignatureError(StoreError):

@@ -22,6 +22,7 @@ from fedrelease.bounds import amount, one_of, positive, require
 from fedrelease.gate_choice import chosen_gates, needs_items
 from fedrelease.gate_rules import GateRule
 from fedrelease.label_plan import Labels, check_labels, labels_by_phase
+from fedrelease.retention import Retention
 from fedrelease.virtual_time import VirtualTime
 
 __all__ = [
@@ -360,6 +361,7 @@ class Experiment:
     privacy: Privacy = field(default_factory=Privacy)
     virtual_time: VirtualTime = field(default_factory=VirtualTime)
     attack: Attack = field(default_factory=Attack)
+    retention: Retention = field(default_factory=Retention)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
 
     def __post_init__(self) -> None:

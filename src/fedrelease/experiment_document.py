@@ -37,7 +37,7 @@ KeyPath: TypeAlias = tuple[str, ...]  # ("phase", "0", "rounds")
 T = TypeVar("T")
 
 _TOML_NAMES = {"phases": "phase"}  # field -> key in the file, where the two differ
-_NOT_COUNTED: tuple[KeyPath, ...] = (("federation", "store"),)
+_NOT_COUNTED: tuple[KeyPath, ...] = (("federation", "store"), ("retention",))
 _COUNTED_WHERE_SET: tuple[KeyPath, ...] = (
     ("federation", "evaluators"),
     ("data", "partition", "rows"),
@@ -102,14 +102,15 @@ def from_document(document: Mapping[str, object]) -> Experiment:
 
 
 def experiment_digest(experiment: Experiment) -> str:
-    """The sha256, 64 hexadecimal digits, of all that decides the result: everything but where the store lies.
+    """The sha256, 64 hexadecimal digits, of all that decides the result: everything but where the store lies and how long it
+    keeps what.
 
     A key that came after the first stores and ledgers counts only where it is set to something: with its default it changes
     nothing, and no ledger shall meet an experiment that it knows as another one.
     """
     document, defaults = to_document(experiment), to_document(Experiment())
     for path in _NOT_COUNTED:
-        _section(document, path).pop(path[-1])
+        _section(document, path).pop(path[-1], None)
     for path in _COUNTED_WHERE_SET:
         if _section(document, path)[path[-1]] == _section(defaults, path)[path[-1]]:
             _section(document, path).pop(path[-1])

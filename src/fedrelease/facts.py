@@ -17,7 +17,7 @@ Example::
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import TypeVar, cast, get_args, get_origin, get_type_hints
@@ -25,9 +25,13 @@ from typing import TypeVar, cast, get_args, get_origin, get_type_hints
 from fedrelease.errors import DamagedRelease, StoreError
 from fedrelease.files import Json, canonical_bytes
 
-__all__ = ["from_bytes", "to_bytes"]
+__all__ = ["LATER", "from_bytes", "to_bytes"]
 
 Fact = TypeVar("Fact")
+
+
+LATER: Mapping[str, bool] = {"came later": True}
+"""Metadata of a field that older files do not have: left out where it has its default, so that their bytes mean the same."""
 
 
 def to_bytes(fact: object) -> bytes:
@@ -125,21 +129,29 @@ def _fields(kind: type) -> Mapping[str, object]:
     return get_type_hints(kind)
 
 
+@cache
+def _later(kind: type) -> Mapping[str, object]:
+    """Field that came later -> its default."""
+    return {one.name: one.default for one in fields(kind) if one.metadata.keys() >= LATER.keys()}
+
+
 def _encode_record(kind: type, value: object, where: str) -> dict[str, object]:
-    fields = _fields(kind)
+    known, later = _fields(kind), _later(kind)
     if type(value) is not kind:
         raise _refuse(where, value, f"is a {kind.__name__}")
-    return {name: _walk(hint, getattr(value, name), f"{where}.{name}", _ENCODE) for name, hint in fields.items()}
+    every = {name: getattr(value, name) for name in known}
+    told = {name: inner for name, inner in every.items() if name not in later or inner != later[name]}
+    return {name: _walk(known[name], inner, f"{where}.{name}", _ENCODE) for name, inner in told.items()}
 
 
 def _decode_record(kind: type, value: object, where: str) -> object:
-    fields = _fields(kind)
+    known = _fields(kind)
     if not isinstance(value, dict):
         raise _refuse(where, value, "is an object")
-    if wrong := sorted(value.keys() ^ fields.keys()):
-        known = "is missing" if wrong[0] in fields else "is unknown"
-        raise StoreError(f"{where}.{wrong[0]} {known}", rule=f"the keys are {', '.join(sorted(fields))}")
-    return kind(**{name: _walk(hint, value[name], f"{where}.{name}", _DECODE) for name, hint in fields.items()})
+    if wrong := sorted((value.keys() ^ known.keys()) - (_later(kind).keys() - value.keys())):
+        what = "is missing" if wrong[0] in known else "is unknown"
+        raise StoreError(f"{where}.{wrong[0]} {what}", rule=f"the keys are {', '.join(sorted(known))}")
+    return kind(**{name: _walk(known[name], inner, f"{where}.{name}", _DECODE) for name, inner in value.items()})
 
 
 def _plain(hint: object, value: object, where: str) -> object:

@@ -13,6 +13,7 @@ from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Adapter, AdapterChange, Experiment, Model, Phase, StrategyChoice
 from fedrelease.factors import trained_part, truncated
 from fedrelease.growth import grown
+from fedrelease.server.beginnings import Beginnings
 from fedrelease.server.difference import difference
 from fedrelease.server.events import Event, RoundStarted
 from fedrelease.server.gather import Setting
@@ -127,10 +128,17 @@ def test_a_difference_tells_what_of_the_adapter_is_another(done: Setting) -> Non
     assert "[1, 3] -> float32 [2, 3]" in reshaped["query.lora_A"]
 
 
-def test_a_round_that_grew_the_adapter_is_not_computed_again_and_the_next_one_is(done: Setting) -> None:
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm"])
+def test_a_round_that_grew_the_adapter_comes_out_again_where_its_base_is_and_else_that_is_told(
+    tmp_path: Path, strategy: str
+) -> None:
+    done = set_up(tmp_path / "s", growing(strategy))
+    run(done)
+    drawn = Beginnings(None, fresh=lambda release, round: done.initial(round))
+    assert [one.outcome for one in recompute(done.store, beginnings=drawn) if one.version in VERSIONS] == ["same"] * 5
     found = {one.version: one for one in recompute(done.store)}
-    assert [found[version].outcome for version in VERSIONS] == ["same", "same", "failed", "same", "failed"]
-    assert "1.2.1 grew the adapter" in found["1.2.1"].what
+    assert [found[version].outcome for version in VERSIONS] == ["same", "same", "no-base", "same", "no-base"]
+    assert "what 1.2.1 added follows from its base" in found["1.2.1"].what
 
 
 @pytest.mark.parametrize(

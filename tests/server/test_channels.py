@@ -10,7 +10,7 @@ from fedrelease import facts
 from fedrelease.errors import DamagedRelease, StoreError
 from fedrelease.files import digest_bytes
 from fedrelease.server import layout
-from fedrelease.server.channels import Channels, Move, Pointer, generations, read, served, write
+from fedrelease.server.channels import Channels, Move, Pointer, Retired, generations, read, served, write
 
 ONE, TWO, THREE = (Pointer(version=f"0.1.{n}", digest=f"sha256:{str(n) * 64}") for n in (1, 2, 3))
 
@@ -148,3 +148,29 @@ def test_a_kill_at_any_call_moves_all_channels_or_none(root: Path) -> None:
         assert read(root) == before or dict(read(root).channels) == both
         assert len(list(generations(root))) == read(root).generation
     assert dict(read(root).channels) == both
+
+
+def test_a_move_that_retired_nothing_has_the_bytes_that_it_had_before_there_was_such_a_thing() -> None:
+    data = b'{"actor":"ada","reason":null,"time":"2031-05-01T12:00:00+00:00","verb":"pause"}'
+    move = facts.from_bytes(Move, data)
+    assert move.retired is None and facts.to_bytes(move) == data
+    with pytest.raises(DamagedRelease, match="not in its canonical form"):
+        facts.from_bytes(Move, data.replace(b'"time"', b'"retired":null,"time"'))
+
+
+def test_a_generation_that_retires_moves_nothing_and_rollbacks_look_past_it(tmp_path: Path) -> None:
+    layout.create(tmp_path)
+    layout.prepare(tmp_path)
+    move(tmp_path, "promote", stable=ONE)
+    before = move(tmp_path, "promote", stable=TWO)
+    told = Move(
+        verb="retire",
+        actor="ada",
+        time="2031-05-01T12:00:00+00:00",
+        retired=Retired(head="0.1.2", files=("ab" * 32,), rounds=("0.1.1",)),
+    )
+    write(tmp_path, before.again(told))
+    assert (read(tmp_path).generation, read(tmp_path).channels, read(tmp_path).move) == (3, before.channels, told)
+    assert served(tmp_path, "stable") == (ONE, TWO) and len(list(generations(tmp_path))) == 3
+    with pytest.raises(StoreError, match="who retires says what"):
+        Move(verb="retire", actor="ada", time="2031-05-01T12:00:00+00:00")

@@ -9,12 +9,17 @@ import torch
 from fake_sites import START, FakeSites, make_experiment, make_setting, moved, receipt, run
 from torch import Tensor
 
+from fedrelease.errors import ModelError
 from fedrelease.experiment import Experiment, Model, Phase, StrategyChoice
 from fedrelease.messages import Answer, Request
+from fedrelease.server.beginnings import Beginnings
 from fedrelease.server.events import Event, MemoryBegins, RoundStarted
 from fedrelease.server.gather import Setting
 from fedrelease.server.judging import report_of
+from fedrelease.server.lifecycle import By
 from fedrelease.server.plan import planned_rounds, rounds_after
+from fedrelease.server.recompute import recompute
+from fedrelease.server.retraction import retract
 from fedrelease.server.rounds import parent_of
 from fedrelease.server.seen_items import scores_of
 from fedrelease.server.sites import Reply
@@ -169,3 +174,77 @@ def test_noisy_accuracies_on_old_labels_count_their_rows_only() -> None:
     two = {"a": Answer(site="a", metrics={}, confusion=((4.0, 1.0), (1.0, 4.0)), receipt=told)}
     before = scores_of(two, growing(), labels=LABELS[:2])
     assert before is not None and old.evaluation == before.evaluation != whole.evaluation
+
+
+def kept(folder: Path, *, strategy: str = "fedavgm", names: str = "ab") -> Setting:
+    """After the whole plan, with the updates of every round."""
+    wanted = growing(strategy=strategy)
+    wanted = replace(wanted, federation=replace(wanted.federation, keep_updates=True))
+    setting = set_up(folder, wanted, names=names)
+    run(setting)
+    return setting
+
+
+def beginnings(setting: Setting) -> Beginnings:
+    return Beginnings(None, fresh=lambda release, round: setting.initial(round))
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedadam", "scaffold"])
+def test_a_round_that_added_labels_comes_out_again_bit_for_bit(tmp_path: Path, strategy: str) -> None:
+    setting = kept(tmp_path / "s", strategy=strategy)
+    found = {one.version: one.outcome for one in recompute(setting.store, beginnings=beginnings(setting))}
+    assert found == dict.fromkeys(("0.1.1", "0.1.2", "1.2.1", "1.2.2"), "same")
+
+
+def test_other_rows_for_new_labels_than_the_round_had_are_told(tmp_path: Path) -> None:
+    setting = kept(tmp_path / "s")
+    other = Beginnings(None, fresh=lambda release, round: {**START, "head.bias": NEW + 1})
+    found = {one.version: (one.outcome, one.what) for one in recompute(setting.store, beginnings=other)}
+    assert found["1.2.1"] == ("differs", "state: head.bias") and found["1.2.2"] == ("same", "")
+
+
+def test_without_the_base_such_a_round_alone_is_not_computed_again_and_that_is_no_fault(tmp_path: Path) -> None:
+    found = {one.version: (one.outcome, one.what) for one in recompute(kept(tmp_path / "s").store)}
+    assert [found[version][0] for version in ("0.1.1", "0.1.2", "1.2.1", "1.2.2")] == [
+        "same",
+        "same",
+        "no-base",
+        "same",
+    ]
+    assert "what 1.2.1 added follows from its base, which is not here" in found["1.2.1"][1]
+
+
+def test_a_line_that_grew_is_rebuilt_without_a_site_as_its_rounds_would_have_grown_it(tmp_path: Path) -> None:
+    """fedavg without c: each round adds the mean of what a and b sent; the third label's row begins with 0.25."""
+    setting = kept(tmp_path / "s", strategy="fedavg", names="abc")
+    by = By(actor="ada", reason="it asked to leave", time="2031-05-01T12:00:00+00:00")
+    with setting.store.lock():
+        done = retract(setting.store, "c", by=by, beginnings=beginnings(setting))
+    assert [old for old, _ in done.rebuilt] == ["0.1.1", "0.1.2", "1.2.1", "1.2.2"]
+    state = torch.zeros(2)
+    began = {"0.1.1": "0.0.0", "0.1.2": "0.1.1", "1.2.1": "0.1.2", "1.2.2": "1.2.1"}
+    for old, new in done.rebuilt:
+        start = dict(setting.store.find(began[old]).state())
+        if old == "1.2.1":
+            start["head.bias"], state = torch.cat([start["head.bias"], NEW[2:]]), torch.cat([state, NEW[2:]])
+        sent = [moved(site, old, start)["head.bias"] - start["head.bias"] for site in "ab"]
+        state = state + (sent[0] + sent[1]) / 2
+        assert torch.allclose(bias(setting, new), state, atol=1e-5)
+    found = recompute(setting.store, beginnings=beginnings(setting))
+    assert {one.outcome for one in found} == {"same"} and verify(setting.store).ok
+
+
+def test_releases_with_fewer_labels_are_held_on_a_rebuilt_line_and_its_end_is_not(tmp_path: Path) -> None:
+    """Their MAJOR is that of the head, whose users know three labels."""
+    setting = kept(tmp_path / "s", names="abc")
+    with setting.store.lock():
+        done = retract(setting.store, "c", by=By(reason="leaves"), beginnings=beginnings(setting))
+    new = [version for _, version in done.rebuilt]
+    assert new == ["1.2.3", "1.2.4", "1.2.5", "1.2.6"] and done.held == ("1.2.3", "1.2.4")
+
+
+def test_a_retraction_that_needs_the_base_is_refused_without_it_before_anything_is_released(tmp_path: Path) -> None:
+    setting = kept(tmp_path / "s", names="abc")
+    with setting.store.lock(), pytest.raises(ModelError, match=r"what 1\.2\.1 added follows from its base"):
+        retract(setting.store, "c", by=By(reason="leaves"))
+    assert len(setting.store.releases()) == 5

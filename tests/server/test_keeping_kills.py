@@ -3,6 +3,7 @@
 import random
 import tempfile
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -10,14 +11,17 @@ import pytest
 from full_examples import publish_full, weights
 from release_examples import PROCESSES
 
+from fedrelease.errors import RetiredRelease
+from fedrelease.retention import Retention
 from fedrelease.server.attachments import put_attachment
 from fedrelease.server.fsck import fsck
 from fedrelease.server.lifecycle import By, promote, rollback
 from fedrelease.server.repack import repack, to_pack
+from fedrelease.server.retiring import retire
 from fedrelease.server.store import Store
 from fedrelease.server.sweep import sweep
 
-NAMES = ("publish", "promote", "rollback", "gc", "repack")
+NAMES = ("publish", "promote", "rollback", "gc", "repack", "retire")
 MOST = 40
 """Releases; beyond them no more are published, so that a check stays quick."""
 
@@ -41,13 +45,17 @@ def act(store: Store, name: str, chance: random.Random) -> None:
         put_attachment(store.folder, f"sha256:{chance.randbytes(32).hex()}", "gate-report", chance.randbytes(9))
         publish_full(store, count, data=weights(count, rows=4))
     elif name == "promote" and count:
-        promote(store, f"0.1.{chance.randrange(count)}", to=chance.choice(("beta", "canary")), by=by)
+        with suppress(RetiredRelease):
+            promote(store, f"0.1.{chance.randrange(count)}", to=chance.choice(("beta", "canary")), by=by)
     elif name == "rollback" and count > 1:
-        promote(store, "0.1.0", to="stable", by=by)
-        promote(store, "0.1.1", to="stable", by=by)
-        rollback(store, "stable", by=by)
+        with suppress(RetiredRelease):
+            promote(store, "0.1.0", to="stable", by=by)
+            promote(store, "0.1.1", to="stable", by=by)
+            rollback(store, "stable", by=by)
     elif name == "gc":
         sweep(store, grace_s=0.0, now=time.time() + 1)
+    elif name == "retire":
+        retire(store, Retention(releases=max(2, count - chance.randrange(6))), by=by)
     elif name == "repack":
         list(repack(store, to_pack(store)))
 

@@ -41,8 +41,8 @@ def test_a_folder_with_other_files_is_never_made_a_store(tmp_path: Path) -> None
 
 
 def test_a_newer_layout_is_refused_naming_both_numbers_and_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "store.json").write_text('{"layout":4,"more":true}')
-    with pytest.raises(StoreError, match=r"layout 4 .* layout 3.*update fedrelease"):
+    (tmp_path / "store.json").write_text('{"layout":5,"more":true}')
+    with pytest.raises(StoreError, match=r"layout 5 .* layout 4.*update fedrelease"):
         Store.open(tmp_path)
 
 

@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 from federations import Federation, write_federation
 
+from fedrelease.server.beginnings import Beginnings
 from fedrelease.server.events import Event, RoundStarted
 from fedrelease.server.judging import report_of
+from fedrelease.server.lifecycle import By
 from fedrelease.server.predict import predict
+from fedrelease.server.recompute import recompute
+from fedrelease.server.retraction import retract
+from fedrelease.server.signing import own_signer
 from fedrelease.server.store import Store
 from fedrelease.server.verify import verify
 
@@ -95,3 +100,20 @@ def test_a_run_that_is_stopped_before_the_round_that_grows_ends_with_the_same_di
     growing.simulate("stopped", *SETTINGS)
     head = private.head()
     assert head is not None and growing.digest("stopped") == head.digest
+
+
+def test_the_round_that_learned_a_label_comes_out_again_and_is_rebuilt_with_rows_drawn_from_its_base(
+    growing: Federation,
+) -> None:
+    """The new row is the base's own vector of the new label's text."""
+    texts = 'model.label_texts=["a bad film", "a good film", "a film"]'
+    growing.simulate("kept", *SETTINGS, *PLAIN, texts, "federation.keep_updates=true")
+    store, beginnings = Store.open(growing.folder / "kept"), Beginnings(growing.cache)
+    found = {one.version: one.outcome for one in recompute(store, beginnings=beginnings)}
+    assert found == {"0.1.1": "same", "1.2.1": "same"}
+    signed = Store.open(store.folder, signer=own_signer())
+    with signed.lock():
+        done = retract(signed, "b", by=By(reason="leaves"), beginnings=beginnings)
+    assert [old for old, _ in done.rebuilt] == ["0.1.1", "1.2.1"]
+    assert len(signed.find(done.head).state()["head.bias"]) == 3
+    assert {one.outcome for one in recompute(signed, beginnings=beginnings)} == {"same"}

@@ -16,7 +16,9 @@ from conftest import Undisturbed  # of this folder
 from federations import Federation, Zygote, eventually, workers_of
 
 from fedrelease.errors import ExperimentError, RoundFailed, StoreBusy, StoreError
+from fedrelease.retention import Retention
 from fedrelease.server.events import Event, Released, RoundStarted, SiteAnswered
+from fedrelease.server.retiring import retention_of
 from fedrelease.server.store import Store
 from fedrelease.server.verify import verify
 from fedrelease.simulations.simulate import sites_folder
@@ -242,6 +244,17 @@ def test_a_finished_store_is_left_alone_and_the_run_says_so_without_starting_a_w
 def test_a_store_that_was_moved_is_still_the_same_experiment(federation: Federation, undisturbed: Undisturbed) -> None:
     store = copied(federation, "moved")
     assert federation.simulate(store).head_digest == undisturbed.digest
+
+
+def test_other_numbers_of_retention_are_no_other_experiment_change_no_digest_and_are_kept(
+    federation: Federation, undisturbed: Undisturbed
+) -> None:
+    store = copied(federation, "tidied")
+    again = federation.simulate(store, "retention.releases=3", "retention.updates=1")
+    assert again.head_digest == undisturbed.digest
+    assert retention_of(Store.open(federation.folder / "tidied")) == Retention(releases=3, updates=1)
+    federation.simulate(store)
+    assert retention_of(Store.open(federation.folder / "tidied")) == Retention()
 
 
 def test_another_experiment_on_the_same_store_is_refused_with_every_key_that_differs(

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedrelease.cli.output import emit_json, put, table, to_stdout
-from fedrelease.cli.read import RELEASES, JsonOption, StoreOption, open_store
+from fedrelease.cli.read import RELEASES, JsonOption, StoreOption, open_store, print_retired
 from fedrelease.files import Json
+from fedrelease.manifest import version_key
 from fedrelease.wording import plain
 
 if TYPE_CHECKING:
     from fedrelease.server.fsck import Flaw, Found
     from fedrelease.server.repack import Packed, PackStep
     from fedrelease.server.replay import Copied
+    from fedrelease.server.retiring import Retirement
     from fedrelease.server.sweep import Sweep
 
 __all__ = ["fsck", "gc", "pull", "push", "repack"]
@@ -34,29 +36,48 @@ def gc(
     grace: Annotated[
         str, typer.Option("--grace", metavar="TIME", help="Leave what is younger, as in 90s, 30m, 24h or 7d.")
     ] = "24h",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Other numbers for this once, as retention.releases=20."),
+    ] = None,
     store: StoreOption = RELEASES,
     as_json: JsonOption = False,
 ) -> None:
-    """List or remove what nothing refers to any more.
+    """List or remove what nothing refers to any more, and what the experiment's [retention] lets go.
 
     Blobs and attachments of no release and no generation, spools of finished rounds unless the experiment keeps updates, and
-    temporary files. No release is lost: every version, every generation and all that was attached to them stay.
+    temporary files. With [retention], weights, memory and kept updates of old releases too, at any age, which is recorded;
+    what something still needs stays. Every version, every generation and all that was attached to them stay.
     """
+    from fedrelease.server.lifecycle import By
+    from fedrelease.server.retiring import retention_of, retire, to_retire
     from fedrelease.server.sweep import grace_seconds, sweep, sweepable
 
     seconds, opened = grace_seconds(grace), open_store(store, writing=True)
+    numbers = retention_of(opened, overrides or ())
     if apply:
         before = sweepable(opened, grace_s=seconds, now=time.time())  # temporary files go as soon as the lock is taken
         with opened.lock():
             rest = sweep(opened, grace_s=seconds, now=time.time())
+            gone = retire(opened, numbers, by=By())
         found = before if len(before.leftovers) > len(rest.leftovers) else rest
     else:
-        found = sweepable(opened, grace_s=seconds, now=time.time())
+        found, gone = sweepable(opened, grace_s=seconds, now=time.time()), to_retire(opened, numbers)
     if as_json:
         leftovers = [asdict(leftover) for leftover in found.leftovers]
-        emit_json({"applied": apply, "grace": grace, "bytes": found.size, "young": found.young, "leftovers": leftovers})
+        swept: dict[str, Json] = {
+            "applied": apply,
+            "grace": grace,
+            "bytes": found.size,
+            "young": found.young,
+            "leftovers": leftovers,
+        }
+        emit_json({**swept, "retention": asdict(numbers), **asdict(gone), "leaving_bytes": gone.size})
     else:
         _print_sweep(found, applied=apply, grace=grace)
+        _print_retirement(gone, applied=apply)
+        if (found.leftovers or gone.leaving) and not apply:
+            to_stdout().print("nothing was removed: fedrelease gc --apply")
 
 
 def fsck(
@@ -164,8 +185,23 @@ def _print_sweep(found: "Sweep", *, applied: bool, grace: str) -> None:
     console.print(f"{len(found.leftovers)} leftovers, {found.size:,} bytes {verb}; no release refers to any of them")
     if found.young:
         console.print(f"{found.young} more are younger than {grace} and stay")
-    if found.leftovers and not applied:
-        console.print("nothing was removed: fedrelease gc --apply")
+
+
+def _print_retirement(gone: "Retirement", *, applied: bool) -> None:
+    """What goes by the numbers, release by release, and what stays in spite of them."""
+    console = to_stdout()
+    if gone.leaving:
+        rows = table("release", "what", "path", "bytes>", "rule")
+        for one in sorted(gone.leaving, key=lambda one: (version_key(one.version), one.kind)):
+            rows.add_row(one.version, one.kind, plain(one.path), f"{one.size:,}", one.rule)
+        put(console, rows)
+    for stays in gone.staying:
+        console.print(plain(f"{stays.version} stays: {stays.why}"))
+    if gone.leaving or gone.staying:
+        verb = "were retired" if applied else "would be retired"
+        console.print(
+            f"{len(gone.leaving)} things of old releases, {gone.size:,} bytes {verb}; what they were stays on record"
+        )
 
 
 def _print_found(found: "Found", mended: "Sequence[Flaw]") -> None:
@@ -179,6 +215,7 @@ def _print_found(found: "Found", mended: "Sequence[Flaw]") -> None:
         put(console, rows)
     head = f"head {found.head}" if found.head else "no release yet"
     console.print(f"{'ok' if found.ok else f'{len(found.flaws)} problems'}: {found.checked} files checked, {head}")
+    print_retired(found.retired, console)
     if found.loose:
         console.print(f"{found.loose} blobs, {found.loose_bytes:,} bytes, belong to no release: fedrelease gc")
     if found.under_way:

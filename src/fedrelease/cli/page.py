@@ -17,6 +17,7 @@ from fedrelease.experiment_file import load_experiment
 from fedrelease.manifest import RESIDUAL, Accepted, Manifest, PrivacyFacts
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.release import Release
+from fedrelease.server.retired import retired_files
 from fedrelease.server.store import Store
 from fedrelease.server.variants import variants_of
 from fedrelease.wording import amount, duration, number, plain
@@ -58,6 +59,10 @@ def _print_identity(console: Console, release: Release, entry: LogEntry | None) 
         ("released", moment(entry.time) if entry else "the log does not say"),
         ("phase", f"{manifest.phase}, round {manifest.round}"),
         ("reason", entry.reason or "" if entry else ""),
+        *(
+            ("retired", f"{', '.join(one.files)} on {one.time[:10]}: {one.rule}")
+            for one in retired_files(release.root, manifest)
+        ),
     ]
     section(console, "identity", pairs)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from fedrelease.cli.output import emit_json, put, table, to_stderr, to_stdout
 from fedrelease.errors import ReleaseNotFound
@@ -21,16 +22,19 @@ from fedrelease.wording import plain
 if TYPE_CHECKING:
     from fedrelease.server.recompute import Recomputed
     from fedrelease.server.release import Release
+    from fedrelease.server.retired import RetiredFiles
     from fedrelease.server.store import Store
     from fedrelease.server.verify import Report
 
-__all__ = ["log", "open_store", "show", "verify"]
+__all__ = ["log", "open_store", "print_retired", "show", "verify"]
 
 StoreOption = Annotated[
     Path, typer.Option("--store", metavar="DIR", show_default=False, help="Folder of releases [default: releases].")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 RELEASES = Path("releases")
+NAMED = 8
+"""Releases of which something was retired that are named; the others are counted."""
 
 
 def log(
@@ -105,7 +109,8 @@ def verify(
         signers = [{"role": role, "fingerprint": by} for role, found in report.signers.items() for by in found]
         told = {"recomputed": [asdict(one) for one in rounds]} if again else {}
         seen: dict[str, Json] = {"checked": report.checked, "problems": problems, "signers": signers, "first": first}
-        emit_json({"ok": report.ok and not wrong, **seen, **told})
+        retired = [asdict(one) for one in report.retired]
+        emit_json({"ok": report.ok and not wrong, **seen, "retired": retired, **told})
     else:
         _print_report(report, first=first)
         _print_recomputed(rounds)
@@ -114,13 +119,15 @@ def verify(
 
 
 def _recomputed(store: "Store", ref: str | None) -> "list[Recomputed]":
+    from fedrelease.cache import cache_folder
+    from fedrelease.server.beginnings import Beginnings
     from fedrelease.server.recompute import recompute
 
-    return list(recompute(store, ref))
+    return list(recompute(store, ref, beginnings=Beginnings(cache_folder())))
 
 
 def _print_recomputed(rounds: "Sequence[Recomputed]") -> None:
-    """One line a release, and a sum; a release without kept updates is counted and nothing more."""
+    """One line a release, and a sum; a release without kept updates is counted, and nothing more."""
     console = to_stdout()
     for one in rounds:
         if one.outcome != "no-spool":
@@ -130,6 +137,7 @@ def _print_recomputed(rounds: "Sequence[Recomputed]") -> None:
         told = {"same": "came out the same", "differs": "differ", "failed": "could not be computed"}
         parts = [f"{counts[outcome]} {words}" for outcome, words in told.items() if counts[outcome]]
         parts += [f"{counts['no-spool']} without kept updates"] if counts["no-spool"] else []
+        parts += [f"{counts['no-base']} whose base is not here"] if counts["no-base"] else []
         console.print(f"rounds: {', '.join(parts)}")
 
 
@@ -177,9 +185,30 @@ def _print_report(report: "Report", *, first: bool) -> None:
             )
         if not report.signers:
             console.print("not signed: who can write to the folder can write a store that verifies")
+        print_retired(report.retired, console)
         return
     rows = table("problem in", "what")
     for problem in report.problems:
         rows.add_row(plain(problem.path), plain(problem.what))
     put(console, rows)
     console.print(f"{len(report.problems)} problems, {report.checked} files checked")
+    print_retired(report.retired, console)
+
+
+def print_retired(retired: "Sequence[RetiredFiles]", console: Console) -> None:
+    """One line for all that went at the same time."""
+    together: dict[tuple[str, str], list[RetiredFiles]] = {}
+    for one in retired:
+        together.setdefault((one.time, one.rule), []).append(one)
+    for (time, rule), found in sorted(together.items()):
+        files = sum(len(one.files) for one in found)
+        versions = _some([one.version for one in found])
+        console.print(plain(f"{files} files of {versions} were retired on {time[:10]}: {rule}"))
+
+
+def _some(versions: Sequence[str]) -> str:
+    return (
+        ", ".join(versions)
+        if len(versions) <= NAMED
+        else f"{', '.join(versions[:NAMED])} and {len(versions) - NAMED} more"
+    )

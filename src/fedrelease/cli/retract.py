@@ -40,13 +40,15 @@ def retract(
     published under new versions. It takes the site's own updates out of the sums and is no unlearning of what others learned from
     them. No channel moves, and nobody has evaluated the new releases yet.
     """
+    from fedrelease.cache import cache_folder
+    from fedrelease.server.beginnings import Beginnings
     from fedrelease.server.lifecycle import By
     from fedrelease.server.retraction import retract as rebuild
 
     opened = open_store(store, writing=True)
     by = By(reason=reason, actor=actor) if actor else By(reason=reason)
     with opened.lock():
-        done = rebuild(opened, site, by=by)
+        done = rebuild(opened, site, by=by, beginnings=Beginnings(cache_folder()))
     if as_json:
         pairs = [{"replaced": old, "version": new} for old, new in done.rebuilt]
         emit_json({**asdict(done), "rebuilt": pairs, "reason": reason, "actor": by.actor})

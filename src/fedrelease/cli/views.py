@@ -19,6 +19,7 @@ from fedrelease.manifest import version_key
 from fedrelease.server.channels import Channels
 from fedrelease.server.journal import RELEASES, LogEntry
 from fedrelease.server.release import Release
+from fedrelease.server.retired import retired_files
 from fedrelease.server.store import Store
 from fedrelease.server.variants import variants_of
 from fedrelease.simulations.report import Row, row_of
@@ -42,7 +43,8 @@ def release_document(store: Store, release: Release) -> dict[str, Json]:
     """What ``show --json`` prints: the entry of ``log --json``, the whole manifest, and what was exported."""
     entry = _entry(release, _entries(store.history()).get(release.digest), store.channels())
     variants: list[Json] = [variant.to_json() for variant in variants_of(release)]
-    return {**entry, "manifest": asdict(release.manifest), "variants": variants}
+    retired: list[Json] = [asdict(one) for one in retired_files(release.root, release.manifest)]
+    return {**entry, "manifest": asdict(release.manifest), "variants": variants, "retired": retired}
 
 
 def _oldest_first(store: Store) -> list[Release]:
