@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 FLWR_MODULES = {
     "client/app.py",
+    "client/deployment/answers.py",
     "client/deployment/executor.py",
     "client/deployment/rows.py",
     "client/deployment/supernode.py",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import final
 
 import httpx
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Error, Message, MessageType
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
@@ -32,6 +32,7 @@ from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from fedrelease.client.app import app
+from fedrelease.client.deployment.answers import Answers, question_of
 from fedrelease.client.deployment.folder import SiteFolder, open_site_folder
 from fedrelease.client.deployment.rows import node_of
 from fedrelease.deployment.bundle import bundle
@@ -63,6 +64,7 @@ class Executor:
     def __init__(self, site: SiteFolder) -> None:
         """Nothing is sent yet."""
         self._site = site
+        self._answers = Answers(site.home / "answers")
         self._log = Log(site.log_folder / "site.log", process="app")
         secret = site.secret_file.read_bytes()
         self._tasks = self._client(SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=ACQUIRE))
@@ -107,6 +109,15 @@ class Executor:
                 rule=f"the app is {own[:16]}, as agreed in the invitation, and {bundle().digest[:16]} is installed",
                 hint="both sides install the same version of fedrelease and Flower",
             )
+        if message.metadata.message_type == MessageType.QUERY:
+            return self._asked(message, context)
+        question = question_of(message)
+        if (known := self._answers.find(question)) is not None:
+            self._log("answered-before", question=question[:16])
+            return Message(known, reply_to=message)
+        return Message(self._answers.keep(question, self._asked(message, context).content), reply_to=message)
+
+    def _asked(self, message: Message, context: Context) -> Message:
         context.node_config = node_of(self._site, message)
         return app(message, context)
 

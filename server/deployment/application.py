@@ -7,6 +7,7 @@ Example::
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,10 +25,11 @@ from fedrelease.files import Json
 from fedrelease.server.deployment.control import key_bytes
 from fedrelease.server.events import Event, event_facts
 
-__all__ = ["EVENTS", "FAILED", "AdmittedSites", "Deployment", "deployed"]
+__all__ = ["EVENTS", "FAILED", "STARTED", "AdmittedSites", "Deployment", "deployed"]
 
 EVENTS = "events.log"
 FAILED = "failed"
+STARTED = "started"
 LOOK_S = 0.5
 
 
@@ -103,6 +105,7 @@ def deployed(path: Path) -> Iterator[Deployment]:
     set_pace(http_grid, idle_s=float(settings["poll_s"]))
     keys = settings.pop("sites")
     log = Log(path.parent / "log" / EVENTS, process="serverapp")
+    log(STARTED, pid=os.getpid())
     try:
         yield Deployment(settings=settings, keys=keys, log=log)
     except FedreleaseError as error:

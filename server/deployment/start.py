@@ -12,17 +12,18 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from fedrelease.deployment.logs import Log
 from fedrelease.deployment.processes import Processes, Program, module
 from fedrelease.errors import EngineError
 from fedrelease.files import Json, write_durably
-from fedrelease.server.deployment.application import EVENTS, FAILED
+from fedrelease.server.deployment.application import EVENTS, FAILED, STARTED
 from fedrelease.server.deployment.control import Control, Status
 from fedrelease.server.deployment.folder import Server
 from fedrelease.server.deployment.register import admitted, open_invitations
@@ -36,8 +37,10 @@ PENDING_S = 90.0
 AGAIN_S = 5.0
 MOST_FAILURES = 5
 """Runs that may fail one after the other without a release between them."""
-LASTING = ("RoundFailed", "EngineError")
+LASTING = ("RoundFailed", "EngineError", "StoreBusy")
 """Kinds of failure that may be over the next time."""
+LOST = "lost"
+"""How a run ended whose processes died: it says nothing about the run, and does not count as a failure of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +124,19 @@ class _Run:
         self._read = self._events.stat().st_size if self._events.exists() else 0
         self._failures = 0
         self._failed: dict[str, object] | None = None
+        self._application: int | None = None
 
     def to_its_end(self, until: Callable[[], bool]) -> None:
         while not until():
             end = self._once(until)
             if end is None or end.how == "completed":
                 return
-            self._failures += 1
-            self._judge(end)
-            self._say(f"the run ended: {_shown(end)}; it goes on in {AGAIN_S:g} s")
-            self._wait(AGAIN_S, until)
+            pause_s = 0.0 if end.how == LOST else AGAIN_S
+            if end.how != LOST:
+                self._failures += 1
+                self._judge(end)
+            self._say(f"the run ended: {_shown(end)}; it goes on in {pause_s:g} s")
+            self._wait(pause_s, until)
 
     def _once(self, until: Callable[[], bool]) -> Status | None:
         """One run of Flower's, from its start to its end; ``None`` when ``until()`` came first."""
@@ -141,9 +147,12 @@ class _Run:
             control.register(admitted(self._server))
             run = control.start_run(settings=self._write_settings())
             self._log("run-started", run=str(run))
+            self._application, starts = None, self._starts()
             begun, status = time.monotonic(), Status(state="pending", how="", why="")
             while not until():
                 self._tend()
+                if (gone := self._gone(starts)) is not None:
+                    return self._abandon(control, run, gone)
                 status = self._status(control, run) or status
                 if status.state == "finished":
                     self._hear()
@@ -177,6 +186,27 @@ class _Run:
             return control.status(run)
         except (httpx.HTTPError, KeyError):
             return None
+
+    def _starts(self) -> Mapping[str, int]:
+        return {name: self._processes.started(name) for name in ("superlink", "superexec")}
+
+    def _gone(self, starts: Mapping[str, int]) -> str | None:
+        """Which process of the run died: Flower would find that out by itself in a minute."""
+        for name, before in starts.items():
+            if self._processes.started(name) != before or not self._processes.alive(name):
+                return name
+        if self._application is not None and not psutil.pid_exists(self._application):
+            return "serverapp"
+        return None
+
+    def _abandon(self, control: Control, run: int, gone: str) -> Status:
+        """End what is left of a run, so that the next one finds the store free."""
+        self._log("run-lost", run=str(run), why=f"{gone} ended")
+        if gone == "superlink":
+            self._processes.again("superexec")
+        control.wait_until_ready(meanwhile=self._tend)
+        self._stop(control, run)
+        return Status(state="finished", how=LOST, why=f"the process {gone} ended")
 
     def _stop(self, control: Control, run: int) -> None:
         try:
@@ -221,6 +251,8 @@ class _Run:
                 self._failures = 0 if facts["event"] == "Released" else self._failures
             elif facts["event"] == FAILED:
                 self._failed = facts
+            elif facts["event"] == STARTED:
+                self._application = int(facts["pid"])
 
     def _wait(self, seconds: float, until: Callable[[], bool]) -> None:
         end = time.monotonic() + seconds

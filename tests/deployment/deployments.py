@@ -131,7 +131,7 @@ class Running:
 
 @contextlib.contextmanager
 def deployment(
-    folder: Path, base: Path, *, sites: Sequence[str], rounds: int, start: bool = True, **settings: str
+    folder: Path, base: Path, *, sites: Sequence[str], rounds: int, noise: str = "seeded", **settings: str
 ) -> Iterator[Running]:
     """A server whose sites were invited and admitted, all of them running; everything is stopped at the end."""
     quick = {"privacy": 'epsilon = 8.0\naccountant = "rdp"', "rounds": str(rounds), **settings}
@@ -147,13 +147,12 @@ def deployment(
         for place, name in enumerate(sites):
             port = str(running.ports + 3 + place)
             begin = ("site", "init", f"{name}.invitation", "--folder", name, "--data", f"{name}.csv", "--port", port)
-            running.command(*begin, "--noise", "seeded", "--wait", "60")
+            running.command(*begin, "--noise", noise, "--wait", "60")
             with (folder / name / "site.toml").open("r+") as file:
                 text = file.read()
                 file.seek(0)
                 file.write(f'base = "{base}"\n{text}')
-            if start:
-                running.start_site(name)
+            running.start_site(name)
         yield running
     finally:
         stop(running.started)
