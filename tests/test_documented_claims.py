@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     "attacks.md": 5,
     "compare.md": 10,
+    "deploy.md": 8,
     "privacy.md": 10,
     "store.md": 10,
     "export.md": 10,

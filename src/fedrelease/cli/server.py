@@ -86,7 +86,8 @@ def init(
     if listen == "127.0.0.1" and any(one not in ("127.0.0.1", "localhost") for one in names):
         emit("note: it listens on this machine only; --listen 0.0.0.0 lets other machines in")
     emit(f"{made.folder / 'authority.key'} signs every identity: keep a copy where only you can read it")
-    _next("fedrelease server invite SITE", "fedrelease server start EXPERIMENT.toml")
+    where = _where(folder)
+    _next(f"fedrelease server invite SITE{where}", f"fedrelease server start EXPERIMENT.toml{where}")
 
 
 @server.command(epilog=example("fedrelease server invite amazon", "fedrelease server invite amazon --again --days 2"))
@@ -164,7 +165,7 @@ def start(
     experiment = load(file, settings or [], store)
     opened, talk = open_server(folder), to_stderr()
     if not quiet:
-        plan(experiment, talk)
+        plan(experiment, talk, data=f"each site's own rows, {experiment.data.holdout:.0%} of them held out there")
 
     def say(line: str) -> None:
         if not quiet:
@@ -209,6 +210,10 @@ def stop(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
         emit_json({"stopped": int(number)})
     else:
         emit(f"stopped (it was process {number})")
+
+
+def _where(folder: Path) -> str:
+    return "" if folder == FOLDER else f" --folder {folder}"
 
 
 def _next(*commands: str) -> None:

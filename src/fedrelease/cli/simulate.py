@@ -148,13 +148,13 @@ def _list(*, as_json: bool) -> None:
     put(to_stdout(), rows)
 
 
-def plan(experiment: Experiment, console: Console) -> None:
-    """Print in short what will run, with every default filled in."""
+def plan(experiment: Experiment, console: Console, *, data: str | None = None) -> None:
+    """Print in short what will run, with every default filled in; ``data`` is said of rows that are not here."""
     model, training, privacy = experiment.model, experiment.training, experiment.privacy
     pairs = [
         ("base", _base(model)),
         ("task", f"{model.task}: {_labels(experiment)}"),
-        ("data", _data(experiment)),
+        ("data", data or _data(experiment)),
         (
             "training",
             f"{_count(training.epochs, 'epoch')} a round, batches of {training.batch_size}, lr {training.lr:g}",
