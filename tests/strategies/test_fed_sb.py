@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedrelease.adapter import ADAPTER_KINDS, Adapter
 from fedrelease.errors import ExperimentError
-from fedrelease.experiment import ADAPTER_KINDS, Adapter, StrategyChoice
+from fedrelease.experiment import StrategyChoice
 from fedrelease.strategies import STRATEGIES, check_adapter
 from fedrelease.strategies.fed_sb import FedSB
 from fedrelease.strategies.fedavg import FedAvg
