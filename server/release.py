@@ -11,6 +11,7 @@ import difflib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedrelease import facts
 from fedrelease.errors import DamagedRelease, ReleaseNotFound, StoreError, UpdateRefused
@@ -22,7 +23,9 @@ from fedrelease.server import channels
 from fedrelease.server.blobs import read_blob
 from fedrelease.server.packed import whole
 from fedrelease.server.retired import retired_refusal
-from fedrelease.update import State, StateFile
+
+if TYPE_CHECKING:  # who only moves releases about, such as the release service, has no use for torch
+    from fedrelease.update import State
 
 __all__ = [
     "Committed",
@@ -90,16 +93,18 @@ class Release:
         """The checked bytes of a file, by path or role."""
         return self.path(name).read_bytes()
 
-    def state(self) -> State:
+    def state(self) -> "State":
         """The adapter's tensors, read one at a time."""
         return self._tensors("adapter")
 
-    def memory(self) -> State:
+    def memory(self) -> "State":
         """The strategy's tensors between rounds; none when the strategy keeps none."""
         kept = any(entry.role == "memory" for entry in self.manifest.files)
         return self._tensors("memory") if kept else {}
 
-    def _tensors(self, name: str) -> State:
+    def _tensors(self, name: str) -> "State":
+        from fedrelease.update import StateFile
+
         try:
             return StateFile(self.path(name))
         except UpdateRefused as error:

@@ -7,7 +7,7 @@ Example::
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -76,8 +76,12 @@ def missing(wanted: Mapping[str, int], root: Path) -> dict[str, int]:
     return {name: size for name, size in wanted.items() if not _has(root, check_name(name), size)}
 
 
-def replay(source: Source, store: Store, *, told: str) -> Copied:
+def replay(
+    source: Source, store: Store, *, told: str, check: Callable[[Pointers], None] = lambda pointers: None
+) -> Copied:
     """Bring the store up to the source, which ``told`` names in refusals. The caller holds the store's lock.
+
+    ``check`` may refuse, by raising, what the source says, when all files are here and nothing points at them yet.
 
     Guarantees: after a kill at any instant the store is whole, and stands where the source stood once; doing it again goes on.
 
@@ -95,6 +99,7 @@ def replay(source: Source, store: Store, *, told: str) -> Copied:
         for name in sorted(wanted, key=lambda name: (name in PLAIN, name)):
             if name not in PLAIN:
                 _take(source, name, root)
+        check(theirs)
         chain = _generations(root, theirs) if lines else {}
         log, records = WrittenLog(root / journal.FILE), records_in(chain.values())
         for line in lines:

@@ -79,6 +79,13 @@ class Reader:
         data = self.channels_bytes
         return Seen(what="it is missing") if data is None else self._generation(data, self.lines)
 
+    def told(self, data: bytes, lines: tuple[str, ...]) -> Seen:
+        """Who signed channels that are about to be those of the store, with a log of these lines (their sha256)."""
+        seen = self._generation(data, lines)
+        if seen.what is None and seen.log is not None and seen.log not in lines:
+            return Seen(what="the log lacks the line that the channels were signed with")
+        return seen
+
     def announced(self, meant: Intent) -> bool:
         """Whether who has the keys is about to do this: the channels are signed, with this very line of the log."""
         if meant.moved is None:  # a line about a release, which has a signature of its own

@@ -12,6 +12,7 @@ from flwr.app import Message
 from flwr.app.user_config import UserConfig
 
 from fedrelease.cache import cache_folder
+from fedrelease.client.deployment.fetch import fetched_base_folder
 from fedrelease.client.deployment.folder import SiteFolder
 from fedrelease.data.own import prepare_own
 from fedrelease.errors import DataError, ModelError
@@ -57,7 +58,9 @@ def prepare_for(site: SiteFolder, request: Request, base: Base) -> Path:
 
 
 def _base(site: SiteFolder, request: Request) -> Base:
-    ref = site.settings.base or request.experiment.model.base
+    """The base of the experiment: what was fetched by its digest first, for that is the right one whatever it is called."""
+    fetched = fetched_base_folder(site, request.base)
+    ref = str(fetched) if fetched else site.settings.base or request.experiment.model.base
     base = open_base(ref, cache=cache_folder())
     if base.digest != request.base:
         raise ModelError(

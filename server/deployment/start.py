@@ -27,6 +27,7 @@ from fedrelease.server.deployment.application import EVENTS, FAILED, STARTED
 from fedrelease.server.deployment.control import Control, Status
 from fedrelease.server.deployment.folder import Server
 from fedrelease.server.deployment.register import admitted, open_invitations
+from fedrelease.server.deployment.release_index import write_served
 from fedrelease.server.events import Watcher, event_of
 
 __all__ = ["Plan", "serve"]
@@ -63,6 +64,7 @@ def serve(server: Server, plan: Plan, *, watch: Watcher, say: Callable[[str], No
         FedreleaseError: what the run said that a person can mend.
     """
     log = Log(server.log_folder / "server.log", process="server")
+    write_served(server, store=plan.store, base=plan.base)
     with Processes(log=log) as processes:
         for program in _programs(server):
             processes.start(program)
@@ -71,7 +73,7 @@ def serve(server: Server, plan: Plan, *, watch: Watcher, say: Callable[[str], No
     log("stopped")
 
 
-def _programs(server: Server) -> tuple[Program, Program, Program]:
+def _programs(server: Server) -> tuple[Program, ...]:
     folder, settings = server.folder.absolute(), server.settings
     programs = str(Path(sys.executable).parent)  # Flower starts its programs by their names
     home = {
@@ -93,12 +95,12 @@ def _programs(server: Server) -> tuple[Program, Program, Program]:
         *secret,
     )
     gateway = module("fedrelease.server.deployment.gateway", str(folder))
-    commands = {"superlink": superlink, "superexec": executor, "gateway": gateway}
-    superlink_program, superexec_program, gateway_program = (
+    releases = module("fedrelease.server.deployment.release_service", str(folder))
+    commands = {"superlink": superlink, "superexec": executor, "gateway": gateway, "releases": releases}
+    return tuple(
         Program(name=name, command=command, output=server.log_folder / f"{name}.out", environment=home)
         for name, command in commands.items()
     )
-    return superlink_program, superexec_program, gateway_program
 
 
 def _installed(name: str, *arguments: str) -> tuple[str, ...]:

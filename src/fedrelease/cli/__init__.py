@@ -36,7 +36,7 @@ from fedrelease.cli.read import log, show, verify
 from fedrelease.cli.retract import retract
 from fedrelease.cli.server import server
 from fedrelease.cli.simulate import simulate
-from fedrelease.cli.site import site
+from fedrelease.cli.site_fetch import site
 
 __all__ = ["app", "command", "main", "prepare", "run"]
 
