@@ -12,16 +12,11 @@ from pathlib import Path
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_ssh_private_key,
-)
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
 from fedrelease.client.deployment.folder import SiteFolder, SiteSettings, site_toml
 from fedrelease.deployment.bundle import bundle
-from fedrelease.deployment.certificates import certificate_of, new_key, signing_request
+from fedrelease.deployment.certificates import certificate_of, new_key, private_openssh, signing_request
 from fedrelease.deployment.invitation import Invitation
 from fedrelease.errors import IdentityError
 from fedrelease.files import write_durably
@@ -53,7 +48,7 @@ def enrol(invitation: Invitation, folder: Path, *, settings: SiteSettings | None
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_durably(site.authority_file, invitation.authority.encode())
     if not site.key_file.exists():
-        write_durably(site.key_file, _openssh(new_key()), mode=0o600)
+        write_durably(site.key_file, private_openssh(new_key()), mode=0o600)
     certificate = _asked(site, invitation)
     if certificate_of(certificate).public_key() != site_key(site).public_key():
         raise IdentityError("the server's certificate is for another key", value=invitation.server)
@@ -137,8 +132,3 @@ def _why(answer: httpx.Response) -> str:
         return f"the server refuses: {str(answer.json()['what'])[:200]}"
     except (ValueError, KeyError, TypeError):
         return f"the server refuses: {answer.status_code} {answer.text[:200]}"
-
-
-def _openssh(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The form that Flower's SuperNode reads."""
-    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())

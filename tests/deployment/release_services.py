@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import final
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from example_store import publish
 
 from fedrelease.client.deployment.fetch import connect_releases
 from fedrelease.client.deployment.folder import SiteFolder, SiteSettings, site_toml
-from fedrelease.deployment.certificates import new_key, signing_request
+from fedrelease.deployment.certificates import new_key, private_openssh, signing_request
 from fedrelease.deployment.release_client import ReleaseClient, RemoteFile
 from fedrelease.server.deployment.folder import Server, Settings, make_server
 from fedrelease.server.deployment.register import admit, invite
@@ -77,7 +76,7 @@ def write_site(
     settings = SiteSettings(site=name, server="127.0.0.1:1", releases="127.0.0.1:1")
     folder.mkdir()
     site = SiteFolder(folder=folder, settings=settings)
-    site.key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    site.key_file.write_bytes(private_openssh(key))
     site.authority_file.write_text(authority)
     site.certificate_file.write_text(certificate)
     return at_port(site, 1)

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import socket
-import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from example_store import publish
 from release_services import (
     MEGABYTE,
@@ -29,7 +28,7 @@ from fedrelease.client.deployment.enrol import site_key
 from fedrelease.client.deployment.fetch import fetch_base, fetched_base_folder
 from fedrelease.deployment import releases_pb2 as messages
 from fedrelease.deployment.certificates import new_authority, new_key, signing_request
-from fedrelease.deployment.release_calls import MANIFEST
+from fedrelease.deployment.release_calls import LIST, MANIFEST
 from fedrelease.errors import DamagedRelease, FetchError, IdentityError, SignatureError, StoreError
 from fedrelease.server.deployment.folder import Server
 from fedrelease.server.deployment.mirror import mirror
@@ -58,17 +57,14 @@ def lines(server: Server) -> list[dict[str, str]]:
     return [json.loads(line) for line in (server.log_folder / "releases.log").read_text().splitlines()]
 
 
-def test_without_a_certificate_nobody_gets_through_tls(made: Federation, port: int) -> None:
-    trust = ssl.create_default_context(cafile=str(made.site.authority_file))
-    trust.set_alpn_protocols(["h2"])
-    with (
-        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
-        trust.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
-        pytest.raises((ssl.SSLError, ConnectionError), match="(?i)certificate|reset"),
-    ):
-        secure.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        while secure.recv(1000):
-            pass
+@pytest.mark.parametrize("secure", [True, False])
+def test_without_a_certificate_or_without_tls_nobody_gets_an_answer(made: Federation, port: int, secure: bool) -> None:
+    trust = grpc.ssl_channel_credentials(made.site.authority_file.read_bytes())
+    place = f"127.0.0.1:{port}"
+    with grpc.secure_channel(place, trust) if secure else grpc.insecure_channel(place) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary(LIST.path)(b"", timeout=10)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 def test_a_certificate_of_another_authority_does_not_get_through_tls(
@@ -76,7 +72,7 @@ def test_a_certificate_of_another_authority_does_not_get_through_tls(
 ) -> None:
     foreign, key = new_authority("others", now=in_days(0)), new_key()
     certificate = foreign.site_certificate(signing_request("amazon", key), "amazon", now=in_days(0))
-    own = (made.site.authority_file.read_text(), certificate.public_bytes(ssl_pem()).decode())
+    own = (made.site.authority_file.read_text(), certificate.public_bytes(Encoding.PEM).decode())
     stranger = write_site(tmp_path / "stranger", "amazon", key, authority=own[0], certificate=own[1])
     with client_of(stranger, port, patience_s=0) as client, pytest.raises(FetchError, match="cannot be reached"):
         client.releases()
@@ -85,7 +81,7 @@ def test_a_certificate_of_another_authority_does_not_get_through_tls(
 def test_an_expired_certificate_does_not_get_through_tls(made: Federation, port: int, tmp_path: Path) -> None:
     key = site_key(made.site)
     old = made.server.authority().site_certificate(signing_request("amazon", key), "amazon", now=in_days(-800))
-    pem = old.public_bytes(ssl_pem()).decode()
+    pem = old.public_bytes(Encoding.PEM).decode()
     late = write_site(tmp_path / "late", "amazon", key, authority=made.site.authority_file.read_text(), certificate=pem)
     with client_of(late, port, patience_s=0) as client, pytest.raises(FetchError, match="cannot be reached"):
         client.releases()
@@ -93,7 +89,7 @@ def test_an_expired_certificate_does_not_get_through_tls(made: Federation, port:
 
 def test_a_site_does_not_talk_to_a_server_of_another_authority(made: Federation, port: int, tmp_path: Path) -> None:
     foreign = shutil.copytree(made.site.folder, tmp_path / "site")
-    pem = new_authority("others", now=in_days(0)).certificate.public_bytes(ssl_pem())
+    pem = new_authority("others", now=in_days(0)).certificate.public_bytes(Encoding.PEM)
     (foreign / "authority.pem").write_bytes(pem)
     with client_of(replace(made.site, folder=foreign), port, patience_s=0) as client, pytest.raises(FetchError):
         client.releases()
@@ -248,9 +244,3 @@ def test_a_base_whose_list_is_not_that_of_its_digest_is_refused(made: Federation
     assert fetched_base_folder(site, digest) is None
     with pytest.raises(StoreError, match="no sha256"):
         fetched_base_folder(site, "../home")
-
-
-def ssl_pem():  # type: ignore[no-untyped-def]
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return Encoding.PEM

@@ -35,6 +35,7 @@ __all__ = [
     "certificate_of",
     "new_authority",
     "new_key",
+    "private_openssh",
     "private_pem",
     "public_line",
     "request_key",
@@ -56,6 +57,11 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """The secret itself, PKCS8 in PEM, for the file that keeps it."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def private_openssh(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The secret itself, in the form that Flower's SuperNode reads."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
 def public_line(key: ec.EllipticCurvePublicKey) -> bytes:
