@@ -30,6 +30,8 @@ __all__ = ["ReleaseService"]
 
 LOOK_S = 0.5
 """How often it is looked whether a channel moved, and whether the one who follows it is still admitted."""
+READ_BYTES = 1 << 20
+"""From the disk at a time: several pieces, since going to a thread and back takes as long as a piece."""
 PIECES_A_LOOK = 64
 FILES_A_MESSAGE = 2000
 Answer = Callable[[Message], Message]
@@ -200,8 +202,9 @@ class ReleaseService:
             raise _NoSuchOffset("the offset is beyond the end", value=request.offset, rule=f"at most {found.size}")
         file = await asyncio.to_thread(_opened, found.path, request.offset)
         with file:
-            while data := await asyncio.to_thread(file.read, PIECE_BYTES):
-                yield messages.Piece(data=data)
+            while data := await asyncio.to_thread(file.read, READ_BYTES):
+                for at in range(0, len(data), PIECE_BYTES):
+                    yield messages.Piece(data=data[at : at + PIECE_BYTES])
 
     async def _contents(self, request: Message) -> AsyncIterator[Message]:
         del request
