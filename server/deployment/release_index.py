@@ -17,17 +17,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import final
 
-from fedrelease import facts
 from fedrelease.cache import cache_folder
 from fedrelease.errors import ModelError, ReleaseNotFound
-from fedrelease.files import digest_bytes, digest_file, write_durably
+from fedrelease.files import digest_file, write_durably
 from fedrelease.manifest import check_digest, check_sha256
 from fedrelease.models.bases import Base, open_base
 from fedrelease.server import channels, journal
 from fedrelease.server.attachments import attachments
 from fedrelease.server.contents import PLAIN
 from fedrelease.server.deployment.folder import Server
-from fedrelease.server.packed import packed_facts, packed_path
+from fedrelease.server.packed import packed_path
+from fedrelease.server.references import keyframe_of
 from fedrelease.server.release import Release, load, versions
 from fedrelease.server.signatures import SIGNATURE
 
@@ -177,15 +177,10 @@ def _blobs(root: Path) -> dict[str, int | None]:
     for version in versions(root):
         release = load(root, version)
         found |= {check_digest(release.digest): None, **{file.sha256: file.size for file in release.manifest.files}}
-    found |= {digest_bytes(facts.to_bytes(one)): None for one in channels.generations(root)}
-    while new := {name for sha256 in found for name in _keyframe(root, sha256)} - found.keys():
+    found |= {sha256: None for sha256, _ in channels.named_generations(root)}
+    while new := {frame for sha256 in found if (frame := keyframe_of(root, sha256)) is not None} - found.keys():
         found |= dict.fromkeys(new)
     return found
-
-
-def _keyframe(root: Path, sha256: str) -> Iterator[str]:
-    if packed_path(root, sha256).is_file() and (frame := packed_facts(root, sha256).keyframe) is not None:
-        yield frame
 
 
 def _blob(root: Path, sha256: str, size: int | None) -> Iterator[ServedFile]:
