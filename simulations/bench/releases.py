@@ -39,7 +39,7 @@ from fedrelease.server.deployment.release_index import write_served
 from fedrelease.simulations.bench.command import tell_failure, wide_console
 from fedrelease.simulations.bench.scaled import at_least_one
 
-__all__ = ["Measured", "main", "measure", "peak_mb", "running_service", "small_federation"]
+__all__ = ["Measured", "main", "measure", "moved", "peak_mb", "running_service", "small_federation"]
 
 OWN = "fedrelease.simulations.bench.releases"
 MEGABYTE = 1 << 20

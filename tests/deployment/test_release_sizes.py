@@ -25,7 +25,7 @@ def test_the_bench_copies_both_ways_and_tells_a_ratio(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-def test_500_mb_survive_ten_cuts_and_a_killed_service_with_under_200_mb_of_memory_on_either_side(
+def test_500_mb_survive_ten_cuts_with_under_200_mb_of_memory_on_either_side(
     tmp_path: Path,
 ) -> None:
     server, site = small_federation(tmp_path, megabytes=500)
