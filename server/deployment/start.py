@@ -23,7 +23,7 @@ from fedrelease.deployment.logs import Log
 from fedrelease.deployment.processes import Processes, Program, module
 from fedrelease.errors import EngineError
 from fedrelease.files import Json, write_durably
-from fedrelease.server.deployment.application import EVENTS, FAILED, STARTED
+from fedrelease.server.deployment.application import EVENTS, FAILED, LEFT_OUT, STARTED
 from fedrelease.server.deployment.control import Control, Status
 from fedrelease.server.deployment.folder import Server
 from fedrelease.server.deployment.register import admitted, open_invitations
@@ -249,6 +249,8 @@ class _Run:
             if event is not None:
                 self._watch(event)
                 self._failures = 0 if facts["event"] == "Released" else self._failures
+            elif facts["event"] == LEFT_OUT:
+                self._say(f"{facts['site']} is left out of this run: {facts['why']}")
             elif facts["event"] == FAILED:
                 self._failed = facts
             elif facts["event"] == STARTED:
