@@ -20,6 +20,7 @@ FLWR_MODULES = {
     "server/app.py",
     "server/arrays.py",
     "server/deployment/application.py",
+    "server/deployment/callers.py",
     "server/deployment/control.py",
     "server/deployment/first_query.py",
     "server/flower.py",

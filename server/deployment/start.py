@@ -29,7 +29,7 @@ from fedrelease.server.deployment.folder import Server
 from fedrelease.server.deployment.register import admitted, open_invitations
 from fedrelease.server.events import Watcher, event_of
 
-__all__ = ["Plan", "serve"]
+__all__ = ["Plan", "serve", "server_programs"]
 
 LOOK_S = 0.5
 PENDING_S = 90.0
@@ -64,14 +64,15 @@ def serve(server: Server, plan: Plan, *, watch: Watcher, say: Callable[[str], No
     """
     log = Log(server.log_folder / "server.log", process="server")
     with Processes(log=log) as processes:
-        for program in _programs(server):
+        for program in server_programs(server):
             processes.start(program)
         say(f"SuperLink on 127.0.0.1:{server.settings.superlink_port}, sites come in at {server.settings.listen}")
         _Run(server, plan, processes, watch, say, log).to_its_end(until)
     log("stopped")
 
 
-def _programs(server: Server) -> tuple[Program, Program, Program]:
+def server_programs(server: Server) -> tuple[Program, Program, Program]:
+    """SuperLink, executor of ServerApps, and gateway, in the order in which they start."""
     folder, settings = server.folder.absolute(), server.settings
     programs = str(Path(sys.executable).parent)  # Flower starts its programs by their names
     home = {

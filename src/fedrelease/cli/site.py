@@ -22,7 +22,10 @@ from fedrelease.errors import IdentityError
 from fedrelease.files import Json
 from fedrelease.wording import number
 
-__all__ = ["init", "ledger", "site", "start"]
+if TYPE_CHECKING:
+    from fedrelease.client.deployment.folder import SiteFolder
+
+__all__ = ["init", "ledger", "policy", "site", "start"]
 
 FOLDER = Path("site")
 Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the site.")]
