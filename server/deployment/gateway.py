@@ -74,7 +74,7 @@ class Gateway:
     async def forward(self, request: Request) -> Response:
         """Pass a site's request on, if its path is one of those."""
         path = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0]
-        if request.method != "POST" or not SITES_PATH.fullmatch(path) or SELF_REGISTRATION.fullmatch(path):
+        if not SITES_PATH.fullmatch(path) or SELF_REGISTRATION.fullmatch(path):
             return self._refuse(request, 403, "no path of sites")
         if self._callers.site_of(request.headers) is None:
             return self._refuse(request, 401, "not signed with the key of an admitted site")
@@ -100,6 +100,11 @@ class Gateway:
             self._note(request, answer.status_code, "the SuperLink refuses")
         kind = answer.headers.get("content-type", "application/octet-stream")
         return Response(answer.content, status_code=answer.status_code, media_type=kind)
+
+    async def elsewhere(self, request: Request, error: Exception) -> Response:
+        """Refuse what has no place here: other methods, and paths that are none."""
+        del error
+        return self._refuse(request, 403, "no path of sites")
 
     async def enrol(self, request: Request) -> Response:
         """Admit a site that has an invitation: its name, the token, and a signing request; the answer is its certificate."""
@@ -184,13 +189,13 @@ class Gateway:
 def gateway(server: Server) -> Starlette:
     """The gateway of a server as an ASGI application."""
     made = Gateway(server)
-    anything = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
     return Starlette(
         routes=[
             Route("/health", made.health, methods=["GET"]),
             Route("/enrol", made.enrol, methods=["POST"]),
-            Route("/{path:path}", made.forward, methods=anything),
+            Route("/{path:path}", made.forward, methods=["POST"]),
         ],
+        exception_handlers={404: made.elsewhere, 405: made.elsewhere},
         lifespan=made.lifespan,
     )
 

@@ -4,7 +4,8 @@ Example::
 
     uvicorn.run(application, http=patient(10.0, connections=256))
 
-uvicorn waits for ever for a request's first lines, so that a few hundred silent connections would keep everybody else out.
+uvicorn waits for ever for a request's first lines, so that a few hundred silent connections would keep everybody else out. And a
+connection over TLS that was closed goes on taking what comes, for half a minute, until the other side agrees that it is closed.
 """
 
 import asyncio
@@ -15,6 +16,9 @@ from typing import Any, cast, final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 __all__ = ["Patient", "patient"]
+
+LINGER_S = 0.5
+"""Between looks at whether a connection is closed; for so long at least the other side can read why."""
 
 
 def patient(patience_s: float, *, connections: int) -> type[asyncio.Protocol]:
@@ -33,6 +37,8 @@ class Patient(asyncio.Protocol):
         self._patience_s, self._peers, self._of_one_peer = patience_s, peers, of_one_peer
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._closing = False
         self._peer = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -46,6 +52,7 @@ class Patient(asyncio.Protocol):
             self._transport.abort()
         else:
             self._wait()
+            self._look()
 
     def data_received(self, data: bytes) -> None:
         """Pass it on. The time runs from a request's first byte to its last header."""
@@ -63,6 +70,8 @@ class Patient(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Forget it."""
         self._calm()
+        if self._watch is not None:
+            self._watch.cancel()
         self._peers[self._peer] -= 1
         if not self._peers[self._peer]:
             del self._peers[self._peer]
@@ -79,6 +88,16 @@ class Patient(asyncio.Protocol):
     def _wait(self) -> None:
         if self._transport is not None:
             self._timer = asyncio.get_running_loop().call_later(self._patience_s, self._transport.abort)
+
+    def _look(self) -> None:
+        """End what was closed at the last look already: whoever still sends does not want to hear it."""
+        if self._transport is None:
+            return
+        if self._closing:
+            self._transport.abort()
+            return
+        self._closing = self._transport.is_closing()
+        self._watch = asyncio.get_running_loop().call_later(LINGER_S, self._look)
 
     def _calm(self) -> None:
         if self._timer is not None:
