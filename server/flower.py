@@ -24,7 +24,7 @@ from fedrelease.server.arrays import tensors_of
 from fedrelease.server.sites import Reply
 from fedrelease.update import State
 
-__all__ = ["FIRST_NODE", "POLL_S", "Connected", "FlowerSites"]
+__all__ = ["FIRST_NODE", "POLL_S", "Connected", "FlowerSites", "first_answers"]
 
 POLL_S = 0.01
 FIRST_NODE = 2
@@ -41,7 +41,11 @@ class Connected(Protocol):
         ...
 
     def nodes(self) -> Mapping[str, int]:
-        """The node of each site that is connected now."""
+        """The node of each site that is connected now and takes part."""
+        ...
+
+    def why_not(self, site: str) -> str:
+        """Why a site that is not among the nodes does not take part."""
         ...
 
 
@@ -72,6 +76,7 @@ class FlowerSites:
         self._poll_s = poll_s
         self._names: Sequence[str]
         self._nodes: Callable[[], Mapping[str, int]]
+        self._connected = connected
         if connected is not None:
             self._names, self._nodes = connected.names(), connected.nodes
         elif population is None:
@@ -130,24 +135,42 @@ class FlowerSites:
             silent.discard(site)
             yield replace(_reply_of(site, message), more=more)
         for site in sorted(silent):
-            yield _silence(site, f"no answer within {self._deadline_s:g} s" if site in asked else "not connected")
+            yield _silence(site, f"no answer within {self._deadline_s:g} s" if site in asked else self._why_not(site))
+
+    def _why_not(self, site: str) -> str:
+        return self._connected.why_not(site) if self._connected else "not connected"
 
     def _stream(
         self, kind: str, content: RecordDict, nodes: Mapping[str, int]
     ) -> Iterator[Iterator[tuple[str, Message]]]:
-        """Answers by who was asked, as they arrive; those that arrived together in one go.
+        return _answers(self._grid, kind, content, nodes, deadline_s=self._deadline_s, poll_s=self._poll_s)
 
-        By who was asked: an error message may come from another node id than the one that was asked.
-        """
-        asked = sorted(nodes.items())
-        messages = [Message(content, dst_node_id=node, message_type=kind) for _, node in asked]
-        pending = dict(zip(self._grid.push_messages(messages), (name for name, _ in asked), strict=True))
-        until = time.monotonic() + self._deadline_s
-        while pending and time.monotonic() < until:
-            waited = len(pending)
-            yield _awaited(self._grid.pull_messages(tuple(pending)), pending)
-            if len(pending) == waited:  # a grid may answer at once that nothing is there
-                time.sleep(self._poll_s)
+
+def first_answers(
+    grid: Grid, config: ConfigRecord, nodes: Mapping[str, int], *, deadline_s: float, poll_s: float
+) -> Mapping[str, Message]:
+    """What each site says to a first query, by who was asked; those who say nothing in time are not there."""
+    content = RecordDict({"config": config})
+    arrivals = _answers(grid, "query", content, nodes, deadline_s=deadline_s, poll_s=poll_s)
+    return dict(answer for together in arrivals for answer in together)
+
+
+def _answers(
+    grid: Grid, kind: str, content: RecordDict, nodes: Mapping[str, int], *, deadline_s: float, poll_s: float
+) -> Iterator[Iterator[tuple[str, Message]]]:
+    """Answers by who was asked, as they arrive; those that arrived together in one go.
+
+    By who was asked: an error message may come from another node id than the one that was asked.
+    """
+    asked = sorted(nodes.items())
+    messages = [Message(content, dst_node_id=node, message_type=kind) for _, node in asked]
+    pending = dict(zip(grid.push_messages(messages), (name for name, _ in asked), strict=True))
+    until = time.monotonic() + deadline_s
+    while pending and time.monotonic() < until:
+        waited = len(pending)
+        yield _awaited(grid.pull_messages(tuple(pending)), pending)
+        if len(pending) == waited:  # a grid may answer at once that nothing is there
+            time.sleep(poll_s)
 
 
 def _awaited(messages: Iterable[Message], pending: dict[str, str]) -> Iterator[tuple[str, Message]]:

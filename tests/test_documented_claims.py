@@ -19,6 +19,7 @@ PAGES = {
     "cluster.md": 5,
     "reading.md": 8,
     "speed.md": 5,
+    "threats.md": 30,
 }
 """With how many they name at least."""
 ROOMS = ("client", "docs", "server", "simulations", "src", "strategies", "tests")

@@ -31,30 +31,18 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from fedrelease.client.app import app
 from fedrelease.client.deployment.answers import Answers, question_of
 from fedrelease.client.deployment.folder import SiteFolder, open_site_folder
-from fedrelease.client.deployment.rows import node_of
-from fedrelease.deployment.bundle import bundle
+from fedrelease.client.deployment.guard import answered, check_app
+from fedrelease.client.deployment.telling import told
 from fedrelease.deployment.logs import Log
 from fedrelease.deployment.pace import set_pace
-from fedrelease.errors import DataError, FedreleaseError
 
-__all__ = ["Executor", "main", "told"]
+__all__ = ["Executor", "main"]
 
 IDLE_S = 0.1
 AWAY_S = 1.0
 ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
-
-
-def told(error: Exception) -> str:
-    """What the server may hear of an error: a rule that was broken, but nothing that could hold a row.
-
-    The site's own log has the whole text.
-    """
-    if isinstance(error, FedreleaseError) and not isinstance(error, DataError):
-        return str(error)
-    return f"the site failed ({type(error).__name__}); its own log says why"
 
 
 @final
@@ -91,7 +79,7 @@ class Executor:
                 reply = self._answer(message, context, fab.hash_str)
                 failure = ""
             except Exception as error:  # whatever it is, the server gets an answer, and no traceback
-                failure = told(error)
+                failure = told(error, self._site)
                 self._log("failed", run=str(run.run_id), kind=message.metadata.message_type, why=str(error))
                 reply = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=failure), reply_to=message)
             seconds = round(time.monotonic() - begun, 2)
@@ -101,25 +89,15 @@ class Executor:
             push_task_output(client=client, context=context, sub_status=status, details=failure)
 
     def _answer(self, message: Message, context: Context, digest: str) -> Message:
-        own = self._site.settings.bundle
-        if digest != own or own != bundle().digest:
-            raise FedreleaseError(
-                "this site does not know the app that the server started",
-                value=digest[:16],
-                rule=f"the app is {own[:16]}, as agreed in the invitation, and {bundle().digest[:16]} is installed",
-                hint="both sides install the same version of fedrelease and Flower",
-            )
+        check_app(self._site, digest)
         if message.metadata.message_type == MessageType.QUERY:
-            return self._asked(message, context)
+            return answered(self._site, message, context)
         question = question_of(message)
         if (known := self._answers.find(question)) is not None:
             self._log("answered-before", question=question[:16])
             return Message(known, reply_to=message)
-        return Message(self._answers.keep(question, self._asked(message, context).content), reply_to=message)
-
-    def _asked(self, message: Message, context: Context) -> Message:
-        context.node_config = node_of(self._site, message)
-        return app(message, context)
+        reply = answered(self._site, message, context)
+        return Message(self._answers.keep(question, reply.content), reply_to=message)
 
     @contextmanager
     def _task(self, token: str) -> Iterator[RuntimeHttpClient]:

@@ -6,12 +6,15 @@ Example::
     site.settings.source, site.home                        # 'reviews.csv', where the ledger lies
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from fedrelease.client.policy import Policy, read_policy
 from fedrelease.errors import ExperimentError
+from fedrelease.files import write_durably
 
 __all__ = ["SiteFolder", "SiteSettings", "open_site_folder", "site_toml"]
 
@@ -32,6 +35,7 @@ class SiteSettings:
         noise: ``secure``: noise from the system's generator. ``seeded``, for demonstrations, repeats and protects nobody.
         port: of this site's own processes among themselves, on this machine only.
         poll_s: how often the server is asked for work.
+        policy: what a server may ask of this site.
     """
 
     site: str
@@ -46,6 +50,7 @@ class SiteSettings:
     noise: str = "secure"
     port: int = 9094
     poll_s: float = 0.5
+    policy: Policy = field(default_factory=Policy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,20 @@ class SiteFolder:
         return self.folder / "home"
 
     @property
+    def base_file(self) -> Path:
+        """The digest of the base that this site trained first: it trains no other, unless its policy names some."""
+        return self.folder / "base.digest"
+
+    def pinned_base(self) -> str | None:
+        """What stands in it; ``None`` before the first training."""
+        return self.base_file.read_text(encoding="ascii").strip() if self.base_file.exists() else None
+
+    def pin_base(self, digest: str) -> None:
+        """Keep to a base from now on, where none is kept to yet."""
+        if not self.base_file.exists():
+            write_durably(self.base_file, f"{digest}\n".encode())
+
+    @property
     def prepared(self) -> Path:
         """Tokenised rows."""
         return self.folder / "prepared"
@@ -110,9 +129,12 @@ def open_site_folder(folder: Path) -> SiteFolder:
 
 def _settings(found: Mapping[str, object], path: Path) -> SiteSettings:
     flat: dict[str, object] = {}
+    policy = read_policy(found.get("policy", {}), str(path))
     for key, value in found.items():
+        if key == "policy":
+            continue
         flat |= value if key in LISTS and isinstance(value, dict) else {key: value}
-    known = {field.name: field.type for field in fields(SiteSettings)}
+    known = {own.name: own.type for own in fields(SiteSettings) if own.name != "policy"}
     for key, value in flat.items():
         if key not in known:
             raise ExperimentError(f"{path}: unknown key {key!r}", value=key, rule=f"keys are {', '.join(known)}")
@@ -122,7 +144,7 @@ def _settings(found: Mapping[str, object], path: Path) -> SiteSettings:
     for key in ("site", "server"):
         if key not in flat:
             raise ExperimentError(f"{path}: {key} is missing", rule="fedrelease site init wrote it")
-    settings = SiteSettings(**flat)  # type: ignore[arg-type]  # names and types are checked above
+    settings = SiteSettings(**flat, policy=policy)  # type: ignore[arg-type]  # names and types are checked above
     if settings.noise not in ("secure", "seeded"):
         raise ExperimentError(
             f"{path}: unknown noise", value=settings.noise, rule="secure, or seeded for demonstrations"
@@ -146,4 +168,35 @@ noise = "{settings.noise}"              # seeded is for demonstrations: it prote
 source = "{settings.source}"    # a .csv, .jsonl or .parquet file, or a folder of the datasets library
 text = "{settings.text}"
 label = "{settings.label}"
+
+# What the server may ask of this site, whatever a message says. `fedrelease site policy` says it in words;
+# `fedrelease site policy EXPERIMENT.toml` says whether an experiment keeps to it.
+[policy]
+{_policy_lines(settings.policy)}
 """
+
+
+POLICY_NOTES = {
+    "unit": "the least protection; none would let a server train without privacy",
+    "epsilon": "at most, over everything that is ever spent on these rows",
+    "metrics": "of the hold-out: exact, noised or withheld; the stricter of this and the experiment's",
+    "tell_items": "what was said of each row of the hold-out",
+    "bases": "digests; none = the first base that this site trains, and no other",
+    "directives": "tell_loss and tell_fisher are computed from rows without noise",
+    "steps": "of one round",
+    "seconds": "of one round",
+    "megabytes": "of one message",
+}
+
+
+def _policy_lines(policy: Policy) -> str:
+    lines = []
+    for own in fields(policy):
+        note = POLICY_NOTES.get(own.name)
+        lines.append(f"{own.name} = {_toml_value(getattr(policy, own.name))}" + (f"    # {note}" if note else ""))
+    return "\n".join(lines)
+
+
+def _toml_value(value: object) -> str:
+    """A value of the policy: TOML writes lists, texts and truth as JSON does."""
+    return json.dumps(value)

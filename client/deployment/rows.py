@@ -1,39 +1,24 @@
-"""Where a site's rows, base and ledger are, told to the ClientApp for one message; rows are tokenised when they are first needed.
+"""A site's rows and base for one request, from the site's own settings; rows are tokenised when they are first needed.
 
 Example::
 
-    context.node_config = node_of(site, message)
+    base = base_of(site, request)
+    folder = prepare_for(site, request, base)
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from flwr.app import Message
-from flwr.app.user_config import UserConfig
-
 from fedrelease.cache import cache_folder
 from fedrelease.client.deployment.fetch import fetched_base_folder
 from fedrelease.client.deployment.folder import SiteFolder
 from fedrelease.data.own import prepare_own
-from fedrelease.errors import DataError, ModelError
-from fedrelease.messages import Request, parse_request
-from fedrelease.models.bases import Base, open_base
+from fedrelease.errors import DataError, ModelError, PolicyRefused
+from fedrelease.fetch import ALIASES
+from fedrelease.messages import Request
+from fedrelease.models.bases import NETWORK, Base, open_base
 
-__all__ = ["node_of", "prepare_for"]
-
-
-def node_of(site: SiteFolder, message: Message) -> UserConfig:
-    """The node's configuration for one message, from the site's own settings and from nothing that came with it.
-
-    Raises:
-        FedreleaseError: the rows or the base cannot be used.
-    """
-    node: UserConfig = {"site": site.settings.site, "noise": site.settings.noise}
-    if message.metadata.message_type == "query":
-        return node
-    request = parse_request(str(message.content.config_records["config"]["request"]))
-    base = _base(site, request)
-    return {**node, "base": str(base.folder), "data": str(prepare_for(site, request, base)), "home": str(site.home)}
+__all__ = ["base_of", "prepare_for"]
 
 
 def prepare_for(site: SiteFolder, request: Request, base: Base) -> Path:
@@ -57,11 +42,20 @@ def prepare_for(site: SiteFolder, request: Request, base: Base) -> Path:
     )
 
 
-def _base(site: SiteFolder, request: Request) -> Base:
-    """The base of the experiment: what was fetched by its digest first, for that is the right one whatever it is called."""
-    fetched = fetched_base_folder(site, request.base)
-    ref = str(fetched) if fetched else site.settings.base or request.experiment.model.base
-    base = open_base(ref, cache=cache_folder())
+def base_of(site: SiteFolder, request: Request) -> Base:
+    """The base that is asked for, as it lies at this site: what was fetched by its digest first, whatever it is called.
+
+    A server may name built-in ones only: no folder here, no download.
+
+    Raises:
+        PolicyRefused: the server names another, and neither the site's own settings nor what it fetched has it.
+        ModelError: it is not there, or it is not the server's.
+    """
+    fetched, asked = fetched_base_folder(site, request.base), request.experiment.model.base
+    own = str(fetched) if fetched else site.settings.base
+    if not own and asked not in ALIASES and NETWORK.fullmatch(asked) is None:
+        raise PolicyRefused(f"base: {', '.join(sorted(ALIASES))}, or what base in site.toml names; asked for another")
+    base = open_base(own or asked, cache=cache_folder())
     if base.digest != request.base:
         raise ModelError(
             "this site's base is not the server's",

@@ -13,60 +13,119 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Protocol, final
 
 from flwr.serverapp import Grid
 from flwr.superlink.grid import http_grid
 
 from fedrelease.deployment.logs import Log
 from fedrelease.deployment.pace import set_pace
-from fedrelease.errors import FedreleaseError, RoundFailed
+from fedrelease.errors import FedreleaseError, PolicyRefused, RoundFailed
+from fedrelease.experiment_document import from_document
 from fedrelease.files import Json
+from fedrelease.models.bases import open_base
 from fedrelease.server.deployment.control import key_bytes
+from fedrelease.server.deployment.first_query import FirstQuery
 from fedrelease.server.events import Event, event_facts
 
-__all__ = ["EVENTS", "FAILED", "STARTED", "AdmittedSites", "Deployment", "deployed"]
+__all__ = ["EVENTS", "FAILED", "LEFT_OUT", "STARTED", "AdmittedSites", "Ask", "Deployment", "deployed"]
 
 EVENTS = "events.log"
 FAILED = "failed"
+LEFT_OUT = "left-out"
+TAKES_PART = "takes-part"
 STARTED = "started"
 LOOK_S = 0.5
+FIRST_S = 60.0
+AGAIN_S = 10.0
+"""For an answer to the first query: of a site that was just started, and of one that was silent before."""
+
+
+class Ask(Protocol):
+    """Asks sites by their nodes: ``None`` for each that takes part, or why it does not; nothing for those who are silent."""
+
+    def __call__(self, nodes: Mapping[str, int], *, within_s: float) -> Mapping[str, str | None]:
+        """Ask, and wait for answers."""
+        ...
 
 
 @final
 class AdmittedSites:
-    """The sites whose keys the server admitted. A node is who its key says, whatever it claims."""
+    """The sites whose keys the server admitted. A node is who its key says, whatever it claims.
 
-    def __init__(self, grid: Grid, keys: Mapping[str, str]) -> None:
+    Each is asked once before it is asked for work; one that differs is left out of the run, and counts as refused in its rounds.
+    """
+
+    def __init__(self, grid: Grid, keys: Mapping[str, str], *, ask: Ask, log: Log) -> None:
         """``keys``: the public key of each site, as the register has it."""
-        self._grid = grid
+        self._grid, self._ask, self._log = grid, ask, log
         self._sites = {key_bytes(line): site for site, line in keys.items()}
+        self._asked: dict[str, int] = {}
+        self._reasons: dict[str, str] = {}
+        self._silent: set[str] = set()
 
     def names(self) -> Sequence[str]:
-        """All that were admitted, sorted: also those who are away."""
+        """All that were admitted, sorted: also those who are away or left out."""
         return tuple(sorted(self._sites.values()))
 
     def nodes(self) -> Mapping[str, int]:
-        """Those who are connected now."""
-        there = ((self._sites.get(bytes(node.public_key)), node.node_id) for node in self._grid.get_nodes())
-        return {site: node for site, node in there if site is not None}
+        """Those who are connected now and take part; who is new here is asked first."""
+        there = self._there()
+        new = {site: node for site, node in there.items() if self._asked.get(site) != node}
+        if new:
+            self._hear(new)
+        return {site: node for site, node in there.items() if self._asked.get(site) == node and not self._out(site)}
+
+    def why_not(self, site: str) -> str:
+        """Why a site is not among the nodes."""
+        silent = "it did not answer the first query" if site in self._silent else "not connected"
+        return self._reasons.get(site, silent)
 
     def wait_for(self, *, at_most_s: float) -> None:
-        """Wait until all are there, or the time is up.
+        """Wait until all are there, or the time is up; then ask them.
 
         Raises:
             RoundFailed: nobody is there.
+            PolicyRefused: nobody takes part, and everybody who is there said why.
         """
         until = time.monotonic() + at_most_s
-        while len(self.nodes()) < len(self._sites) and time.monotonic() < until:
+        while len(self._there()) < len(self._sites) and time.monotonic() < until:
             time.sleep(LOOK_S)
-        if not self.nodes():
-            raise RoundFailed(
-                "no site is connected",
-                value=", ".join(self.names()) or "none is admitted",
-                rule=f"at least one site is there within {at_most_s:g} s",
-                hint="start a site: fedrelease site start",
+        if self.nodes():
+            return
+        if self._reasons:
+            raise PolicyRefused(
+                "no site takes part in this experiment",
+                value="; ".join(f"{site}: {why}" for site, why in sorted(self._reasons.items())),
+                rule="at least one site keeps to its own rules and can",
+                hint="change the experiment, or ask the partners; `fedrelease site policy EXPERIMENT.toml` says it there",
             )
+        raise RoundFailed(
+            "no site is connected",
+            value=", ".join(self.names()) or "none is admitted",
+            rule=f"at least one site is there within {at_most_s:g} s",
+            hint="start a site: fedrelease site start",
+        )
+
+    def _there(self) -> dict[str, int]:
+        there = ((self._sites.get(bytes(node.public_key)), node.node_id) for node in self._grid.get_nodes())
+        return {site: node for site, node in there if site is not None}
+
+    def _out(self, site: str) -> bool:
+        return site in self._reasons
+
+    def _hear(self, new: Mapping[str, int]) -> None:
+        within_s = AGAIN_S if new.keys() <= self._silent else FIRST_S
+        answers = self._ask(new, within_s=within_s)
+        self._silent = (self._silent | new.keys()) - answers.keys()
+        for site, why in sorted(answers.items()):
+            self._asked[site] = new[site]
+            self._reasons.pop(site, None)
+            if why is None:
+                self._log(TAKES_PART, site=site)
+            else:
+                self._reasons[site] = why
+                self._log(LEFT_OUT, site=site, why=why)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +147,20 @@ class Deployment:
         self.log(str(facts.pop("event")), **facts)
 
     def connected(self, grid: Grid) -> AdmittedSites:
-        """Who may take part; waits for them.
+        """Who may take part; waits for them, and asks them.
 
         Raises:
             RoundFailed: nobody is there.
+            PolicyRefused: nobody who is there takes part.
         """
-        sites = AdmittedSites(grid, self.keys)
+        folder = Path(str(self.settings["base"]))
+        ask = FirstQuery(
+            grid=grid,
+            experiment=from_document(json.loads(str(self.settings["experiment"]))),
+            base=open_base(str(folder), cache=folder).digest,
+            poll_s=float(str(self.settings["poll_s"])),
+        )
+        sites = AdmittedSites(grid, self.keys, ask=ask, log=self.log)
         sites.wait_for(at_most_s=float(str(self.settings["wait_s"])))
         return sites
 

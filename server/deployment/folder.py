@@ -38,6 +38,7 @@ class Settings:
         wait_s: how long a run waits for all sites to be there before it begins with those that are.
         poll_s: how often answers are looked for.
         message_mb: the largest single piece that is let through; Flower sends arrays in pieces of 5 MB.
+        connections: at once, at most; half of them from one address. patience_s: until a connection has said what it wants.
     """
 
     name: str = "federation"
@@ -48,6 +49,8 @@ class Settings:
     wait_s: float = 120.0
     poll_s: float = 0.2
     message_mb: int = 16
+    connections: int = 256
+    patience_s: float = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,4 +188,6 @@ superlink_port = {settings.superlink_port}                    # on this machine 
 wait_s = {settings.wait_s}                         # a run waits so long for all sites before it begins
 poll_s = {settings.poll_s}                           # how often answers are looked for
 message_mb = {settings.message_mb}                          # the largest piece of a message that is let through
+connections = {settings.connections}                      # at once, at most; half of them from one address
+patience_s = {settings.patience_s}                     # until a connection has said what it wants
 """

@@ -6,9 +6,10 @@ Example::
 
 The SuperLink has one port for everything, and some of it asks nobody who they are: starting runs, registering keys, tasks of
 executors. So it listens on loopback, and here only the paths that a SuperNode needs pass; each of these it signs with its key,
-which the SuperLink checks. [Flower 1.41: ``flwr/superlink/routers``]
+which is checked here before its body is read, and by the SuperLink. [Flower 1.41: ``flwr/superlink/routers``]
 """
 
+import asyncio
 import json
 import re
 import sys
@@ -31,8 +32,10 @@ from fedrelease import __version__
 from fedrelease.deployment.bundle import bundle
 from fedrelease.deployment.logs import Log
 from fedrelease.errors import FedreleaseError
+from fedrelease.server.deployment.callers import Callers, in_own_name
 from fedrelease.server.deployment.control import Control
 from fedrelease.server.deployment.folder import Server, check_address, open_server
+from fedrelease.server.deployment.patience import patient
 from fedrelease.server.deployment.register import admit, admitted
 
 __all__ = ["Gateway", "gateway", "main"]
@@ -41,8 +44,10 @@ SITES_PATH = re.compile(r"/v1/fleet/[a-z-]{1,60}")
 SELF_REGISTRATION = re.compile(r"/v1/fleet/(un)?register-node")
 """Flower's way in for nodes without a key of their own: nobody here has it."""
 ENROL_BYTES = 16 << 10
+MOST_DIGITS = 12
 ANSWER_S = 60.0
-CONNECTIONS = 256
+BODY_S = 120.0
+"""For a body that arrives slowly; 16 MB in that time are 1 Mbit a second."""
 OF_SITES = re.compile(r"content-type|flwr-(?!task-token|superexec)[a-z0-9-]{1,60}")
 """Headers that pass: Flower's own, but none with which an executor proves who it is."""
 
@@ -56,32 +61,50 @@ class Gateway:
         self._server = server
         self._log = Log(server.log_folder / "gateway.log", process="gateway")
         self._most = server.settings.message_mb << 20
+        self._callers = Callers(server)
         self._admitting = threading.Lock()
         self._upstream = httpx.AsyncClient(
             base_url=f"https://127.0.0.1:{server.settings.superlink_port}",
             verify=str(server.authority_file),
             timeout=ANSWER_S,
-            limits=httpx.Limits(max_connections=CONNECTIONS),
+            limits=httpx.Limits(max_connections=server.settings.connections),
             trust_env=False,
         )
 
     async def forward(self, request: Request) -> Response:
         """Pass a site's request on, if its path is one of those."""
         path = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0]
-        if request.method != "POST" or not SITES_PATH.fullmatch(path) or SELF_REGISTRATION.fullmatch(path):
+        if not SITES_PATH.fullmatch(path) or SELF_REGISTRATION.fullmatch(path):
             return self._refuse(request, 403, "no path of sites")
+        if self._callers.site_of(request.headers) is None:
+            return self._refuse(request, 401, "not signed with the key of an admitted site")
         body = await self._body(request, self._most)
-        if isinstance(body, Response):
-            return body
+        return body if isinstance(body, Response) else await self._passed(request, path, body)
+
+    async def _passed(self, request: Request, path: str, body: bytes) -> Response:
+        """What the SuperLink answers to a site."""
+        try:
+            own = in_own_name(path, body)
+        except ValueError as error:
+            return self._refuse(request, 400, str(error))
+        if not own:
+            return self._refuse(request, 403, "a reply in the name of another site")
         headers = [(name, value) for name, value in request.headers.raw if _passes(name)]
         try:
             answer = await self._upstream.post(path, content=body, headers=headers)
         except httpx.HTTPError as error:
             return self._refuse(request, 503, f"the SuperLink does not answer: {type(error).__name__}")
         if answer.status_code in (401, 403):
-            return self._refuse(request, answer.status_code, "not the key of an admitted site", answer.content)
+            return self._refuse(request, answer.status_code, "the SuperLink does not know the key", answer.content)
+        if answer.status_code >= 400:
+            self._note(request, answer.status_code, "the SuperLink refuses")
         kind = answer.headers.get("content-type", "application/octet-stream")
         return Response(answer.content, status_code=answer.status_code, media_type=kind)
+
+    async def elsewhere(self, request: Request, error: Exception) -> Response:
+        """Refuse what has no place here: other methods, and paths that are none."""
+        del error
+        return self._refuse(request, 403, "no path of sites")
 
     async def enrol(self, request: Request) -> Response:
         """Admit a site that has an invitation: its name, the token, and a signing request; the answer is its certificate."""
@@ -91,6 +114,7 @@ class Gateway:
         try:
             asked = json.loads(body)
             site, token, signing = (str(asked[key]) for key in ("site", "token", "request"))
+            (site + token + signing).encode()  # JSON may spell what is no text
         except (ValueError, KeyError, TypeError, RecursionError):
             return self._refuse(request, 400, "an enrolment has site, token and request")
         try:
@@ -123,23 +147,36 @@ class Gateway:
     async def _body(self, request: Request, most: int) -> bytes | Response:
         """The request's body; a refusal of one that is larger, before it is all there."""
         told = request.headers.get("content-length", "0")
-        if not told.isdigit() or int(told) > most:
+        if "transfer-encoding" in request.headers and "content-length" in request.headers:
+            return self._refuse(request, 400, "two lengths of one body")
+        if len(told) > MOST_DIGITS or int(told) > most:  # digits: h11 lets nothing else through
             return self._refuse(request, 413, f"more than {most} bytes")
-        pieces, size = [], 0
         try:
-            async for piece in request.stream():
-                size += len(piece)
-                if size > most:
-                    return self._refuse(request, 413, f"more than {most} bytes")
-                pieces.append(piece)
+            async with asyncio.timeout(BODY_S):
+                return await self._read(request, most)
         except ClientDisconnect:
             return self._refuse(request, 400, "it broke off")
+        except TimeoutError:
+            return self._refuse(request, 408, f"not there after {BODY_S:g} s")
+
+    async def _read(self, request: Request, most: int) -> bytes | Response:
+        pieces, size = [], 0
+        async for piece in request.stream():
+            size += len(piece)
+            if size > most:
+                return self._refuse(request, 413, f"more than {most} bytes")
+            pieces.append(piece)
         return b"".join(pieces)
 
     def _refuse(self, request: Request, status: int, why: str, content: bytes | None = None) -> Response:
+        """A refusal ends the connection: what else is on its way is not read."""
+        self._note(request, status, why)
+        text = content if content is not None else why.encode()
+        return Response(text, status_code=status, headers={"connection": "close"})
+
+    def _note(self, request: Request, status: int, why: str) -> None:
         path = request.scope["raw_path"].decode("ascii", "replace")
         self._log("refused", peer=_peer(request), method=request.method, path=path, status=status, why=why)
-        return Response(content if content is not None else why.encode(), status_code=status)
 
     @asynccontextmanager
     async def lifespan(self, application: Starlette) -> AsyncIterator[None]:
@@ -152,13 +189,13 @@ class Gateway:
 def gateway(server: Server) -> Starlette:
     """The gateway of a server as an ASGI application."""
     made = Gateway(server)
-    anything = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
     return Starlette(
         routes=[
             Route("/health", made.health, methods=["GET"]),
             Route("/enrol", made.enrol, methods=["POST"]),
-            Route("/{path:path}", made.forward, methods=anything),
+            Route("/{path:path}", made.forward, methods=["POST"]),
         ],
+        exception_handlers={404: made.elsewhere, 405: made.elsewhere},
         lifespan=made.lifespan,
     )
 
@@ -181,9 +218,11 @@ def main(folder: Path) -> None:
         port=port,
         ssl_certfile=str(server.certificate_file),
         ssl_keyfile=str(server.key_file),
+        http=patient(server.settings.patience_s, connections=server.settings.connections),
+        ws="none",
         access_log=False,
         server_header=False,
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=server.settings.connections,
         timeout_keep_alive=75,
         log_level="warning",
     )

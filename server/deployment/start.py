@@ -23,14 +23,14 @@ from fedrelease.deployment.logs import Log
 from fedrelease.deployment.processes import Processes, Program, module
 from fedrelease.errors import EngineError
 from fedrelease.files import Json, write_durably
-from fedrelease.server.deployment.application import EVENTS, FAILED, STARTED
+from fedrelease.server.deployment.application import EVENTS, FAILED, LEFT_OUT, STARTED
 from fedrelease.server.deployment.control import Control, Status
 from fedrelease.server.deployment.folder import Server
 from fedrelease.server.deployment.register import admitted, open_invitations
 from fedrelease.server.deployment.release_index import write_served
 from fedrelease.server.events import Watcher, event_of
 
-__all__ = ["Plan", "serve"]
+__all__ = ["Plan", "serve", "server_programs"]
 
 LOOK_S = 0.5
 PENDING_S = 90.0
@@ -66,14 +66,15 @@ def serve(server: Server, plan: Plan, *, watch: Watcher, say: Callable[[str], No
     log = Log(server.log_folder / "server.log", process="server")
     write_served(server, store=plan.store, base=plan.base)
     with Processes(log=log) as processes:
-        for program in _programs(server):
+        for program in server_programs(server):
             processes.start(program)
         say(f"SuperLink on 127.0.0.1:{server.settings.superlink_port}, sites come in at {server.settings.listen}")
         _Run(server, plan, processes, watch, say, log).to_its_end(until)
     log("stopped")
 
 
-def _programs(server: Server) -> tuple[Program, ...]:
+def server_programs(server: Server) -> tuple[Program, ...]:
+    """SuperLink, executor of ServerApps, gateway and release service, in the order in which they start."""
     folder, settings = server.folder.absolute(), server.settings
     programs = str(Path(sys.executable).parent)  # Flower starts its programs by their names
     home = {
@@ -251,6 +252,8 @@ class _Run:
             if event is not None:
                 self._watch(event)
                 self._failures = 0 if facts["event"] == "Released" else self._failures
+            elif facts["event"] == LEFT_OUT:
+                self._say(f"{facts['site']} is left out of this run: {facts['why']}")
             elif facts["event"] == FAILED:
                 self._failed = facts
             elif facts["event"] == STARTED:

@@ -16,6 +16,7 @@
     |   +-- SignatureError            a key or a signature is missing, wrong, or not trusted
     +-- PrivacyError                a privacy rule would be broken
     |   +-- BudgetExceeded          the site's ledger has no room for what was asked
+    +-- PolicyRefused               a site's own rules forbid what was asked
     +-- IdentityError               a certificate, an invitation or a site's identity is not in order
     +-- UpdateRefused               screening refused a site's answer
     +-- RoundFailed                 too few sites answered in time
@@ -40,6 +41,7 @@ __all__ = [
     "IdentityError",
     "ModelError",
     "NoBase",
+    "PolicyRefused",
     "PrivacyError",
     "ReleaseNotFound",
     "RetiredRelease",
@@ -126,6 +128,10 @@ class PrivacyError(FedreleaseError):
 
 class BudgetExceeded(PrivacyError):
     """The site's ledger has no room for what was asked."""
+
+
+class PolicyRefused(FedreleaseError):
+    """A site's own rules forbid what was asked. The text may leave the site: it has rules and requests, and nothing of rows."""
 
 
 class IdentityError(FedreleaseError):

@@ -5,22 +5,27 @@ Example::
     fedrelease site init amazon.invitation --data reviews.csv
     fedrelease site start
     fedrelease site ledger
+    fedrelease site policy
 """
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fedrelease.cache import cache_folder
 from fedrelease.cli.options import AsJson, Quiet, stop_wanted
 from fedrelease.cli.output import emit, emit_json, example, put, section, table, to_stderr, to_stdout
 from fedrelease.errors import IdentityError
 from fedrelease.files import Json
 from fedrelease.wording import number
 
-__all__ = ["init", "ledger", "site", "start"]
+if TYPE_CHECKING:
+    from fedrelease.client.deployment.folder import SiteFolder
+
+__all__ = ["init", "ledger", "policy", "site", "start"]
 
 FOLDER = Path("site")
 Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the site.")]
@@ -134,6 +139,71 @@ def ledger(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
         shown.add_row(str(row["version"]), str(row["federation"]), str(row["pool"]), str(row["steps"]))
     put(to_stdout(), shown)
     emit(f"epsilon {number(spent, 3)} at delta {last.delta:g}, over all of them" if last else "nothing was spent")
+
+
+@site.command(
+    epilog=example(
+        "fedrelease site policy",
+        "fedrelease site policy reviews.toml --folder amazon && echo accepted",
+    )
+)
+def policy(
+    experiment: Annotated[
+        Path | None, typer.Argument(metavar="[EXPERIMENT]", help="Say whether this site would take part in it.")
+    ] = None,
+    folder: Folder = FOLDER,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a server may ask of this site, whatever its messages say; with an experiment, whether it keeps to that.
+
+    Rules are changed in [policy] of site.toml, by you alone; `fedrelease site start` reads them when it starts. Exit 1: refused.
+    """
+    from dataclasses import asdict
+
+    from fedrelease.client.deployment.folder import open_site_folder
+    from fedrelease.client.policy_words import in_words
+
+    opened = open_site_folder(folder)
+    rules, pinned = opened.settings.policy, opened.pinned_base()
+    refused = _refusal(opened, experiment) if experiment else ""
+    if as_json:
+        values: dict[str, Json] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(rules).items()}
+        facts: dict[str, Json] = {"site": opened.settings.site, "noise": opened.settings.noise, "base": pinned}
+        emit_json(
+            {**facts, "policy": values, "accepted": None if experiment is None else not refused, "refused": refused}
+        )
+    elif experiment is None:
+        noise = (
+            "from this machine's own randomness" if opened.settings.noise == "secure" else "REPEATS: it protects nobody"
+        )
+        section(
+            to_stdout(),
+            f"{opened.settings.site} lets a server ask for",
+            [*in_words(rules, pinned=pinned), ("noise", noise)],
+        )
+    else:
+        emit(f"refused: {refused}" if refused else f"{experiment} keeps to the rules of {opened.settings.site}")
+    if refused:
+        raise typer.Exit(1)
+
+
+def _refusal(opened: "SiteFolder", path: Path) -> str:
+    """Why the site would not take part in an experiment; its base's digest is known where the base is in the cache."""
+    from fedrelease.client.policy import check_plan
+    from fedrelease.errors import ModelError, PolicyRefused
+    from fedrelease.experiment_file import load_experiment
+    from fedrelease.models.bases import open_base
+
+    asked = load_experiment(path)
+    try:
+        base = open_base(opened.settings.base or asked.model.base, cache=cache_folder()).digest
+    except ModelError:
+        base = None
+    try:
+        check_plan(opened.settings.policy, asked, base=base, pinned=opened.pinned_base())
+    except PolicyRefused as error:
+        return error.what
+    return ""
 
 
 def _where(folder: Path) -> str:

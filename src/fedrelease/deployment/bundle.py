@@ -11,10 +11,11 @@ import hashlib
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 
 from fedrelease import __version__
 
-__all__ = ["SETTINGS", "Bundle", "bundle"]
+__all__ = ["SETTINGS", "Bundle", "bundle", "flower_version"]
 
 SETTINGS = "settings"
 """The only key of the run's configuration: a file on the server's machine."""
@@ -53,3 +54,8 @@ def bundle() -> Bundle:
         warnings.simplefilter("ignore", DeprecationWarning)  # Flower's own, about how it matches file names
         content, _ = build_fab_from_files({"pyproject.toml": _PYPROJECT.encode()})
     return Bundle(content=content, digest=hashlib.sha256(content).hexdigest())
+
+
+def flower_version() -> str:
+    """The version of Flower that is installed here."""
+    return version("flwr")
