@@ -124,9 +124,9 @@ def attacked(folder: Path) -> Iterator[Attacked]:
         patience_s=PATIENCE_S,
     )
     server = make_server(folder / "server", settings=settings, now=datetime.now(UTC))
-    superlink, _, gateway = server_programs(server)
+    programs = {program.name: program for program in server_programs(server)}
     with Processes(log=Log(server.log_folder / "server.log", process="server")) as processes:
-        for program in (superlink, gateway):
+        for program in (programs["superlink"], programs["gateway"]):
             processes.start(program)
         wait_until_healthy(server)
         sites = {

@@ -15,7 +15,7 @@ from example_store import publish
 from release_services import Federation, at_port, make_federation, serving
 
 from fedrelease.cli import run
-from fedrelease.client.deployment.rows import _base
+from fedrelease.client.deployment.rows import base_of
 from fedrelease.errors import StoreError
 from fedrelease.messages import Request
 from fedrelease.models.bases import open_base
@@ -48,9 +48,9 @@ def test_the_base_that_was_fetched_is_the_one_that_answers_use_whatever_the_cach
     wanted = open_base(str(own.base), cache=cache)
     assert told == {"base": wanted.digest, "folder": str(own.site.folder / "bases" / wanted.digest)}
     asked = SimpleNamespace(base=wanted.digest, experiment=SimpleNamespace(model=SimpleNamespace(base="minilm")))
-    assert _base(own.site, cast(Request, asked)).digest == wanted.digest
+    assert base_of(own.site, cast(Request, asked)).digest == wanted.digest
     with pytest.raises(StoreError, match="no sha256"):
-        _base(own.site, cast(Request, SimpleNamespace(base="../../home", experiment=asked.experiment)))
+        base_of(own.site, cast(Request, SimpleNamespace(base="../../home", experiment=asked.experiment)))
 
 
 def test_a_release_is_fetched_into_a_store_that_the_reading_verbs_open(own: Federation, capsys: Capture) -> None:
