@@ -23,6 +23,7 @@ from fedrelease.gate_choice import chosen_gates, needs_items
 from fedrelease.gate_rules import GateRule
 from fedrelease.label_plan import Labels, check_labels, labels_by_phase
 from fedrelease.retention import Retention
+from fedrelease.transport import Transport
 from fedrelease.virtual_time import VirtualTime
 
 __all__ = [
@@ -362,6 +363,7 @@ class Experiment:
     virtual_time: VirtualTime = field(default_factory=VirtualTime)
     attack: Attack = field(default_factory=Attack)
     retention: Retention = field(default_factory=Retention)
+    transport: Transport = field(default_factory=Transport)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
 
     def __post_init__(self) -> None:
@@ -397,6 +399,9 @@ class Experiment:
         require(not grows, "attack.kind", attack.kind, "changes what sites send, where phases add labels", hint)
         many = drawn and sites.sites > MOST_CHOSEN_FROM
         require(not many or attack.kind == "none", "attack.kind", attack.kind, rule, "lower data.partition.sites")
+        rule = "is float32 where hostile sites change what they send: they would have to know the codec"
+        changed, hint = attack.kind != "none" and not attack.poisons_rows, "leave transport.codec out, or attack.kind"
+        require(not (changed and self.transport.is_coded), "transport.codec", self.transport.codec, rule, hint)
 
     @property
     def needs_items(self) -> bool:
