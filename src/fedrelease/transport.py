@@ -25,7 +25,7 @@ class Transport:
         block: numbers that share a scale, with ``int8`` and ``int4``.
         keep: share of the numbers that are sent, with ``top-k``.
         error_feedback: each site keeps what its codec left out, and adds it to what it sends in the next round that asks it.
-            Without it, ``int8`` and ``int4`` round at random, so that they are right on average.
+            Without it, as for sites that are virtual, ``int8`` and ``int4`` round at random: they are right on average.
     """
 
     codec: str = PLAIN
