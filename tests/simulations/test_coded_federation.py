@@ -68,6 +68,7 @@ def rounds(federation: Federation, store: str) -> list[LogEntry]:
     return [entry for entry in Store.open(federation.folder / store).history() if entry.version != "0.0.0"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_error_feedback_goes_on_to_the_digest_and_the_bytes_of_one_that_was_not(
     federation: Federation,
 ) -> None:
