@@ -31,6 +31,6 @@ def decoded(request: Request, parent: State, site: str, arrays: Mapping[str, Ten
     return {name: began[name] + change for name, change in shaped(vector, began).items()}
 
 
-def sent_bytes(request: Request, arrays: Mapping[str, Tensor], companions: Mapping[str, Tensor]) -> int | None:
-    """Of what was sent in a codec's form, as one file; None where updates travel as they are."""
-    return digest_and_size({**arrays, **companions})[1] if request.experiment.transport.is_coded else None
+def sent_bytes(request: Request, arrays: Mapping[str, Tensor]) -> int | None:
+    """Of what was sent in a codec's form and could be read, as one file; None where updates travel as they are."""
+    return digest_and_size(arrays)[1] if request.experiment.transport.is_coded else None

@@ -238,7 +238,7 @@ def _as_trained(reply: Reply, request: Request, state: State) -> Reply:
         arrays = decoded(request, state, reply.site, reply.arrays)
     except FedreleaseError as error:
         return replace(_silence(reply.site, str(error)), more=reply.more)
-    return replace(reply, arrays=arrays, sent_bytes=sent_bytes(request, reply.arrays, reply.companions))
+    return replace(reply, arrays=arrays, sent_bytes=sent_bytes(request, reply.arrays))
 
 
 def _reply_of(site: str, message: Message) -> Reply:
