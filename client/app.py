@@ -17,6 +17,7 @@ from typing import TypeAlias
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedrelease.client.coding import coded
 from fedrelease.client.group import Trained, train_sites, tried
 from fedrelease.client.site import Site, evaluate_site
 from fedrelease.data.sites import open_site
@@ -79,7 +80,7 @@ def _describe(message: Message, context: Context) -> Message:
 
 
 def train_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Trained | Exception]:
-    """Train several sites of one base from the arrays in ``content``: what each answers, or why it cannot.
+    """Train several sites of one base from the arrays in ``content``: what each answers, as it travels, or why it cannot.
 
     Raises:
         FedreleaseError: the question itself cannot be answered by anybody.
@@ -89,7 +90,8 @@ def train_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Trained | Ex
     there = [site for site in sites if not isinstance(site, Exception)]
     tensors = {kind: record.to_torch_state_dict() for kind, record in content.array_records.items()}
     found = iter(train_sites(there, request, tensors["arrays"], model, tensors.get("companions")))
-    return [site if isinstance(site, Exception) else next(found) for site in sites]
+    outcomes = [(site, site if isinstance(site, Exception) else next(found)) for site in sites]
+    return [_sent(site, outcome, request, tensors["arrays"]) for site, outcome in outcomes]
 
 
 def evaluate_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Answer | Exception]:
@@ -107,8 +109,16 @@ def evaluate_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Answer | 
     return [tried(partial(look, node)) for node in nodes]
 
 
+def _sent(site: Site | Exception, outcome: Trained | Exception, request: Request, came: State) -> Trained | Exception:
+    """The outcome with its tensors as they travel."""
+    if isinstance(site, Exception) or isinstance(outcome, Exception):
+        return outcome
+    answer, trained = outcome
+    return tried(lambda: (answer, coded(site, request, came, trained)))
+
+
 def _arrays(tensors: State) -> dict[str, ArrayRecord]:
-    """The trained tensors' record, and that of their companions where there are any."""
+    """The record of the trained tensors, or of their coded form, and that of companions where there are any."""
     state, companions = apart(tensors)
     return {kind: ArrayRecord(part) for kind, part in (("arrays", state), ("companions", companions)) if part}
 

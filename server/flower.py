@@ -21,6 +21,7 @@ from fedrelease.errors import FedreleaseError, RoundFailed
 from fedrelease.messages import Request, parse_answer, request_text
 from fedrelease.population import Population
 from fedrelease.server.arrays import tensors_of
+from fedrelease.server.coded import decoded, sent_bytes
 from fedrelease.server.sites import Reply
 from fedrelease.update import State
 
@@ -95,7 +96,8 @@ class FlowerSites:
     ) -> Iterator[Reply]:
         """Ask ``sites`` to train from ``state``; answers come in the order in which they arrive, late ones as refused."""
         beside = {"companions": ArrayRecord(dict(companions))} if companions else {}
-        return self._ask("train", request, {"arrays": ArrayRecord(dict(state)), **beside}, sites)
+        for reply in self._ask("train", request, {"arrays": ArrayRecord(dict(state)), **beside}, sites):
+            yield _as_trained(reply, request, state)
 
     def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
         """Ask ``sites`` to evaluate ``state`` on their hold-outs."""
@@ -226,6 +228,17 @@ def _name_of(message: Message) -> str:
 
 def _silence(site: str, why: str) -> Reply:
     return Reply(site=site, refused=why)
+
+
+def _as_trained(reply: Reply, request: Request, state: State) -> Reply:
+    """The reply with what the site trained in the place of what it sent."""
+    if reply.refused is not None:
+        return reply
+    try:
+        arrays = decoded(request, state, reply.site, reply.arrays)
+    except FedreleaseError as error:
+        return replace(_silence(reply.site, str(error)), more=reply.more)
+    return replace(reply, arrays=arrays, sent_bytes=sent_bytes(request, reply.arrays))
 
 
 def _reply_of(site: str, message: Message) -> Reply:

@@ -129,7 +129,8 @@ def _screened(request: Request, reply: Reply, parent: State, kinds: Sequence[str
         adapter=request.adapter,
     )
     companions = screen_companions(parent, reply.companions, kinds, experiment=experiment)
-    return Screened(site=reply.site, delta={**delta, **companions}, answer=reply.answer)
+    beside = {**delta, **companions}
+    return Screened(site=reply.site, delta=beside, answer=reply.answer, sent_bytes=reply.sent_bytes)
 
 
 def _keep(setting: Setting, request: Request, spool: Spool, together: Sequence[Screened]) -> None:

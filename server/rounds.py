@@ -39,7 +39,7 @@ from fedrelease.server.publishing import Cost, Outcome, publish
 from fedrelease.server.release import Release
 from fedrelease.server.spool import Spool, sweep_spools
 from fedrelease.server.store import Store
-from fedrelease.strategies import Strategy, check_adapter, check_strategy, make_strategy
+from fedrelease.strategies import Strategy, check_adapter, check_strategy, check_transport, make_strategy
 from fedrelease.strategies.averaging import weights_of
 from fedrelease.strategies.lora import residuals
 from fedrelease.update import State, Update, forget_open_files, state_bytes
@@ -100,6 +100,7 @@ def sweep_finished(store: Store, experiment: Experiment) -> None:
 def _check_plan(setting: Setting, planned: PlannedRound) -> None:
     check_strategy(planned.phase.strategy, setting.experiment.privacy)
     check_adapter(planned.phase.strategy, setting.experiment.adapter_at(planned.number))
+    check_transport(planned.phase.strategy, setting.experiment.transport)
     strategy = _strategy(setting, planned)
     asked = cohort(planned, sites=setting.sites.names(), seed=setting.experiment.federation.seed)
     if len(asked) < strategy.least:

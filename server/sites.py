@@ -23,6 +23,7 @@ class Reply:
     """One site's answer, or, in ``refused``, why there is none. ``arrays`` is empty unless the site trained.
 
     ``companions``: what came beside the arrays, by ``<kind>/<name>``.
+    ``sent_bytes``: of what travelled, where that was another form of the arrays.
     ``more``: another reply has arrived already, so that the two may be written down together.
     """
 
@@ -30,6 +31,7 @@ class Reply:
     answer: Answer | None = None
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
     companions: Mapping[str, Tensor] = field(default_factory=dict)
+    sent_bytes: int | None = None
     refused: str | None = None
     more: bool = False
 

@@ -32,11 +32,12 @@ UNREADABLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Screened:
-    """One site's update that passed every check."""
+    """One site's update that passed every check; ``sent_bytes`` of what travelled, where that was another form of it."""
 
     site: str
     delta: Mapping[str, Tensor]
     answer: Answer
+    sent_bytes: int | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -137,7 +138,8 @@ def _as_update(path: Path, row: int, update: Screened, facts: Mapping[str, Json]
 
 def _facts(update: Screened) -> dict[str, Json]:
     digest, size = digest_and_size(update.delta)
-    return {"sha256": digest, "size": size, "answer": answer_text(update.answer)}
+    sent = size if update.sent_bytes is None else update.sent_bytes
+    return {"sha256": digest, "size": sent, "answer": answer_text(update.answer)}
 
 
 def _read(path: Path, row: int, site: str, facts: Mapping[str, str]) -> Update:

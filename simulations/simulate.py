@@ -52,7 +52,7 @@ from fedrelease.simulations.poisoned_rows import poison_sites
 from fedrelease.simulations.profiles import Clock
 from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
-from fedrelease.strategies import check_adapter, check_strategy
+from fedrelease.strategies import check_adapter, check_strategy, check_transport
 
 __all__ = ["GridOf", "Ray", "Summary", "federate", "fetched_base", "simulate", "sites_folder", "summary_of"]
 
@@ -112,6 +112,7 @@ def simulate(
     for phase, adapter in zip(experiment.phases, experiment.phase_adapters, strict=True):
         check_strategy(phase.strategy, experiment.privacy)
         check_adapter(phase.strategy, adapter)
+        check_transport(phase.strategy, experiment.transport)
     if ray is not None:
         _check_fits_ray(experiment)
         check_ray()  # before anything is made or fetched

@@ -36,8 +36,17 @@ from fedrelease.strategies.order_statistics import Median, TrimmedMean
 from fedrelease.strategies.qfedavg import QFedAvg
 from fedrelease.strategies.rolora import RoLoRA
 from fedrelease.strategies.scaffold import Scaffold
+from fedrelease.transport import Transport
 
-__all__ = ["STRATEGIES", "Strategy", "check_adapter", "check_ranks", "check_strategy", "make_strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Strategy",
+    "check_adapter",
+    "check_ranks",
+    "check_strategy",
+    "check_transport",
+    "make_strategy",
+]
 
 STRATEGIES: Mapping[str, type[Strategy]] = {
     "bulyan": Bulyan,
@@ -117,6 +126,23 @@ def check_strategy(choice: StrategyChoice, privacy: Privacy) -> None:
             value=choice.name,
             rule=f"with privacy.unit = {privacy.unit} nothing that is computed from private rows leaves a site without noise",
             hint='choose a strategy that needs the updates alone, such as fedavg, or set [privacy] unit = "none"',
+        )
+
+
+def check_transport(choice: StrategyChoice, transport: Transport) -> None:
+    """Refuse a codec for a strategy whose sites send more than their updates.
+
+    Raises:
+        ExperimentError: what they send beside them would travel uncoded, and be most of the bytes.
+    """
+    companions = STRATEGIES[choice.name].companions
+    if transport.is_coded and companions:
+        able = ", ".join(sorted(name for name, kind in STRATEGIES.items() if not kind.companions))
+        raise ExperimentError(
+            f"{choice.name} has every site send its {' and '.join(companions)} beside its update, which no codec shortens",
+            value=f'transport.codec = "{transport.codec}"',
+            rule=f"with a codec phase.strategy is one of {able}",
+            hint="leave transport.codec out, or choose one of those strategies",
         )
 
 

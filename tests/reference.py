@@ -1,6 +1,7 @@
 """Slow, obvious twins of what the package does fast: one example at a time, one number at a time, nothing shared with it."""
 
 import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -262,3 +263,26 @@ def percentile_by_loop(clusters: Sequence[Sequence[float]], *, alpha: float, dra
         means.append(sum(numbers) / len(numbers))
     means.sort()
     return means[int(alpha * draws)], means[int((1 - alpha) * draws)]
+
+
+def in_levels(vector: Sequence[float], *, block: int, most: int, draws: Sequence[float] | None = None) -> list[float]:
+    """What arrives of numbers that share a scale block by block: rounded to the nearest step, or by what was drawn, 0 to 1."""
+    found: list[float] = []
+    for start in range(0, len(vector), block):
+        own = vector[start : start + block]
+        step = max(abs(number) for number in own) / most
+        for place, number in enumerate(own, start=start):
+            steps = number / step if step else 0.0
+            found.append(step * (round(steps) if draws is None else math.floor(steps + draws[place])))
+    return found
+
+
+def largest_only(vector: Sequence[float], count: int) -> list[float]:
+    """All but the ``count`` numbers furthest from zero replaced by 0; of equally large ones the first stay."""
+    ranking = sorted(range(len(vector)), key=lambda place: (-abs(vector[place]), place))[:count]
+    return [number if place in ranking else 0.0 for place, number in enumerate(vector)]
+
+
+def in_half_precision(vector: Sequence[float]) -> list[float]:
+    """Each number as IEEE 754 writes it in two bytes."""
+    return [float(struct.unpack("<e", struct.pack("<e", number))[0]) for number in vector]

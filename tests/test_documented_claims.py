@@ -20,6 +20,7 @@ PAGES = {
     "reading.md": 8,
     "speed.md": 5,
     "threats.md": 30,
+    "transport.md": 10,
 }
 """With how many they name at least."""
 ROOMS = ("client", "docs", "server", "simulations", "src", "strategies", "tests")

@@ -1,8 +1,9 @@
 """docs/experiment.md against the dataclasses: every key with its true type and default, and an example that loads."""
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import get_args, get_origin, get_type_hints
@@ -16,6 +17,7 @@ from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import load_experiment, to_toml
 from fedrelease.retention import Retention
 from fedrelease.strategies import make_strategy
+from fedrelease.transport import CODECS, Transport
 from fedrelease.virtual_time import VirtualTime
 
 PAGE = (Path(__file__).parents[1] / "docs" / "experiment.md").read_text(encoding="utf-8")
@@ -30,6 +32,7 @@ SECTIONS: Mapping[str, type] = {
     "[virtual_time]": VirtualTime,
     "[attack]": Attack,
     "[retention]": Retention,
+    "[transport]": Transport,
     "[[phase]]": e.Phase,
     "[phase.adapter]": AdapterChange,
 }
@@ -46,6 +49,7 @@ CHOICES = {
     ("[[phase]]", "channel"): e.CHANNELS,
     ("[[phase]]", "on_held"): e.ON_HELD,
     ("[attack]", "kind"): KINDS,
+    ("[transport]", "codec"): CODECS,
 }
 TYPES = {
     str: "text",
@@ -88,8 +92,14 @@ def type_name(hint: object) -> str:
 
 
 def defaults(header: str) -> dict[str, str]:
-    """Key -> the default as TOML, read from the resolved file of the default experiment; nothing where it has no such block."""
+    """Key -> the default as TOML, read from the resolved file of the default experiment; nothing where it has no such block.
+
+    A section that is written only where it is set has its defaults from the dataclass.
+    """
     block = to_toml(Experiment()).partition(f"{header}\n")[2].split("\n\n", 1)[0]
+    if not block and is_dataclass(SECTIONS[header]):
+        own = {field.name: field.default for field in fields(SECTIONS[header])}
+        return {key: json.dumps(value) for key, value in own.items() if isinstance(value, str | int | float)}
     return dict(line.split(" = ", 1) for line in block.splitlines() if " = " in line)
 
 
@@ -130,7 +140,7 @@ def example() -> str:
 def test_the_complete_example_loads_with_all_sections_and_strategies_that_exist() -> None:
     loaded = load_experiment(None, text=example())
     assert (loaded.model.labels, len(loaded.phases)) == (("ham", "spam"), 2)
-    left_out = ("[virtual_time]", "[attack]", "[phase.adapter]")
+    left_out = ("[virtual_time]", "[attack]", "[transport]", "[phase.adapter]")
     assert [header for header in SECTIONS if header not in example() and header not in left_out] == []
     for phase in loaded.phases:
         make_strategy(phase.strategy)

@@ -480,6 +480,35 @@ def test_housekeeping_is_no_part_of_the_experiment_and_is_written_only_where_it_
     assert load(to_toml(tidy), "retention.releases=none", "retention.held=none") == Experiment()
 
 
+def test_a_section_that_is_written_only_where_it_is_set_changes_no_resolved_file_that_lacks_it() -> None:
+    assert "transport" not in to_toml(Experiment()) and "transport" not in to_toml(load("", "transport.codec=float32"))
+    assert experiment_digest(load("", "transport.codec=float32")) == experiment_digest(Experiment())
+    coded = load('[transport]\ncodec = "top-k"\nkeep = 0.1')
+    written = '[transport]\ncodec = "top-k"\nblock = 64\nkeep = 0.1\nerror_feedback = true\n'
+    assert written in to_toml(coded) and load(to_toml(coded)) == from_document(to_document(coded)) == coded
+    assert experiment_digest(coded) != experiment_digest(load("", "transport.codec=top-k"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (("attack.kind=sign-flip", "transport.codec=int8"), "transport.codec is float32 where hostile sites change"),
+        (
+            ("data.partition.by=virtual", "transport.codec=int8"),
+            "transport.error_feedback is false where sites are vir",
+        ),
+    ],
+)
+def test_a_codec_that_does_not_fit_the_rest_is_refused(settings: tuple[str, ...], why: str) -> None:
+    with pytest.raises(ExperimentError, match=why):
+        load("", *settings)
+
+
+def test_a_codec_fits_attacks_on_rows_and_virtual_sites_that_keep_nothing() -> None:
+    assert load("", "attack.kind=label-flip", "transport.codec=int8").transport.codec == "int8"
+    load("", "data.partition.by=virtual", "transport.codec=int8", "transport.error_feedback=false")
+
+
 def test_ranks_by_site_are_a_table_in_its_section_whose_order_does_not_matter() -> None:
     ranks = load('[model.adapter]\nsite_ranks = { movie = 8, amazon = 4, "a b" = 1 }')
     assert 'site_ranks = { "a b" = 1, amazon = 4, movie = 8 }\n' in to_toml(ranks)

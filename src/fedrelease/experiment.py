@@ -23,6 +23,7 @@ from fedrelease.gate_choice import chosen_gates, needs_items
 from fedrelease.gate_rules import GateRule
 from fedrelease.label_plan import Labels, check_labels, labels_by_phase
 from fedrelease.retention import Retention
+from fedrelease.transport import Transport
 from fedrelease.virtual_time import VirtualTime
 
 __all__ = [
@@ -362,6 +363,7 @@ class Experiment:
     virtual_time: VirtualTime = field(default_factory=VirtualTime)
     attack: Attack = field(default_factory=Attack)
     retention: Retention = field(default_factory=Retention)
+    transport: Transport = field(default_factory=Transport)
     phases: tuple[Phase, ...] = field(default_factory=lambda: (Phase(),))
 
     def __post_init__(self) -> None:
@@ -381,6 +383,7 @@ class Experiment:
         check_labels(self.model.labels, [phase.labels for phase in self.phases])
         check_adapters(self.model.adapter, [phase.adapter for phase in self.phases])
         self._check_attack()
+        self._check_transport()
 
     def _check_attack(self) -> None:
         attack, sites, labels = self.attack, self.data.partition, self.model.labels
@@ -397,6 +400,15 @@ class Experiment:
         require(not grows, "attack.kind", attack.kind, "changes what sites send, where phases add labels", hint)
         many = drawn and sites.sites > MOST_CHOSEN_FROM
         require(not many or attack.kind == "none", "attack.kind", attack.kind, rule, "lower data.partition.sites")
+
+    def _check_transport(self) -> None:
+        travels, attack = self.transport, self.attack
+        rule, hint = "is float32 where hostile sites change what they send", "leave transport.codec out, or attack.kind"
+        changed = attack.kind != "none" and not attack.poisons_rows
+        require(not (changed and travels.is_coded), "transport.codec", travels.codec, rule, hint)
+        rule = "is false where sites are virtual: few are asked again, and what they left out would never be sent"
+        kept = travels.is_coded and travels.error_feedback and self.data.partition.by == "virtual"
+        require(not kept, "transport.error_feedback", True, rule, "set transport.error_feedback = false")
 
     @property
     def needs_items(self) -> bool:

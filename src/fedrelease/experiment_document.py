@@ -45,6 +45,8 @@ _COUNTED_WHERE_SET: tuple[KeyPath, ...] = (
     ("virtual_time",),
     ("attack",),
 )
+_LEFT_OUT_WHERE_DEFAULT = ("transport",)
+"""Sections that came after the first releases, which hold the resolved file: with their defaults they are not written."""
 _TYPE_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 _KNOB = float | int | bool | str
 
@@ -72,12 +74,16 @@ def read_experiment(raw: Mapping[str, object]) -> Experiment:
 
 
 def to_document(experiment: Experiment) -> dict[str, Json]:
-    """The experiment as plain JSON values, in the shape of the TOML; keys that are ``None``, and tables with
-    nothing in them, are left out.
+    """The experiment as plain JSON values, in the shape of the TOML; keys that are ``None``, tables with nothing in them,
+    and sections that came later and have their defaults, are left out.
 
     Send it with ``json.dumps``: ``canonical_bytes`` is for digests only, since it turns floats into text.
     """
-    return cast(dict[str, Json], _plain(Experiment, experiment))
+    document = cast(dict[str, Json], _plain(Experiment, experiment))
+    for name in _LEFT_OUT_WHERE_DEFAULT:
+        if getattr(experiment, name) == type(getattr(experiment, name))():
+            document.pop(name)
+    return document
 
 
 def from_document(document: Mapping[str, object]) -> Experiment:

@@ -13,7 +13,18 @@ from torch import Tensor
 
 from fedrelease.update import State
 
-__all__ = ["CORE", "FIRST", "RESIDUAL", "SECOND", "is_factor", "layers_of", "residuals_of", "trained_part", "truncated"]
+__all__ = [
+    "CORE",
+    "FIRST",
+    "RESIDUAL",
+    "SECOND",
+    "is_factor",
+    "layers_of",
+    "received_by",
+    "residuals_of",
+    "trained_part",
+    "truncated",
+]
 
 FIRST = ".lora_A"
 """What the name of a layer's factor A ends in, ``[rank, in]``."""
@@ -50,6 +61,11 @@ def trained_part(state: State) -> dict[str, Tensor]:
 def truncated(state: State, rank: int) -> dict[str, Tensor]:
     """The state of a site with ``rank``: views of the leading rows of A and columns of B; other tensors are the same ones."""
     return {name: _leading(name, tensor, rank) for name, tensor in state.items()}
+
+
+def received_by(state: State, rank: int) -> dict[str, Tensor]:
+    """What a site with ``rank`` starts to train from, of the state that went out to all."""
+    return truncated(trained_part(state), rank)
 
 
 def _leading(name: str, tensor: Tensor, rank: int) -> Tensor:

@@ -58,7 +58,7 @@ class Update:
         metrics: what the site chose to tell; public once it is here.
         receipt: the privacy that the site spent on this answer; ``None`` without privacy.
         digest: sha256 of the update's file.
-        size_bytes: of the update's file.
+        size_bytes: of the update's file, or of the coded form in which it travelled.
     """
 
     site: str

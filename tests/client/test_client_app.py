@@ -16,6 +16,8 @@ from fedrelease.errors import ModelError, UpdateRefused
 from fedrelease.experiment import Experiment
 from fedrelease.messages import Answer, Request, parse_answer, request_text
 from fedrelease.models.classifier import trainable_state
+from fedrelease.server.coded import decoded
+from fedrelease.transport import Transport
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +80,23 @@ def test_train_replies_with_trained_arrays_and_a_receipt(
     answer = answer_of(reply)
     assert answer.site == "a"
     assert answer.receipt is not None and answer.receipt.noise == "seeded"
+
+
+def test_with_a_codec_the_reply_carries_its_arrays_and_the_privacy_is_paid_once(
+    node: dict[str, str], request_: Request, state: dict[str, Tensor]
+) -> None:
+    travelling = replace(request_, experiment=replace(request_.experiment, transport=Transport(codec="int8")))
+    reply = ask(node, "train", content(travelling, state))
+    arrays = reply.content.array_records["arrays"]
+    numbers = sum(tensor.numel() for tensor in state.values())
+    assert {name: (array.dtype, array.shape) for name, array in arrays.items()} == {
+        "codes": ("int8", (numbers,)),
+        "scales": ("float32", (-(-numbers // 64),)),
+    }
+    assert answer_of(reply).receipt is not None
+    assert (Path(node["home"]) / "ledger.jsonl").read_bytes().count(b"\n") == 1
+    trained = decoded(travelling, state, "a", arrays.to_torch_state_dict())
+    assert not torch.equal(trained["head.bias"], state["head.bias"])
 
 
 def test_a_private_reply_holds_no_count_of_examples_anywhere(

@@ -14,6 +14,7 @@ from fedrelease.server.screen import screen_companions
 from fedrelease.server.sites import Reply
 from fedrelease.server.store import Store
 from fedrelease.strategies.fedavg import FedAvg
+from fedrelease.transport import Transport
 from fedrelease.update import State
 
 PLAIN = Experiment(federation=Federation(max_update_norm=100.0), privacy=Privacy(unit="none"))
@@ -201,6 +202,16 @@ def test_a_phase_that_asks_fewer_sites_than_its_strategy_needs_is_refused_before
     phases = (replace(experiment.phases[0], name="late", sites_per_round=sites_per_round),)
     setting = make_setting(tmp_path / "s", sites, experiment=replace(experiment, phases=phases))
     with pytest.raises(ExperimentError, match=r"phase late asks fewer sites.*2.*at least 3"):
+        run(setting)
+    assert sites.asked == [] and setting.store.releases() == ()
+
+
+def test_a_strategy_with_companions_and_a_codec_are_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    experiment, sites = make_experiment(), FakeSites("ab")
+    phases = (replace(experiment.phases[0], strategy=StrategyChoice(name="scaffold")),)
+    experiment = replace(experiment, phases=phases, transport=Transport(codec="int8"))
+    setting = make_setting(tmp_path / "s", sites, experiment=experiment)
+    with pytest.raises(ExperimentError, match=r"scaffold has every site send its variate.*leave transport\.codec out"):
         run(setting)
     assert sites.asked == [] and setting.store.releases() == ()
 

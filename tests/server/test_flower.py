@@ -1,16 +1,23 @@
 """The adapter to Flower with a grid in this process that carries real messages."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from io import BytesIO
 
+import numpy
 import pytest
 import torch
 from fake_sites import MATRIX, START, make_experiment
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from torch import Tensor
 
+from fedrelease.codecs import encode
 from fedrelease.errors import RoundFailed
 from fedrelease.messages import Answer, Request, answer_text, parse_request
 from fedrelease.server.flower import FlowerSites
+from fedrelease.transport import Transport
+from fedrelease.update import state_bytes
 
 REQUEST = Request(experiment=make_experiment(), version="0.1.1", round=1, base="0" * 64, directives={"mu": 0.5})
 Node = Callable[[Message], Message | None]
@@ -103,6 +110,65 @@ def test_companions_travel_in_a_record_of_their_own_and_only_where_there_are_any
     plain = FlowerSites(grid, deadline_s=60.0)  # type: ignore[arg-type]  # the three methods that it uses
     (told,) = plain.train(REQUEST, START, ("a",), {})
     assert list(grid.pushed[-1].content) == ["arrays", "config"] and told.companions == {}
+
+
+CODED = replace(REQUEST, experiment=replace(REQUEST.experiment, transport=Transport(codec="int8", block=8)))
+PAYLOAD = encode(torch.arange(8.0), CODED.experiment.transport)
+"""Of the 8 numbers of START."""
+
+
+def coding(**changes: Tensor) -> Node:
+    """A node that answers with this payload."""
+
+    def train(message: Message) -> Message:
+        answered = reply(message, Answer(site="a", examples=3, metrics={}))
+        answered.content["arrays"] = ArrayRecord({**PAYLOAD, **changes})
+        return answered
+
+    return node("a", train)
+
+
+def test_what_comes_in_a_codecs_form_is_read_as_what_was_trained_and_its_bytes_are_told() -> None:
+    (told,) = flower_sites(coding()).train(CODED, START, ("a",))
+    assert told.refused is None
+    assert {name: tensor.shape for name, tensor in told.arrays.items()} == {n: t.shape for n, t in START.items()}
+    moved = torch.cat([(told.arrays[name] - START[name]).flatten() for name in sorted(START)])
+    assert torch.allclose(moved, torch.arange(8.0), atol=7 / 254 + 1e-6)
+    assert told.sent_bytes == len(state_bytes(PAYLOAD))
+    (plain,) = flower_sites(node("a")).train(REQUEST, START, ("a",))
+    assert plain.sent_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"codes": torch.zeros(9, dtype=torch.int8)}, "codes have another form"),
+        ({"codes": torch.zeros(8, dtype=torch.int64)}, "codes have another form"),
+        ({"scales": torch.tensor([float("nan")])}, "scales are not in order"),
+        ({"head.bias": torch.zeros(2)}, "the coded update has other arrays"),
+    ],
+    ids=["long", "kind", "nan", "more"],
+)
+def test_a_coded_update_that_is_not_in_order_is_that_sites_refusal(changes: dict[str, Tensor], why: str) -> None:
+    replies = {one.site: one for one in flower_sites(coding(**changes), node("b")).train(CODED, START, ("a", "b"))}
+    assert why in (replies["a"].refused or "") and not replies["a"].arrays
+    assert "the coded update has other arrays" in (replies["b"].refused or ""), "it sent what it trained, uncoded"
+
+
+def test_a_coded_array_that_says_it_is_larger_than_it_is_is_refused() -> None:
+    header = BytesIO()
+    told_shape = {"descr": "|i1", "fortran_order": False, "shape": (10**15,)}
+    numpy.lib.format.write_array_header_1_0(header, told_shape)
+
+    def train(message: Message) -> Message:
+        answered = reply(message, Answer(site="a", examples=3, metrics={}))
+        arrays = {name: Array(value.numpy()) for name, value in PAYLOAD.items()}
+        arrays["codes"].data, arrays["codes"].shape = header.getvalue() + bytes(8), (10**15,)
+        answered.content["arrays"] = ArrayRecord(arrays)
+        return answered
+
+    (told,) = flower_sites(node("a", train)).train(CODED, START, ("a",))
+    assert "cannot be read" in (told.refused or "") and not told.arrays
 
 
 def test_only_the_sites_that_are_asked_get_a_message_and_each_answers_once() -> None:
