@@ -18,7 +18,6 @@ from fedrelease.bounds import one_of, positive, require
 from fedrelease.errors import ExperimentError, PolicyRefused
 from fedrelease.experiment import METRICS_POLICIES, TASKS, UNITS, Experiment
 from fedrelease.messages import Answer, Request
-from fedrelease.strategies import make_strategy
 
 __all__ = [
     "Policy",
@@ -242,6 +241,8 @@ def _of_directives(policy: Policy, asked: Sequence[str]) -> Iterator[str]:
 
 
 def _wishes(experiment: Experiment) -> tuple[str, ...]:
+    from fedrelease.strategies import make_strategy  # rules bring torch, which settings do not need
+
     found: set[str] = set()
     for phase in experiment.phases:
         strategy = make_strategy(phase.strategy)

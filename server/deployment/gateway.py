@@ -43,6 +43,7 @@ __all__ = ["Gateway", "gateway", "main"]
 SITES_PATH = re.compile(r"/v1/fleet/[a-z-]{1,60}")
 SELF_REGISTRATION = re.compile(r"/v1/fleet/(un)?register-node")
 """Flower's way in for nodes without a key of their own: nobody here has it."""
+HEADERS_BYTES = 16 << 10
 ENROL_BYTES = 16 << 10
 MOST_DIGITS = 12
 ANSWER_S = 60.0
@@ -76,6 +77,8 @@ class Gateway:
         path = request.scope["raw_path"].decode("ascii", "replace").partition("?")[0]
         if not SITES_PATH.fullmatch(path) or SELF_REGISTRATION.fullmatch(path):
             return self._refuse(request, 403, "no path of sites")
+        if sum(len(name) + len(value) for name, value in request.headers.raw) > HEADERS_BYTES:
+            return self._refuse(request, 431, f"more than {HEADERS_BYTES} bytes of headers")
         if self._callers.site_of(request.headers) is None:
             return self._refuse(request, 401, "not signed with the key of an admitted site")
         body = await self._body(request, self._most)

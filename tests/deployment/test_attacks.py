@@ -308,9 +308,10 @@ def test_two_lengths_of_one_body_are_refused_and_what_follows_is_never_read(serv
     ],
 )
 def test_headers_that_can_be_read_in_two_ways_are_not_read(server: Attacked, lines: list[str]) -> None:
-    head = ["POST /v1/fleet/pull-messages HTTP/1.1", "Host: x", *_lines(signed(site_key(server.amazon))), *lines]
+    own = ["Host: x", "Connection: close", *_lines(signed(site_key(server.amazon)))]
+    head = ["POST /v1/fleet/pull-messages HTTP/1.1", *own, *lines]
     answer = server.raw("\r\n".join([*head, "", ""]).encode())
-    assert status(answer) in (400, 413, 501)
+    assert status(answer) in (400, 413, 431, 501)
 
 
 def test_a_header_cannot_bring_another_one_or_pass_for_an_executors_proof(server: Attacked) -> None:
