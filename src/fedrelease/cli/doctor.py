@@ -43,7 +43,7 @@ class Finding:
 
 def doctor(
     store: Annotated[
-        Path, typer.Option("--store", metavar="DIR", show_default=False, help="Folder of releases [default: releases].")
+        Path, typer.Option("--store", metavar="DIR", show_default=False, help="Folder of releases.")
     ] = Path("releases"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

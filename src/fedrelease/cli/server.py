@@ -133,9 +133,7 @@ def dismiss(
     if as_json:
         emit_json({"site": site, "fingerprint": gone.fingerprint})
         return
-    emit(
-        f"{site} is dismissed; its key {gone.fingerprint[:16]} is refused when the next run begins, and at once if none runs"
-    )
+    emit(f"{site} is dismissed; its key {gone.fingerprint[:16]} is refused from now on")
 
 
 @server.command(
