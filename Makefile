@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 FLAGS ?=
+# Over the cores, a module on one of them. A plain `pytest` runs one test after the other.
+SPREAD ?= --numprocesses auto --maxprocesses 4 --dist loadscope
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -38,11 +40,11 @@ lint: .venv/.installed-test  ## format, lint and types
 
 test: lint  ## what CI runs: lint, then the tests, on the installed wheel
 	@echo 'Tests: pytest'
-	@$(BIN)/pytest
+	@$(BIN)/pytest $(SPREAD)
 
 test-all: lint  ## the same with the slow tests
 	@echo 'Tests: pytest, slow ones too'
-	@$(BIN)/pytest -m 'slow or not slow'
+	@$(BIN)/pytest $(SPREAD) -m 'slow or not slow'
 
 bench: install  ## measure the engine and the rules on this machine
 	@$(BIN)/python -m fedrelease.simulations.bench

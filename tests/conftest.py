@@ -15,6 +15,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.pop("COLUMNS", None)  # workers of pytest-xdist are told a width that nobody chose
 os.environ["FEDRELEASE_KEYS"] = tempfile.mkdtemp(prefix="fedrelease-keys-")  # never the keys of who runs the tests
 atexit.register(shutil.rmtree, os.environ["FEDRELEASE_KEYS"], ignore_errors=True)
 
