@@ -37,7 +37,7 @@ def site_programs(site: SiteFolder) -> tuple[Program, Program]:
 
 def run_site(site: SiteFolder, *, until: Callable[[], bool]) -> None:
     """Run the site's processes, and start again whichever ends, until ``until()`` is true."""
-    log = Log(site.log_folder / "site.log", process="site")
+    log = Log(site.log_folder / "site.log", process="site", site=site.settings.site)
     with Processes(log=log) as processes:
         for program in site_programs(site):
             processes.start(program)

@@ -17,6 +17,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import final
 
@@ -43,6 +44,7 @@ __all__ = ["Gateway", "gateway", "main"]
 SITES_PATH = re.compile(r"/v1/fleet/[a-z-]{1,60}")
 SELF_REGISTRATION = re.compile(r"/v1/fleet/(un)?register-node")
 """Flower's way in for nodes without a key of their own: nobody here has it."""
+FLOWER = metadata.version("flwr")
 ENROL_BYTES = 16 << 10
 MOST_DIGITS = 12
 ANSWER_S = 60.0
@@ -131,7 +133,8 @@ class Gateway:
         except httpx.HTTPError:
             well = False
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        facts = {"ok": well, "time": now, "fedrelease": __version__, "bundle": bundle().digest}
+        versions = {"fedrelease": __version__, "flower": FLOWER, "bundle": bundle().digest}
+        facts = {"ok": well, "time": now, **versions}
         return JSONResponse(facts, status_code=200 if well else 503)
 
     def _admit(self, site: str, token: str, signing: bytes) -> str:
