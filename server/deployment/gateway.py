@@ -12,6 +12,7 @@ which is checked here before its body is read, and by the SuperLink. [Flower 1.4
 import asyncio
 import json
 import re
+import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator
@@ -67,7 +68,7 @@ class Gateway:
         self._admitting = threading.Lock()
         self._upstream = httpx.AsyncClient(
             base_url=f"https://127.0.0.1:{server.settings.superlink_port}",
-            verify=str(server.authority_file),
+            verify=ssl.create_default_context(cafile=str(server.authority_file)),
             timeout=ANSWER_S,
             limits=httpx.Limits(max_connections=server.settings.connections),
             trust_env=False,

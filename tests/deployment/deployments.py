@@ -131,7 +131,14 @@ class Running:
 
 @contextlib.contextmanager
 def deployment(
-    folder: Path, base: Path, *, sites: Sequence[str], rounds: int, noise: str = "seeded", **settings: str
+    folder: Path,
+    base: Path,
+    *,
+    sites: Sequence[str],
+    rounds: int,
+    noise: str = "seeded",
+    metrics: str = "",
+    **settings: str,
 ) -> Iterator[Running]:
     """A server whose sites were invited and admitted, all of them running; everything is stopped at the end."""
     quick = {"privacy": 'epsilon = 8.0\naccountant = "rdp"', "rounds": str(rounds), **settings}
@@ -140,6 +147,9 @@ def deployment(
     environment = {**os.environ, "FEDRELEASE_KEYS": str(folder / "keys"), "FEDRELEASE_CACHE": str(folder / "cache")}
     running = Running(folder=folder, sites=sites, environment=environment, ports=free_ports(3 + len(sites)))
     running.command("server", "init", "--folder", "server", "--port", str(running.ports))
+    if metrics:
+        path = folder / "server" / "server.toml"
+        path.write_text(path.read_text().replace('metrics = ""', f'metrics = "{metrics}"'))
     for name in sites:
         running.command("server", "invite", name, "--folder", "server")
     try:
