@@ -68,6 +68,7 @@ class Executor:
                 continue
             if found.HasField("task") and found.token:
                 self._do(found.token)
+                self._log.about(run=None, kind=None, round=None)
             else:
                 time.sleep(IDLE_S)
 

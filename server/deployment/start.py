@@ -308,7 +308,8 @@ class _Run:
 def _has_child(number: int | None) -> bool:
     """Whether a process has started another one that runs: the superexec does so for each ServerApp."""
     try:
-        return number is not None and bool(psutil.Process(number).children())
+        children = psutil.Process(number).children() if number is not None else ()
+        return any(child.status() != psutil.STATUS_ZOMBIE for child in children)
     except psutil.Error:
         return False
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from deployments import Running, deployment, free_ports
+from deployments import Running, deployment
 
 from fedrelease.deployment.logs import read_log
 from fedrelease.server.store import Store
@@ -34,9 +34,8 @@ def status(running: Running) -> dict[str, object]:
 def test_a_killed_supernode_signs_off_for_its_former_self_and_its_site_trains_again(
     tiny_base: Path, tmp_path: Path
 ) -> None:
-    metrics = f"127.0.0.1:{free_ports(1)}"
     with deployment(
-        tmp_path, tiny_base, sites=("a", "b"), rounds=40, federation="quorum = 0.5", metrics=metrics
+        tmp_path, tiny_base, sites=("a", "b"), rounds=40, federation="quorum = 0.5", metrics=True
     ) as running:
         site_log, event_log = tmp_path / "a" / "log" / "site.log", tmp_path / "server" / "log" / "events.log"
         until(lambda: "Released" in events(event_log), running)
@@ -49,7 +48,7 @@ def test_a_killed_supernode_signs_off_for_its_former_self_and_its_site_trains_ag
         assert found["running"]
         assert [one["restarts"] for one in found["processes"]] == [0, 0, 0]  # type: ignore[attr-defined]
         assert {one["site"]: one["connected"] for one in found["sites"]} == {"a": True, "b": True}  # type: ignore[attr-defined]
-        told = httpx.get(f"http://{metrics}/metrics", trust_env=False).text
+        told = httpx.get(f"http://{running.metrics}/metrics", trust_env=False).text
         assert 'fedrelease_site_connected{site="a"} 1.0' in told
         assert "fedrelease_superlink_up 1.0" in told
 

@@ -17,6 +17,15 @@ def test_a_line_says_when_by_whom_and_what_it_is_about(tmp_path: Path) -> None:
     assert line == {"process": "app", "site": "amazon", "run": "7", "round": 2, "event": "answered", "seconds": 1.5}
 
 
+def test_what_a_line_is_about_can_be_over(tmp_path: Path) -> None:
+    log = Log(tmp_path / "site.log", process="app")
+    log.about(run="7", round=2)
+    log.about(run=None)
+    log("no-supernode")
+    (line,) = read_log(log.path)
+    assert ("run" in line, line["round"]) == (False, 2)
+
+
 def test_a_full_file_is_moved_away_and_only_so_many_are_kept(tmp_path: Path) -> None:
     log = Log(tmp_path / "gateway.log", process="gateway", largest=300)
     for number in range(100):

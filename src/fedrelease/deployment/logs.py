@@ -43,8 +43,8 @@ class Log:
         self._about: dict[str, Json] = {"process": process, **about}
 
     def about(self, **facts: Json) -> None:
-        """From now on these stand in each line too, such as the run or the round."""
-        self._about |= facts
+        """From now on these stand in each line too, such as the run or the round; what is ``None`` no more."""
+        self._about = {key: value for key, value in (self._about | facts).items() if value is not None}
 
     def __call__(self, event: str, **facts: Json) -> None:
         """Write one line with the time of now in UTC."""
