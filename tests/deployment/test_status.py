@@ -91,7 +91,9 @@ def test_a_server_runs_while_somebody_holds_its_lock(server: Server) -> None:
 
 def test_a_new_start_forgets_the_processes_of_the_one_before(server: Server) -> None:
     observed = observe(server.log_folder)
-    observed.hear({"event": "started", "pid": 5, "time": "2026-11-23T00:00:00+00:00", "store": "/releases"})
+    observed.hear(
+        {"event": "started", "process": "server", "pid": 5, "time": "2026-11-23T00:00:00+00:00", "store": "/releases"}
+    )
     observed.hear(
         {"event": "process-started", "name": "gateway", "pid": os.getpid(), "time": "2026-11-23T00:00:01+00:00"}
     )
