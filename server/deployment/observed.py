@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import final
 
 from fedrelease.deployment.logs import Line, read_log
-from fedrelease.server.deployment.application import EVENTS, FAILED
+from fedrelease.server.deployment.application import EVENTS, FAILED, LEFT_OUT
 from fedrelease.server.events import Event, Opened, Released, RoundStarted, SiteAnswered, event_of
 
 __all__ = ["LOGS", "NewestRelease", "Observed", "ProcessFacts", "Round", "Told", "Totals", "observe"]
@@ -23,7 +23,7 @@ __all__ = ["LOGS", "NewestRelease", "Observed", "ProcessFacts", "Round", "Told",
 LOGS = ("server.log", "gateway.log", EVENTS)
 LAST = 10
 """Refusals and problems that are shown."""
-PROBLEMS = {"process-ended", "run-lost", "run-stuck", "not-stopped", FAILED}
+PROBLEMS = {"process-ended", "run-lost", "run-stuck", "not-stopped", FAILED, LEFT_OUT}
 
 
 @dataclass(kw_only=True)
@@ -204,7 +204,7 @@ def _told(line: Line, what: str) -> Told:
 def _problem(line: Line) -> str:
     if line.get("event") == "process-ended":
         return f"{line.get('name')} ended with status {line.get('status')}, again in {line.get('again_in_s')} s"
-    parts = (line.get(key) for key in ("what", "value", "why", "hint"))
+    parts = (line.get(key) for key in ("site", "what", "value", "why", "hint"))
     return f"{line.get('event')}: " + "; ".join(str(part) for part in parts if part)
 
 
