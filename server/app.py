@@ -53,7 +53,7 @@ def server_app(watch: Watcher, *, initial: Initial | None = None, seconds_of: Se
     @application.main()
     def main(grid: Grid, context: Context) -> None:
         if context.run_config.get(SETTINGS):
-            with deployed(Path(str(context.run_config[SETTINGS]))) as deployment:
+            with deployed(Path(str(context.run_config[SETTINGS])), run=context.run_id) as deployment:
                 run(grid, deployment.settings, deployment.watch, deployment.connected(grid))
         else:
             run(grid, context.run_config, watch, None)

@@ -15,6 +15,7 @@ FLWR_MODULES = {
     "client/deployment/answers.py",
     "client/deployment/executor.py",
     "client/deployment/guard.py",
+    "client/deployment/presence.py",
     "client/deployment/supernode.py",
     "client/flower.py",
     "server/app.py",

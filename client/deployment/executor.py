@@ -53,7 +53,7 @@ class Executor:
         """Nothing is sent yet."""
         self._site = site
         self._answers = Answers(site.home / "answers")
-        self._log = Log(site.log_folder / "site.log", process="app")
+        self._log = Log(site.log_folder / "site.log", process="app", site=site.settings.site)
         secret = site.secret_file.read_bytes()
         self._tasks = self._client(SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=ACQUIRE))
 
@@ -68,22 +68,24 @@ class Executor:
                 continue
             if found.HasField("task") and found.token:
                 self._do(found.token)
+                self._log.about(run=None, kind=None, round=None)
             else:
                 time.sleep(IDLE_S)
 
     def _do(self, token: str) -> None:
         with self._task(token) as client:
             message, context, run, fab = pull_task_input(client)
+            self._log.about(run=str(run.run_id), kind=message.metadata.message_type, **_round_of(message))
             begun = time.monotonic()
             try:
                 reply = self._answer(message, context, fab.hash_str)
                 failure = ""
             except Exception as error:  # whatever it is, the server gets an answer, and no traceback
                 failure = told(error, self._site)
-                self._log("failed", run=str(run.run_id), kind=message.metadata.message_type, why=str(error))
+                self._log("failed", why=str(error))
                 reply = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=failure), reply_to=message)
             seconds = round(time.monotonic() - begun, 2)
-            self._log("answered", run=str(run.run_id), kind=message.metadata.message_type, seconds=seconds)
+            self._log("answered", seconds=seconds)
             push_message(client, reply, context)
             status = SubStatus.FAILED if failure else SubStatus.COMPLETED
             push_task_output(client=client, context=context, sub_status=status, details=failure)
@@ -120,6 +122,14 @@ class Executor:
             interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), proof],
             retry_invoker=_twice(),
         )
+
+
+def _round_of(message: Message) -> dict[str, int]:
+    """The number of the round, for the log; a question that says none is about no round."""
+    if not message.has_content() or (config := message.content.config_records.get("config")) is None:
+        return {"round": 0}
+    found = config.get("server-round")
+    return {"round": found if isinstance(found, int) else 0}
 
 
 def _twice() -> RetryInvoker:

@@ -81,6 +81,11 @@ class SiteFolder:
         return self.folder / "executor.secret"
 
     @property
+    def node_file(self) -> Path:
+        """The number that the server gave to this site's SuperNode, while it is connected."""
+        return self.folder / "node"
+
+    @property
     def home(self) -> Path:
         """What the site keeps between rounds: its ledger first of all."""
         return self.folder / "home"

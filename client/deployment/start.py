@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 from fedrelease.client.deployment.folder import SiteFolder
 from fedrelease.deployment.logs import Log
+from fedrelease.deployment.notify import Notify
 from fedrelease.deployment.processes import Processes, Program, module
 
 __all__ = ["run_site", "site_programs"]
 
 TEND_S = 0.5
 AGAIN_S = 2.0
+"""A SuperNode may come back so soon: :mod:`fedrelease.client.deployment.presence`."""
 
 
 def site_programs(site: SiteFolder) -> tuple[Program, Program]:
@@ -37,11 +39,15 @@ def site_programs(site: SiteFolder) -> tuple[Program, Program]:
 
 def run_site(site: SiteFolder, *, until: Callable[[], bool]) -> None:
     """Run the site's processes, and start again whichever ends, until ``until()`` is true."""
-    log = Log(site.log_folder / "site.log", process="site")
+    log = Log(site.log_folder / "site.log", process="site", site=site.settings.site)
+    notify = Notify()
     with Processes(log=log) as processes:
         for program in site_programs(site):
             processes.start(program)
+        notify.ready(f"{site.settings.site} answers {site.settings.server}")
         while not until():
+            notify.alive()
             processes.tend()
             time.sleep(TEND_S)
+        notify.stopping()
     log("stopped")

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from fedrelease.client.deployment.folder import SiteFolder, open_site_folder
+from fedrelease.deployment.logs import Log
 from fedrelease.deployment.pace import set_pace
 
 __all__ = ["arguments", "main"]
@@ -38,6 +39,9 @@ def main(folder: Path) -> None:
     from flwr.supernode import start_client_internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
+    from fedrelease.client.deployment.presence import come_back_soon
+
+    come_back_soon(site, Log(site.log_folder / "site.log", process="supernode", site=site.settings.site))
     set_pace(start_client_internal, idle_s=site.settings.poll_s)
     flower_supernode()
 

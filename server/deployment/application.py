@@ -2,7 +2,7 @@
 
 Example::
 
-    with deployed(folder / "run.json") as deployment:
+    with deployed(folder / "run.json", run=context.run_id) as deployment:
         deployment.connected(grid).nodes()                  # {'amazon': 8123...}: those who are there now
 """
 
@@ -26,7 +26,7 @@ from fedrelease.files import Json
 from fedrelease.models.bases import open_base
 from fedrelease.server.deployment.control import key_bytes
 from fedrelease.server.deployment.first_query import FirstQuery
-from fedrelease.server.events import Event, event_facts
+from fedrelease.server.events import Event, RoundStarted, event_facts
 
 __all__ = ["EVENTS", "FAILED", "LEFT_OUT", "STARTED", "AdmittedSites", "Ask", "Deployment", "deployed"]
 
@@ -143,6 +143,8 @@ class Deployment:
 
     def watch(self, event: Event) -> None:
         """Write an event down."""
+        if isinstance(event, RoundStarted):
+            self.log.about(round=event.round)
         facts = dict(event_facts(event))
         self.log(str(facts.pop("event")), **facts)
 
@@ -166,12 +168,12 @@ class Deployment:
 
 
 @contextmanager
-def deployed(path: Path) -> Iterator[Deployment]:
-    """The run that a file describes; how it fails is written down before the error goes on."""
+def deployed(path: Path, *, run: int) -> Iterator[Deployment]:
+    """The run of Flower's that a file describes; how it fails is written down before the error goes on."""
     settings = json.loads(path.read_bytes())
     set_pace(http_grid, idle_s=float(settings["poll_s"]))
     keys = settings.pop("sites")
-    log = Log(path.parent / "log" / EVENTS, process="serverapp")
+    log = Log(path.parent / "log" / EVENTS, process="serverapp", run=str(run))
     log(STARTED, pid=os.getpid())
     try:
         yield Deployment(settings=settings, keys=keys, log=log)

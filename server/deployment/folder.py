@@ -23,6 +23,7 @@ from fedrelease.files import write_durably
 __all__ = ["Server", "Settings", "check_address", "make_server", "open_server"]
 
 SETTINGS = "server.toml"
+OWN_HOSTS = ("127.0.0.1", "localhost")
 LEAST_PORT, MOST_PORT = 1, 65535
 
 
@@ -39,6 +40,7 @@ class Settings:
         poll_s: how often answers are looked for.
         message_mb: the largest single piece that is let through; Flower sends arrays in pieces of 5 MB.
         connections: at once, at most; half of them from one address. patience_s: until a connection has said what it wants.
+        metrics: ``host:port`` on this machine where Prometheus finds its metrics; empty for none.
     """
 
     name: str = "federation"
@@ -51,6 +53,7 @@ class Settings:
     message_mb: int = 16
     connections: int = 256
     patience_s: float = 10.0
+    metrics: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,20 @@ def _settings(found: Mapping[str, object], path: Path) -> Settings:
     settings = Settings(**chosen)  # type: ignore[arg-type]  # names and types are checked above
     for key in ("listen", "releases"):
         check_address(str(getattr(settings, key)), f"{path}: {key}")
+    if settings.metrics:
+        host, _ = check_address(settings.metrics, f"{path}: metrics")
+        _check_own(host, settings.metrics, path)
     return settings
+
+
+def _check_own(host: str, given: str, path: Path) -> None:
+    if host not in OWN_HOSTS:
+        raise ExperimentError(
+            f"{path}: metrics would be open to other machines",
+            value=given,
+            rule=f"its host is {' or '.join(OWN_HOSTS)}: nobody is asked who they are, and nothing is encrypted",
+            hint="let a collector on this machine read them, or one elsewhere through a tunnel",
+        )
 
 
 def check_address(text: str, what: str) -> tuple[str, int]:
@@ -190,4 +206,5 @@ poll_s = {settings.poll_s}                           # how often answers are loo
 message_mb = {settings.message_mb}                          # the largest piece of a message that is let through
 connections = {settings.connections}                      # at once, at most; half of them from one address
 patience_s = {settings.patience_s}                     # until a connection has said what it wants
+metrics = "{settings.metrics}"                          # for Prometheus, such as 127.0.0.1:9446; empty: none
 """

@@ -12,11 +12,13 @@ which is checked here before its body is read, and by the SuperLink. [Flower 1.4
 import asyncio
 import json
 import re
+import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import final
 
@@ -44,6 +46,7 @@ SITES_PATH = re.compile(r"/v1/fleet/[a-z-]{1,60}")
 SELF_REGISTRATION = re.compile(r"/v1/fleet/(un)?register-node")
 """Flower's way in for nodes without a key of their own: nobody here has it."""
 HEADERS_BYTES = 16 << 10
+FLOWER = metadata.version("flwr")
 ENROL_BYTES = 16 << 10
 MOST_DIGITS = 12
 ANSWER_S = 60.0
@@ -66,7 +69,7 @@ class Gateway:
         self._admitting = threading.Lock()
         self._upstream = httpx.AsyncClient(
             base_url=f"https://127.0.0.1:{server.settings.superlink_port}",
-            verify=str(server.authority_file),
+            verify=ssl.create_default_context(cafile=str(server.authority_file)),
             timeout=ANSWER_S,
             limits=httpx.Limits(max_connections=server.settings.connections),
             trust_env=False,
@@ -134,7 +137,8 @@ class Gateway:
         except httpx.HTTPError:
             well = False
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        facts = {"ok": well, "time": now, "fedrelease": __version__, "bundle": bundle().digest}
+        versions = {"fedrelease": __version__, "flower": FLOWER, "bundle": bundle().digest}
+        facts = {"ok": well, "time": now, **versions}
         return JSONResponse(facts, status_code=200 if well else 503)
 
     def _admit(self, site: str, token: str, signing: bytes) -> str:

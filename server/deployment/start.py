@@ -19,22 +19,24 @@ from pathlib import Path
 import httpx
 import psutil
 
-from fedrelease.deployment.logs import Log
+from fedrelease.deployment.logs import Line, Log, Tail
+from fedrelease.deployment.notify import Notify
 from fedrelease.deployment.processes import Processes, Program, module
 from fedrelease.errors import EngineError
+from fedrelease.experiment import Federation
 from fedrelease.files import Json, write_durably
 from fedrelease.server.deployment.application import EVENTS, FAILED, LEFT_OUT, STARTED
 from fedrelease.server.deployment.control import Control, Status
 from fedrelease.server.deployment.folder import Server
+from fedrelease.server.deployment.metrics import metrics_served
 from fedrelease.server.deployment.register import admitted, open_invitations
 from fedrelease.server.deployment.release_index import write_served
+from fedrelease.server.deployment.watchdog import MARGIN_S, Patience, Sight, Watchdog
 from fedrelease.server.events import Watcher, event_of
 
 __all__ = ["Plan", "serve", "server_programs"]
 
 LOOK_S = 0.5
-PENDING_S = 90.0
-"""A run that has not begun by then never will: the SuperLink's tasks are stuck, and it is started again."""
 AGAIN_S = 5.0
 MOST_FAILURES = 5
 """Runs that may fail one after the other without a release between them."""
@@ -52,6 +54,12 @@ class Plan:
     store: Path
     base: Path
 
+    @property
+    def patience(self) -> Patience:
+        """How long its runs may be silent."""
+        deadline_s = json.loads(self.experiment).get("federation", {}).get("deadline_s", Federation.deadline_s)
+        return Patience(progress_s=float(deadline_s) + MARGIN_S)
+
 
 def serve(server: Server, plan: Plan, *, watch: Watcher, say: Callable[[str], None], until: Callable[[], bool]) -> None:
     """Run an experiment's rounds to their end with the sites that are admitted, or until ``until()`` is true.
@@ -64,11 +72,14 @@ def serve(server: Server, plan: Plan, *, watch: Watcher, say: Callable[[str], No
         FedreleaseError: what the run said that a person can mend.
     """
     log = Log(server.log_folder / "server.log", process="server")
+    log("started", pid=os.getpid(), store=str(plan.store.absolute()))
     write_served(server, store=plan.store, base=plan.base)
-    with Processes(log=log) as processes:
+    with Processes(log=log) as processes, metrics_served(server) as address:
         for program in server_programs(server):
             processes.start(program)
         say(f"SuperLink on 127.0.0.1:{server.settings.superlink_port}, sites come in at {server.settings.listen}")
+        if address:
+            say(f"metrics for Prometheus at {address}")
         _Run(server, plan, processes, watch, say, log).to_its_end(until)
     log("stopped")
 
@@ -123,13 +134,21 @@ class _Run:
     ) -> None:
         self._server, self._plan, self._processes = server, plan, processes
         self._watch, self._say, self._log = watch, say, log
-        self._events = server.log_folder / EVENTS
-        self._read = self._events.stat().st_size if self._events.exists() else 0
+        self._events = Tail(server.log_folder / EVENTS, from_now=True)
+        self._heard = 0
+        self._notify = Notify()
         self._failures = 0
-        self._failed: dict[str, object] | None = None
+        self._failed: Line | None = None
         self._application: int | None = None
 
     def to_its_end(self, until: Callable[[], bool]) -> None:
+        try:
+            self._on_and_on(until)
+        finally:
+            self._notify.stopping()
+            self._events.close()
+
+    def _on_and_on(self, until: Callable[[], bool]) -> None:
         while not until():
             end = self._once(until)
             if end is None or end.how == "completed":
@@ -145,29 +164,42 @@ class _Run:
         """One run of Flower's, from its start to its end; ``None`` when ``until()`` came first."""
         with Control(self._server) as control:
             control.wait_until_ready(meanwhile=self._tend)
+            self._notify.ready(f"sites come in at {self._server.settings.listen}")
             if not self._wait_for_sites(until):
                 return None
             control.register(admitted(self._server))
             run = control.start_run(settings=self._write_settings())
             self._log("run-started", run=str(run))
             self._application, starts = None, self._starts()
-            begun, status = time.monotonic(), Status(state="pending", how="", why="")
+            watchdog, self._heard = Watchdog(self._plan.patience), 0
             while not until():
                 self._tend()
                 if (gone := self._gone(starts)) is not None:
                     return self._abandon(control, run, gone)
-                status = self._status(control, run) or status
-                if status.state == "finished":
+                status = self._status(control, run)
+                if status is not None and status.state == "finished":
                     self._hear()
                     return status
-                if status.state != "running" and time.monotonic() - begun > PENDING_S:
-                    self._log("run-stuck", run=str(run), state=status.state)
-                    self._processes.again("superexec")
-                    self._processes.again("superlink")
-                    return Status(state="finished", how="stuck", why=f"it was {status.state} for {PENDING_S:g} s")
+                if (why := watchdog.look(self._sight(status))) is not None:
+                    return self._unstuck(control, run, why)
                 time.sleep(LOOK_S)
             self._stop(control, run)
         return None
+
+    def _sight(self, status: Status | None) -> Sight:
+        return Sight(
+            state=None if status is None else status.state,
+            application=_has_child(self._processes.ids().get("superexec")),
+            events=self._heard,
+        )
+
+    def _unstuck(self, control: Control, run: int, why: str) -> Status:
+        """Start again what the run hangs in; what it accepted and released stays."""
+        self._log("run-stuck", run=str(run), why=why)
+        self._stop(control, run)
+        self._processes.again("superexec")  # and with it the ServerApp, which it started
+        self._processes.again("superlink")
+        return Status(state="finished", how="stuck", why=why)
 
     def _wait_for_sites(self, until: Callable[[], bool]) -> bool:
         """Wait until all who were invited have come, or for as long as the settings say; then somebody has to be there."""
@@ -234,20 +266,14 @@ class _Run:
             )
 
     def _tend(self) -> None:
+        self._notify.alive()
         self._processes.tend()
         self._hear()
 
     def _hear(self) -> None:
         """What the ServerApp wrote since the last time."""
-        if not self._events.exists():
-            return
-        with self._events.open("rb") as file:
-            file.seek(self._read)
-            data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
-            facts = json.loads(line)
+        for facts in self._events.lines():
+            self._heard += 1
             event = event_of(facts)
             if event is not None:
                 self._watch(event)
@@ -257,7 +283,7 @@ class _Run:
             elif facts["event"] == FAILED:
                 self._failed = facts
             elif facts["event"] == STARTED:
-                self._application = int(facts["pid"])
+                self._application = int(str(facts["pid"]))
 
     def _wait(self, seconds: float, until: Callable[[], bool]) -> None:
         end = time.monotonic() + seconds
@@ -279,11 +305,20 @@ class _Run:
         return path
 
 
+def _has_child(number: int | None) -> bool:
+    """Whether a process has started another one that runs: the superexec does so for each ServerApp."""
+    try:
+        children = psutil.Process(number).children() if number is not None else ()
+        return any(child.status() != psutil.STATUS_ZOMBIE for child in children)
+    except psutil.Error:
+        return False
+
+
 def _shown(end: Status) -> str:
     return f"{end.how}: {end.why}" if end.why else end.how
 
 
-def _told_error(told: dict[str, object] | None) -> EngineError:
+def _told_error(told: Line | None) -> EngineError:
     told = told or {}
     error = EngineError(
         str(told.get("what")), value=told.get("value"), rule=str(told.get("rule", "")), hint=str(told.get("hint", ""))

@@ -44,6 +44,11 @@ class Running:
         """The folder of releases."""
         return self.folder / "releases"
 
+    @property
+    def metrics(self) -> str:
+        """Where Prometheus would ask, if it was wished for."""
+        return f"127.0.0.1:{self.ports + 3 + len(self.sites)}"
+
     def command(self, *arguments: str) -> str:
         """Run one command to its end; what it said."""
         done = subprocess.run(
@@ -131,15 +136,25 @@ class Running:
 
 @contextlib.contextmanager
 def deployment(
-    folder: Path, base: Path, *, sites: Sequence[str], rounds: int, noise: str = "seeded", **settings: str
+    folder: Path,
+    base: Path,
+    *,
+    sites: Sequence[str],
+    rounds: int,
+    noise: str = "seeded",
+    metrics: str = "",
+    **settings: str,
 ) -> Iterator[Running]:
     """A server whose sites were invited and admitted, all of them running; everything is stopped at the end."""
     quick = {"privacy": 'epsilon = 8.0\naccountant = "rdp"', "rounds": str(rounds), **settings}
     (folder / "experiment.toml").write_text(experiment_text(base, folder / "rows.csv", **quick))
     _write_rows(folder, sites)
     environment = {**os.environ, "FEDRELEASE_KEYS": str(folder / "keys"), "FEDRELEASE_CACHE": str(folder / "cache")}
-    running = Running(folder=folder, sites=sites, environment=environment, ports=free_ports(3 + len(sites)))
+    running = Running(folder=folder, sites=sites, environment=environment, ports=free_ports(4 + len(sites)))
     running.command("server", "init", "--folder", "server", "--port", str(running.ports))
+    if metrics:
+        path = folder / "server" / "server.toml"
+        path.write_text(path.read_text().replace('metrics = ""', f'metrics = "{running.metrics}"'))
     for name in sites:
         running.command("server", "invite", name, "--folder", "server")
     try:

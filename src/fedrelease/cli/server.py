@@ -21,6 +21,7 @@ import typer
 
 from fedrelease.cli.options import AsJson, Quiet, Settings, stop_wanted
 from fedrelease.cli.output import emit, emit_json, example, section, to_stderr, to_stdout
+from fedrelease.cli.server_status import status
 from fedrelease.cli.simulate import finish, load, plan
 from fedrelease.errors import IdentityError
 from fedrelease.experiment import Experiment
@@ -190,6 +191,9 @@ def _prepared(experiment: Experiment, say: Callable[[str], None]) -> tuple[Exper
     base = fetched_base(experiment, cache_folder(), say)
     document = json.dumps(to_document(experiment))
     return experiment, Plan(experiment=document, store=Path(experiment.federation.store), base=base.folder)
+
+
+server.command(epilog=example("fedrelease server status", "fedrelease server status --watch"))(status)
 
 
 @server.command(epilog=example("fedrelease server stop"))

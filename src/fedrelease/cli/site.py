@@ -3,6 +3,7 @@
 Example::
 
     fedrelease site init amazon.invitation --data reviews.csv
+    fedrelease site check
     fedrelease site start
     fedrelease site ledger
     fedrelease site policy
@@ -18,6 +19,7 @@ import typer
 from fedrelease.cache import cache_folder
 from fedrelease.cli.options import AsJson, Quiet, stop_wanted
 from fedrelease.cli.output import emit, emit_json, example, put, section, table, to_stderr, to_stdout
+from fedrelease.cli.site_check import check
 from fedrelease.errors import IdentityError
 from fedrelease.files import Json
 from fedrelease.wording import number
@@ -81,6 +83,7 @@ def init(
     section(to_stdout(), "next", [])
     if not data:
         emit(f"  edit {folder / 'site.toml'}: say where your rows lie, and which columns")
+    emit(f"  fedrelease site check{_where(folder)}")
     emit(f"  fedrelease site start{_where(folder)}")
 
 
@@ -94,6 +97,9 @@ def _until(end: float, act: Callable[[], object]) -> None:
             if not error.what.startswith("the server cannot be reached") or time.monotonic() > end:
                 raise
             time.sleep(0.5)
+
+
+site.command(epilog=example("fedrelease site check", "fedrelease site check reviews.toml --folder amazon"))(check)
 
 
 @site.command(epilog=example("fedrelease site start", "fedrelease site start --folder amazon"))

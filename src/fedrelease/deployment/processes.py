@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import final
 
-from fedrelease.deployment.logs import Log
+from fedrelease.deployment.logs import LARGEST, Log, turn_over
 
 __all__ = ["QUIET", "Processes", "Program", "module"]
 
@@ -134,6 +134,8 @@ class Processes:
 
     def _spawn(self, program: Program) -> subprocess.Popen[bytes]:
         program.output.parent.mkdir(parents=True, exist_ok=True)
+        if program.output.exists() and program.output.stat().st_size > LARGEST:
+            turn_over(program.output)
         with program.output.open("ab") as output:
             process = subprocess.Popen(
                 [*module("fedrelease.deployment.tied", str(os.getpid())), *program.command],
