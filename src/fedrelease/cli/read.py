@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["log", "open_store", "print_retired", "show", "verify"]
 
-StoreOption = Annotated[
-    Path, typer.Option("--store", metavar="DIR", show_default=False, help="Folder of releases.")
-]
+StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", show_default=False, help="Folder of releases.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 RELEASES = Path("releases")
 NAMED = 8

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["fetch", "follow", "site"]  # `site` with these two verbs added
 
 RELEASES = Path("releases")
-StoreOption = Annotated[
-    Path, typer.Option("--store", metavar="DIR", help="Folder of the copy; it is made if need be.")
-]
+StoreOption = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of the copy; it is made if need be.")]
 Wait = Annotated[
     float, typer.Option("--wait", metavar="SECONDS", help="Go on for so long without an answer from the server.", min=0)
 ]
