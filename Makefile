@@ -18,15 +18,19 @@ ROOMS := src server client strategies simulations
 SOURCES := $(shell find $(ROOMS) -not -path '*/__pycache__*' -not -name '.*') README.md LICENSE
 WHEEL := .venv/wheel/fedrelease-*.whl
 
-.PHONY: help demo install test test-all lint bench bench-all clean
+.PHONY: help demo demo-deploy install test test-all lint bench bench-all clean
 
 help:  ## what you can make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: install  ## run the built-in federation, and see what it released; options in FLAGS
 	@$(BIN)/fedrelease simulate $(FLAGS)
 	@echo
 	@echo 'The command is $(BIN)/fedrelease'
+
+demo-deploy: install  ## a server and four sites as real processes over TLS, in demo-deploy/, and a simulation that must end alike
+	@rm -rf demo-deploy
+	@$(BIN)/fedrelease demo deploy --compare $(FLAGS)
 
 install: .venv/.installed-wheel  ## make .venv and install fedrelease in it
 
