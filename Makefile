@@ -53,6 +53,7 @@ test-all: lint  ## the same with the slow tests
 bench: install  ## measure the engine and the rules on this machine
 	@$(BIN)/python -m fedrelease.simulations.bench
 	@$(BIN)/python -m fedrelease.simulations.bench.aggregate
+	@$(BIN)/python -m fedrelease.simulations.bench.deployed
 
 bench-all: .venv/.installed-bench  ## the same beside Flower on Ray, PEFT and Opacus put together by hand; options in FLAGS
 	@$(BIN)/python -m fedrelease.simulations.bench --glue $(FLAGS)

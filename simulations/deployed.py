@@ -46,20 +46,23 @@ class Deployed:
     same: bool | None
 
 
-def deploy(folder: Path, *, overrides: Sequence[str], compare: bool, say: Callable[[str], None]) -> Deployed:
+def deploy(
+    folder: Path, *, overrides: Sequence[str], compare: bool, say: Callable[[str], None], most: int | None = None
+) -> Deployed:
     """Run a server and a site for each kind of text in four-sites, from no key to the last release.
 
     Args:
         folder: everything goes into it; it must be new or empty.
         compare: with noise that repeats, and a simulation afterwards.
         say: told each command, and what it prints.
+        most: only so many of the sites; ``None`` for all, which a comparison needs.
 
     Raises:
         EngineError: a command failed; the text has its words.
     """
     _check_new(folder)
     experiment = _experiment(overrides)
-    sites = _write_rows(experiment, folder)
+    sites = _write_rows(experiment, folder)[:most]
     file = folder / "experiment.toml"
     file.write_text(to_toml(experiment), encoding="utf-8")
     command, port, store = _Commands(folder, say), _free_ports(3 + len(sites)), folder / "releases"
