@@ -5,7 +5,7 @@ Example::
     python -m fedrelease.simulations.bench.deployed                     # two sites with little to do; a minute
     python -m fedrelease.simulations.bench.deployed --folder demo-deploy   # one that ran already
 
-A round's own work is the slowest site's training plus the slowest site's look at its hold-out. All sites share this machine's cores
+A round's own work is the slowest site's training plus the slowest site's look at its hold-out. All sites share this machine,
 and train at once, so that their seconds are longer than those of a site alone. The rest is messages, waiting, and the server.
 """
 
