@@ -4,7 +4,7 @@ Example::
 
     python -P -m fedrelease.client.deployment.healthy FOLDER && echo yes
 
-It asks this machine only. A server that is away makes no site ill: the site waits for it, and to start the site again would not help.
+It asks this machine only. A server that is away makes no site ill: to start the site again would not bring it back.
 """
 
 import socket
