@@ -37,21 +37,21 @@ invite() {
 
 # In a cluster that starts again whatever ends, a plan that is done must not run for ever; a failure ends the container all the same.
 start_and_wait() {
-    child=
+    child= ended=
     trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null || :; ended=yes' TERM INT
-    ended=
     "$@" &
     child=$!
+    [ -z "$ended" ] || kill -TERM "$child" # the signal came before there was anything to end
     status=0
     wait "$child" || status=$?
-    if [ -n "$ended" ]; then # the signal woke the first wait; the server still ends in order
+    if [ -n "$ended" ]; then # it woke the first wait; the server still ends in order
         status=0
         wait "$child" || status=$?
     fi
     [ "$status" -eq 0 ] || exit "$status"
-    echo "the plan is done; waiting for a signal" >&2
+    [ -n "$ended" ] || echo "the plan is done; waiting for a signal" >&2
     while [ -z "$ended" ]; do
-        sleep 3600 &
+        sleep 5 &
         child=$!
         wait "$child" || :
     done

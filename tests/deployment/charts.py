@@ -4,8 +4,8 @@ Example::
 
     render(text, values=values, release="trial")           # YAML, as `helm template` would write it
 
-``{{ .Values.a.b }}``, ``.Release``, ``.Chart``, ``{{ . }}``, ``if``/``else``/``end``, ``range``/``end``, the filters ``quote``, ``nindent``,
-``printf`` with one ``%s``, ``toYaml``, and ``-`` against white space.
+``{{ .Values.a.b }}``, ``.Release``, ``.Chart``, ``{{ . }}``, ``if``/``else``/``end``, ``range``/``end``, ``toYaml``, the filters
+``quote``, ``nindent`` and ``printf`` with one ``%s``, and ``-`` against white space.
 """
 
 import json
@@ -79,15 +79,26 @@ def _branches(parts: Sequence[tuple[str, str]], place: int, scope: Mapping[str, 
     each = list(found) if word == "range" and isinstance(found, list) else [dot] if found else []
     if word == "range" and not isinstance(found, list):
         raise ValueError(f"{path} is no list")
-    inner, middle = _block(parts, place + 1, scope, each[0] if each else "")
+    middle = _end(parts, place)
     made = "".join(_block(parts, place + 1, scope, one)[0] for one in each)
-    del inner
     if middle < len(parts) and parts[middle][1] == "else":
-        otherwise, middle = _block(parts, middle + 1, scope, dot)
-        made = made if each else otherwise
+        made = made if each else _block(parts, middle + 1, scope, dot)[0]
+        middle = _end(parts, middle)
     if middle >= len(parts) or parts[middle] != ("tag", "end"):
         raise ValueError(f"{parts[place][1]} has no end")
     return made, middle
+
+
+def _end(parts: Sequence[tuple[str, str]], place: int) -> int:
+    """Where the ``else`` or ``end`` of what begins at ``place`` stands; what lies between is not looked up."""
+    depth = 0
+    for later in range(place + 1, len(parts)):
+        kind, body = parts[later]
+        if kind == "tag" and body in ("else", "end") and depth == 0:
+            return later
+        depth += kind == "tag" and body.startswith(("if ", "range "))
+        depth -= kind == "tag" and body == "end"
+    raise ValueError(f"{parts[place][1]} has no end")
 
 
 def _pipe(body: str, scope: Mapping[str, Value], dot: Value) -> Value:

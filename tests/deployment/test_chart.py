@@ -274,7 +274,11 @@ def test_the_renderer_refuses_what_it_does_not_know(wrong: str) -> None:
 
 
 def test_the_renderer_gives_what_helm_gives() -> None:
-    text = "a:\n  {{- range .Values.list }}\n  - {{ . | quote }}\n  {{- end }}\nb: {{ if .Values.off }}x{{ else }}y{{ end }}\nc:\n  {{- toYaml .Values.d | nindent 2 }}\n"
+    text = (
+        "a:\n  {{- range .Values.list }}\n  - {{ . | quote }}\n  {{- end }}\n"
+        "b: {{ if .Values.off }}x{{ else }}y{{ end }}\n"
+        "c:\n  {{- toYaml .Values.d | nindent 2 }}\n"
+    )
     assert render(text, values={"list": ["p", "q"], "off": False, "d": {"e": 1}}) == (
         'a:\n  - "p"\n  - "q"\nb: y\nc:\n  e: 1\n'
     )
