@@ -20,7 +20,7 @@ from fedrelease.server.deployment.folder import Settings
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").iterdir())
-TEXTS = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and path.suffix != ".csv")
+TEXTS = [ROOT / "docs" / "operate.md", *sorted(path for path in DEPLOY.rglob("*") if path.is_file())]
 PORTS = [int(address.rpartition(":")[2]) for address in (Settings().listen, Settings().releases)]
 
 
@@ -35,7 +35,7 @@ def test_every_verb_and_flag_that_is_called_exists(path: Path) -> None:
 
 def test_the_units_entry_points_and_notes_do_call_our_verbs() -> None:
     found = {path.name for path in TEXTS if calls(path)}
-    scripts = {"server-entry.sh", "site-entry.sh", "NOTES.txt"}
+    scripts = {"server-entry.sh", "site-entry.sh", "NOTES.txt", "operate.md"}
     assert found >= {*scripts, *(unit.name for unit in UNITS)}
 
 
