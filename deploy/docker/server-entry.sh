@@ -51,9 +51,9 @@ start_and_wait() {
     [ "$status" -eq 0 ] || exit "$status"
     [ -n "$ended" ] || echo "the plan is done; waiting for a signal" >&2
     while [ -z "$ended" ]; do
-        sleep 5 &
+        sleep 1 &
         child=$!
-        wait "$child" || :
+        [ -n "$ended" ] || wait "$child" || :
     done
 }
 

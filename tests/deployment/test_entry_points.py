@@ -27,6 +27,12 @@ class Entry:
         program.write_text(text)
         program.chmod(0o755)
 
+    def sleeps_not(self) -> None:
+        """Time passes quickly."""
+        program = self.folder / "bin" / "sleep"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+
     def begin(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         own = {"PATH": f"{self.folder / 'bin'}:/usr/bin:/bin", "SAID": str(self.said)}
         own |= {"FEDRELEASE_FOLDER": str(self.folder / "home"), "FEDRELEASE_INVITATIONS": str(self.folder)}
@@ -157,7 +163,30 @@ def test_a_site_becomes_one_by_its_invitation_once_and_starts(entry: Entry) -> N
     begin = f"site init /i --folder {home} --data /rows.csv --text text --label stars --wait 600"
     assert (code, said) == (0, [begin, "fetch minilm four-sites", f"site start --folder {home}"])
     (home / "site.toml").touch()
+    (home / "bases").mkdir()
     assert entry.run()[1] == [f"site start --folder {home}"]
+
+
+@SITES
+def test_a_site_fetches_the_servers_base_once_and_asks_again_until_the_run_has_begun(entry: Entry) -> None:
+    home = entry.folder / "home"
+    (home / "site.toml").touch()
+    entry.stub(
+        STUB + f'case "$1" in fetch) mkdir {home}/begun 2>/dev/null && exit 1; mkdir {home}/bases ;; esac\nexit 0\n'
+    )
+    entry.sleeps_not()
+    ask, start = f"site fetch --folder {home} --quiet", f"site start --folder {home}"
+    assert entry.run()[:2] == (0, [ask, ask, start])
+    assert entry.run()[:2] == (0, [start])
+
+
+@SITES
+def test_a_site_that_gets_no_base_does_not_start(entry: Entry) -> None:
+    (entry.folder / "home" / "site.toml").touch()
+    entry.stub(STUB + "exit 1\n")
+    entry.sleeps_not()
+    code, said, _ = entry.run(FEDRELEASE_TRIES="3")
+    assert (code, [one.split()[1] for one in said]) == (1, ["fetch"] * 3)
 
 
 @SITES
