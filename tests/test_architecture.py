@@ -59,7 +59,22 @@ FILES_AND_CLOCKS = {"datetime", "fedrelease.files", "io", "os", "pathlib", "shut
 UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
 UNSAFE_CALLS = {"torch.load", "yaml.load", "numpy.load", "np.load"}
 MACHINE_PATH = re.compile(r"(?<![\w.~{}])/(?:home|Users|root|mnt|srv|work\w*)/")
-TEXTS = {".cfg", ".css", ".html", ".js", ".json", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
+TEXTS = {
+    ".cfg",
+    ".conf",
+    ".css",
+    ".html",
+    ".js",
+    ".json",
+    ".md",
+    ".py",
+    ".service",
+    ".sh",
+    ".toml",
+    ".txt",
+    ".yaml",
+    ".yml",
+}
 
 
 def _modules() -> dict[str, Path]:
@@ -206,10 +221,10 @@ def test_no_folder_in_the_root_hides_the_installed_package() -> None:
 
 
 def _texts() -> Iterator[Path]:
-    folders = [*ROOM_FOLDERS.values(), "docs", "tests", ".ci"]
+    folders = [*ROOM_FOLDERS.values(), "deploy", "docs", "tests", ".ci"]
     files = [path for folder in folders for path in (ROOT / folder).rglob("*")] + list(ROOT.glob("*"))
     for path in files:
-        if path.is_file() and (path.suffix in TEXTS or path.name in {"Makefile", "run"}):
+        if path.is_file() and (path.suffix in TEXTS or path.name in {"Dockerfile", "Makefile", "run"}):
             yield path
 
 

@@ -10,6 +10,7 @@ PAGES = {
     "attacks.md": 5,
     "compare.md": 10,
     "deploy.md": 8,
+    "operate.md": 8,
     "privacy.md": 10,
     "store.md": 10,
     "export.md": 10,
@@ -23,7 +24,7 @@ PAGES = {
     "transport.md": 10,
 }
 """With how many they name at least."""
-ROOMS = ("client", "docs", "server", "simulations", "src", "strategies", "tests")
+ROOMS = ("client", "deploy", "docs", "server", "simulations", "src", "strategies", "tests")
 
 
 def named(page: str) -> list[str]:
@@ -49,5 +50,5 @@ def test_every_module_and_test_behind_a_claim_exists(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_path_outside_of_the_brackets_that_looks_like_ours_is_ours(page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    paths = re.findall(r"`((?:client|server|simulations|src|strategies|tests|docs)/[\w/.]+\.\w+)`", text)
+    paths = re.findall(r"`((?:client|deploy|server|simulations|src|strategies|tests|docs)/[\w/.]+\.\w+)`", text)
     assert [path for path in paths if not (ROOT / path).is_file()] == []

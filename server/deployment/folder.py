@@ -14,13 +14,15 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from fedrelease.deployment.certificates import Authority, new_authority, new_key, private_pem
 from fedrelease.errors import ExperimentError, IdentityError
 from fedrelease.files import write_durably
 
-__all__ = ["Server", "Settings", "check_address", "make_server", "open_server"]
+__all__ = ["Server", "Settings", "check_address", "make_server", "open_server", "renew"]
 
 SETTINGS = "server.toml"
 OWN_HOSTS = ("127.0.0.1", "localhost")
@@ -141,6 +143,47 @@ def open_server(folder: Path) -> Server:
     except (OSError, ValueError) as error:
         raise ExperimentError(f"{path} cannot be read: {error}", value=str(path), rule="it is TOML in UTF-8") from error
     return Server(folder=folder, settings=_settings(found, path))
+
+
+def renew(server: Server, *, now: datetime) -> x509.Certificate:
+    """A new certificate for the names that ``server.toml`` says now, by the same authority and for the same key.
+
+    One file changes, and at once: a process that starts meanwhile finds a certificate and a key that belong together.
+
+    Raises:
+        IdentityError: the authority or the server's key is missing or not in order, or the authority itself has expired.
+        ExperimentError: a name could not stand in a certificate.
+    """
+    authority = server.authority()
+    end = authority.certificate.not_valid_after_utc
+    if end < now:
+        raise IdentityError(
+            "the authority has expired, and nobody would believe what it signs",
+            value=end.isoformat(),
+            rule="it signs for ten years",
+            hint="make a new server in another folder, and invite all sites again",
+        )
+    try:
+        certificate = authority.server_certificate(_own_key(server), names=_all_names(server.settings), now=now)
+    except ValueError as error:
+        raise ExperimentError(
+            f"{server.folder / SETTINGS}: a name cannot stand in a certificate",
+            value=", ".join(server.settings.names),
+            rule="names are host names in ASCII (xn--... for others) or addresses",
+        ) from error
+    write_durably(server.certificate_file, certificate.public_bytes(Encoding.PEM))
+    return certificate
+
+
+def _own_key(server: Server) -> ec.EllipticCurvePublicKey:
+    """The public half of the server's key."""
+    try:
+        key = load_pem_private_key(server.key_file.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:  # no part of the file may be shown
+        raise IdentityError("the server's key cannot be read", value=str(server.key_file)) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise IdentityError("the server's key is of another kind", value=type(key).__name__)
+    return key.public_key()
 
 
 def _settings(found: Mapping[str, object], path: Path) -> Settings:

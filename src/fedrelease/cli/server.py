@@ -30,7 +30,7 @@ from fedrelease.wording import plain
 if TYPE_CHECKING:
     from fedrelease.server.deployment.start import Plan
 
-__all__ = ["dismiss", "init", "invite", "server", "start", "stop"]
+__all__ = ["dismiss", "init", "invite", "renew", "server", "start", "stop"]
 
 FOLDER = Path("server")
 Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the server.")]
@@ -212,6 +212,32 @@ def stop(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
         emit_json({"stopped": int(number)})
     else:
         emit(f"stopped (it was process {number})")
+
+
+@server.command(epilog=example("fedrelease server renew", "fedrelease server renew --folder trial --json"))
+def renew(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
+    """Make the server's certificate anew, for the names in server.toml. Sites notice nothing: the authority stays."""
+    from fedrelease.server.deployment.folder import open_server
+    from fedrelease.server.deployment.folder import renew as renewed
+    from fedrelease.server.lock import is_held
+
+    opened = open_server(folder)
+    made = renewed(opened, now=datetime.now(UTC))
+    expires, runs = made.not_valid_after_utc.isoformat(), is_held(folder / ".lock")
+    if as_json:
+        emit_json(
+            {
+                "certificate": str(opened.certificate_file),
+                "names": list(opened.settings.names),
+                "expires": expires,
+                "running": runs,
+            }
+        )
+        return
+    emit(f"{opened.certificate_file} is for {', '.join(opened.settings.names)}, until {expires}")
+    if runs:
+        emit("the server that runs now takes it at its next start")
+        _next(f"fedrelease server stop{_where(folder)}", f"fedrelease server start EXPERIMENT.toml{_where(folder)}")
 
 
 def _where(folder: Path) -> str:
