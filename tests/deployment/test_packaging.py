@@ -59,7 +59,7 @@ def unit(path: Path) -> configparser.ConfigParser:
 def test_a_unit_is_hardened_and_stops_in_order(path: Path) -> None:
     service = unit(path)["Service"]
     expected = {
-        "Type": "simple",
+        "Type": "notify",
         "NoNewPrivileges": "yes",
         "ProtectSystem": "strict",
         "ProtectHome": "yes",

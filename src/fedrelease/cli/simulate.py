@@ -242,8 +242,8 @@ def finish(experiment: Experiment, store: Path, *, seconds: float, resumed: bool
     from fedrelease.server.store import Store
     from fedrelease.simulations.simulate import summary_of
 
-    opened = Store.open(store)
-    if opened.head() is None:
+    opened = Store.open(store) if store.exists() else None
+    if opened is None or opened.head() is None:
         raise RoundFailed("it ended before its first release", value=str(store), hint="run the same command again")
     _finish(experiment, summary_of(experiment, opened, seconds=seconds, resumed=resumed), as_json=as_json)
 
