@@ -26,6 +26,8 @@ __all__ = ["Server", "Settings", "check_address", "make_server", "open_server", 
 
 SETTINGS = "server.toml"
 OWN_HOSTS = ("127.0.0.1", "localhost")
+OF_VOLUMES = ("lost+found",)
+"""What a file system has in its root by itself."""
 LEAST_PORT, MOST_PORT = 1, 65535
 
 
@@ -115,6 +117,7 @@ def make_server(folder: Path, *, settings: Settings, now: datetime) -> Server:
             rule="its keys are never made anew: all sites would have to be invited again",
             hint=f"name another folder, or edit {folder / SETTINGS}",
         )
+    _check_empty(folder)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     server = Server(folder=folder, settings=settings)
     authority, key = new_authority(settings.name, now=now), new_key()
@@ -126,6 +129,18 @@ def make_server(folder: Path, *, settings: Settings, now: datetime) -> Server:
     write_durably(server.secret_file, secrets.token_hex(32).encode(), mode=0o600)
     write_durably(folder / SETTINGS, _toml(settings).encode())
     return server
+
+
+def _check_empty(folder: Path) -> None:
+    """Private keys go into a folder of their own, and not among what lies there already."""
+    there = sorted(path.name for path in folder.iterdir() if path.name not in OF_VOLUMES) if folder.exists() else []
+    if there:
+        raise IdentityError(
+            f"{folder} is not empty",
+            value=", ".join(there[:5]),
+            rule="a server's keys lie in a folder of their own",
+            hint="name a new one with --folder",
+        )
 
 
 def open_server(folder: Path) -> Server:

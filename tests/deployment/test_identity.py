@@ -71,6 +71,13 @@ def test_a_server_is_never_made_anew_over_another(server: Server) -> None:
         make_server(server.folder, settings=server.settings, now=NOW)
 
 
+def test_keys_do_not_go_among_what_lies_there_already(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text("")
+    with pytest.raises(IdentityError, match="is not empty"):
+        make_server(tmp_path, settings=Settings(), now=NOW)
+    assert [path.name for path in tmp_path.iterdir()] == ["module.py"]
+
+
 def test_settings_read_back_as_they_were_written(server: Server) -> None:
     assert open_server(server.folder).settings == server.settings
 
