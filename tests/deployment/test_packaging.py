@@ -128,7 +128,7 @@ def test_everything_is_installed_by_constraints_and_torch_first_for_the_processo
         if "pip install" in rest and "apt-get" not in rest
     ]
     assert all(" -c constraints.txt" in one for one in installs)
-    assert installs[0].endswith("--index-url https://download.pytorch.org/whl/cpu torch")
+    assert installs[0].endswith('${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch')
     assert len(installs) == 2
 
 
