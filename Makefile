@@ -4,7 +4,8 @@
 PYTHON ?= python3
 FLAGS ?=
 # Over the cores, a module on one of them. A plain `pytest` runs one test after the other.
-SPREAD ?= --numprocesses auto --maxprocesses 4 --dist loadscope
+# In the order of their names: few tests may take long, and should not all come last.
+SPREAD ?= --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:

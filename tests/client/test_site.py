@@ -273,7 +273,7 @@ def test_a_noised_look_tells_whole_numbers_and_a_receipt_and_nothing_else(
     )
 
 
-@pytest.mark.parametrize("noise", ["seeded", "secure"])
+@pytest.mark.parametrize("noise", [pytest.param("seeded", marks=pytest.mark.slow), "secure"])
 def test_the_noise_of_looks_has_the_calibrated_deviation(
     site: Site, state: dict[str, Tensor], model: TextClassifier, tmp_path: Path, tiny_base: Path, noise: str
 ) -> None:

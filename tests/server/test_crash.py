@@ -192,6 +192,7 @@ ROOMS = ("sha256", "template", "versions")
 NAMES = (*ROOMS, "0.1.2.json", "channels.json", "log.jsonl", "publishing.json")
 
 
+@pytest.mark.slow
 def test_a_publisher_that_is_really_killed_loses_no_round_and_counts_none_twice(tmp_path: Path) -> None:
     _kill_publishers(tmp_path / "releases", times=20)
 

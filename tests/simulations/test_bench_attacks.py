@@ -135,6 +135,7 @@ def test_cells_of_another_table_are_refused_with_what_differs(
     assert len(ran) == 2
 
 
+@pytest.mark.slow
 def test_a_run_writes_prints_and_tells_what_it_measured_and_typed_again_it_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -182,6 +182,7 @@ def kill_in_fresh_stores(
         resume(federation, zygote, store, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_chain_of_kills_in_one_store_ends_where_a_run_that_was_never_killed_ends(
     federation: Federation, zygote: Zygote, undisturbed: Undisturbed, length: float
 ) -> None:
@@ -305,6 +306,7 @@ def test_the_current_folder_may_be_a_store(tmp_path: Path, monkeypatch: pytest.M
     assert sites_folder(Path()) == tmp_path.resolve() / "here.sites"
 
 
+@pytest.mark.slow
 def test_a_run_does_without_the_libraries_of_its_workers_in_its_own_process(
     federation: Federation, undisturbed: Undisturbed
 ) -> None:

@@ -143,14 +143,8 @@ def test_a_killed_worker_fails_its_group_only(tiny: Federation, tmp_path: Path) 
     assert workers_of(sites_folder(tiny.folder / "killed")) == []
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-        signal.SIGKILL,
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_interrupted_leaves_no_process_and_no_shared_memory(
     tiny: Federation, whole: Summary, number: signal.Signals
 ) -> None:
