@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, final
+from typing import BinaryIO, cast, final
 
 import grpc
 from google.protobuf.message import Message
@@ -160,25 +160,25 @@ class ReleaseService:
         return messages.Listing(releases=releases, generation=now.generation)
 
     def _manifest(self, request: Message) -> Message:
-        assert isinstance(request, messages.ManifestRequest)
+        request = cast(messages.ManifestRequest, request)
         _check(check_digest, request.digest)
         return messages.ManifestReply(manifest=self._index.manifest(request.digest))
 
     def _stat(self, request: Message) -> Message:
-        assert isinstance(request, messages.StatRequest)
+        request = cast(messages.StatRequest, request)
         _check(check_sha256, request.sha256)
         found = self._index.file(request.sha256)
         return messages.StatReply(sha256=found.sha256, size=found.size)
 
     def _base(self, request: Message) -> Message:
-        assert isinstance(request, messages.BaseRequest)
+        request = cast(messages.BaseRequest, request)
         if request.digest:
             _check(check_sha256, request.digest)
         digest, files = self._index.base(request.digest)
         return messages.BaseReply(digest=digest, files=[_file(one) for one in files])
 
     async def _follow(self, request: Message) -> AsyncIterator[Message | None]:
-        assert isinstance(request, messages.FollowRequest)
+        request = cast(messages.FollowRequest, request)
         if request.channel not in channels.CHANNELS:
             raise _WrongRequest("unknown channel", value=request.channel, rule=f"one of {', '.join(channels.CHANNELS)}")
         before: str | None = None
@@ -195,7 +195,7 @@ class ReleaseService:
             await asyncio.sleep(LOOK_S)
 
     async def _read(self, request: Message) -> AsyncIterator[Message]:
-        assert isinstance(request, messages.ReadRequest)
+        request = cast(messages.ReadRequest, request)
         _check(check_sha256, request.sha256)
         found = await asyncio.to_thread(self._index.file, request.sha256)
         if request.offset > found.size:
