@@ -7,12 +7,12 @@ Example::
 """
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from fedrelease.client.policy import Policy, read_policy
+from fedrelease.deployment.settings import checked, read_toml
 from fedrelease.errors import ExperimentError
 from fedrelease.files import write_durably
 
@@ -122,13 +122,8 @@ def open_site_folder(folder: Path) -> SiteFolder:
         ExperimentError: there is none, or its settings are not in order.
     """
     path = folder / SETTINGS
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        hint = f"make one: fedrelease site init INVITATION --folder {folder}"
-        raise ExperimentError(f"{folder} holds no site", value=str(path), hint=hint) from error
-    except (OSError, ValueError) as error:
-        raise ExperimentError(f"{path} cannot be read: {error}", value=str(path), rule="it is TOML in UTF-8") from error
+    hint = f"make one: fedrelease site init INVITATION --folder {folder}"
+    found = read_toml(path, missing=f"{folder} holds no site", hint=hint)
     return SiteFolder(folder=folder, settings=_settings(found, path))
 
 
@@ -139,17 +134,11 @@ def _settings(found: Mapping[str, object], path: Path) -> SiteSettings:
         if key == "policy":
             continue
         flat |= value if key in LISTS and isinstance(value, dict) else {key: value}
-    known = {own.name: own.type for own in fields(SiteSettings) if own.name != "policy"}
-    for key, value in flat.items():
-        if key not in known:
-            raise ExperimentError(f"{path}: unknown key {key!r}", value=key, rule=f"keys are {', '.join(known)}")
-        wanted = (int, float) if known[key] is float else known[key]
-        if not isinstance(value, wanted) or isinstance(value, bool):  # type: ignore[arg-type]  # str, int or float
-            raise ExperimentError(f"{path}: {key} is of another type", value=value)
+    chosen = checked(flat, SiteSettings, str(path), without=("policy",))
     for key in ("site", "server"):
         if key not in flat:
             raise ExperimentError(f"{path}: {key} is missing", rule="fedrelease site init wrote it")
-    settings = SiteSettings(**flat, policy=policy)  # type: ignore[arg-type]  # names and types are checked above
+    settings = SiteSettings(**chosen, policy=policy)
     if settings.noise not in ("secure", "seeded"):
         raise ExperimentError(
             f"{path}: unknown noise", value=settings.noise, rule="secure, or seeded for demonstrations"

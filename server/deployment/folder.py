@@ -8,9 +8,8 @@ Example::
 """
 
 import secrets
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from fedrelease.deployment.certificates import Authority, new_authority, new_key, private_pem
+from fedrelease.deployment.settings import checked, read_toml
 from fedrelease.errors import ExperimentError, IdentityError
 from fedrelease.files import write_durably
 
@@ -150,13 +150,8 @@ def open_server(folder: Path) -> Server:
         ExperimentError: there is none, or its settings are not in order.
     """
     path = folder / SETTINGS
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        hint = f"make one: fedrelease server init --folder {folder}"
-        raise ExperimentError(f"{folder} holds no server", value=str(path), hint=hint) from error
-    except (OSError, ValueError) as error:
-        raise ExperimentError(f"{path} cannot be read: {error}", value=str(path), rule="it is TOML in UTF-8") from error
+    hint = f"make one: fedrelease server init --folder {folder}"
+    found = read_toml(path, missing=f"{folder} holds no server", hint=hint)
     return Server(folder=folder, settings=_settings(found, path))
 
 
@@ -202,20 +197,7 @@ def _own_key(server: Server) -> ec.EllipticCurvePublicKey:
 
 
 def _settings(found: Mapping[str, object], path: Path) -> Settings:
-    known = {field.name: field.default for field in fields(Settings)}
-    for key, value in found.items():
-        if key not in known:
-            raise ExperimentError(f"{path}: unknown key {key!r}", value=key, rule=f"keys are {', '.join(known)}")
-        wanted = type(known[key])
-        fits = (
-            isinstance(value, list)
-            if wanted is tuple
-            else isinstance(value, (int, float) if wanted is float else wanted)
-        )
-        if not fits or isinstance(value, bool):
-            raise ExperimentError(f"{path}: {key} is of another type", value=value, rule=f"such as {known[key]!r}")
-    chosen = {key: tuple(map(str, value)) if isinstance(value, list) else value for key, value in found.items()}
-    settings = Settings(**chosen)  # type: ignore[arg-type]  # names and types are checked above
+    settings = Settings(**checked(found, Settings, str(path)))
     for key in ("listen", "releases"):
         check_address(str(getattr(settings, key)), f"{path}: {key}")
     if settings.metrics:
