@@ -171,7 +171,8 @@ def test_who_asks_too_often_is_slowed_down_and_logged_once(made: Federation) -> 
 
 
 def test_a_client_that_is_slowed_down_gets_everything_all_the_same(made: Federation, tmp_path: Path) -> None:
-    with serving(made.server, Limits(per_second=20, burst=2, streams=1)) as slow, client_of(made.site, slow) as client:
+    limits = Limits(per_second=20, burst=2, streams=1)
+    with serving(made.server, limits) as slow, client_of(made.site, slow, patience_s=60.0) as client:
         copied = mirror(client, tmp_path / "here", partial=tmp_path / "partial", home=tmp_path / "keys")
     assert copied.lines == 3
     assert "RESOURCE_EXHAUSTED" in {one["status"] for one in lines(made.server)}
