@@ -21,6 +21,7 @@ from fedrelease.client.coding import coded
 from fedrelease.client.group import Trained, train_sites, tried
 from fedrelease.client.site import Site, evaluate_site
 from fedrelease.data.sites import open_site
+from fedrelease.downlink import widened
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Model
 from fedrelease.messages import Answer, Request, answer_text, parse_request
@@ -89,9 +90,10 @@ def train_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Trained | Ex
     sites = [tried(partial(_site, node, request, model)) for node in nodes]
     there = [site for site in sites if not isinstance(site, Exception)]
     tensors = {kind: record.to_torch_state_dict() for kind, record in content.array_records.items()}
-    found = iter(train_sites(there, request, tensors["arrays"], model, tensors.get("companions")))
+    came = widened(tensors["arrays"], request.experiment.transport)
+    found = iter(train_sites(there, request, came, model, tensors.get("companions")))
     outcomes = [(site, site if isinstance(site, Exception) else next(found)) for site in sites]
-    return [_sent(site, outcome, request, tensors["arrays"]) for site, outcome in outcomes]
+    return [_sent(site, outcome, request, came) for site, outcome in outcomes]
 
 
 def evaluate_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Answer | Exception]:
@@ -101,7 +103,7 @@ def evaluate_nodes(content: RecordDict, nodes: Sequence[Node]) -> list[Answer | 
         FedreleaseError: the question itself cannot be answered by anybody.
     """
     request, model = _prepare(content, nodes[0])
-    state = content.array_records["arrays"].to_torch_state_dict()
+    state = widened(content.array_records["arrays"].to_torch_state_dict(), request.experiment.transport)
 
     def look(node: Node) -> Answer:
         return evaluate_site(_site(node, request, model), request, state, model)

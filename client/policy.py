@@ -16,7 +16,8 @@ from dataclasses import dataclass, fields, replace
 from fedrelease.adapter import ADAPTER_KINDS
 from fedrelease.bounds import one_of, positive, require
 from fedrelease.errors import ExperimentError, PolicyRefused
-from fedrelease.experiment import METRICS_POLICIES, TASKS, UNITS, Experiment
+from fedrelease.experiment import Experiment
+from fedrelease.experiment_sections import METRICS_POLICIES, TASKS, UNITS
 from fedrelease.messages import Answer, Request
 
 __all__ = [

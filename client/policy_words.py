@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fedrelease.client.policy import Policy
 
-__all__ = ["in_words"]
+__all__ = ["in_short", "in_words"]
 
 METRICS = {
     "exact": "as they are, without noise",
@@ -33,6 +33,14 @@ def in_words(policy: Policy, *, pinned: str | None) -> tuple[tuple[str, str], ..
         ("directives", f"strategies may ask for: {_listed(policy.directives)}"),
         ("limits", f"{policy.steps} steps and {policy.seconds:g} s a round, {policy.megabytes:g} MB a message"),
     )
+
+
+def in_short(policy: Policy) -> str:
+    """The rules that matter most, in one line."""
+    private = "training WITHOUT privacy too" if policy.unit == "none" else "private training only"
+    metrics = {"exact": "metrics as they are", "noised": "metrics with noise", "withheld": "no metrics"}[policy.metrics]
+    adapters = f"adapters {_listed(policy.adapters)} of rank {policy.rank} at most"
+    return f"{private}, epsilon {policy.epsilon:g} in all at most, {metrics}, {adapters}; `fedrelease site policy` says all"
 
 
 def _unit(policy: Policy) -> str:

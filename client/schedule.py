@@ -32,8 +32,12 @@ def steps_per_round(rows: int, training: Training, *, private: bool) -> int:
 
 
 def rate_factor(step: int, total: int, training: Training) -> float:
-    """The share of the learning rate that step ``step`` of ``total`` uses: warm-up from 0, then constant or down to 0."""
+    """The share of the learning rate that step ``step`` of ``total`` uses: warm-up from 0, then constant or down to 0.
+
+    Source of the cosine: Loshchilov and Hutter (2017), https://arxiv.org/abs/1608.03983, equation 5, without restarts.
+    """
     warm = training.warmup * total
     if step < warm:
         return (step + 1) / (warm + 1)
-    return 1.0 if training.schedule == "constant" else (total - step) / max(1.0, total - warm)
+    left = (total - step) / max(1.0, total - warm)
+    return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[training.schedule]

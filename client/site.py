@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy
 from torch import Tensor
@@ -23,7 +24,7 @@ from fedrelease.client.fisher import check_fisher, fisher_of
 from fedrelease.client.ledger import Entry, Ledger, Standing
 from fedrelease.client.phase_rows import check_rows, rows_of, steps_before, steps_in_all, stretches
 from fedrelease.client.private_part import PrivatePart, open_private_part, own_tensors
-from fedrelease.client.sampling import randomness
+from fedrelease.client.sampling import Randomness, randomness
 from fedrelease.client.selftest import check_gradients
 from fedrelease.client.training import Job, Seeds, train
 from fedrelease.client.variates import Carried, check_companions, open_variate
@@ -36,14 +37,20 @@ from fedrelease.factors import trained_part
 from fedrelease.files import Json, canonical_bytes, digest_bytes
 from fedrelease.messages import ACCURACY_PRIVATE, Answer, Request
 from fedrelease.models.classifier import load_state, trainable_state
-from fedrelease.models.evaluation import look, outcomes
+from fedrelease.models.evaluation import Tally, bounded, judge, look, mean_loss, outcomes, tally
 from fedrelease.models.metrics import Matrix, scores
 from fedrelease.models.ranks import at_rank
-from fedrelease.models.tasks import Classifier
+from fedrelease.models.tasks import Classifier, task_of
 from fedrelease.privacy import PrivacyPlan, Receipt, plan_privacy
+from fedrelease.tasks import contract
 from fedrelease.update import State, state_digest
 
 __all__ = ["Site", "Task", "begin_training", "charge_facts", "charge_identity", "evaluate_site", "train_site"]
+
+DECIMALS = 4
+"""Of noised counts that are no whole ones."""
+Counts: TypeAlias = tuple[tuple[float, ...], ...]
+RECEIPT_FIELDS = ("charge", "noise_multiplier", "sample_rate", "steps", "accountant", "delta")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +239,8 @@ def _job(site: Site, request: Request, model: Classifier, plan: PrivacyPlan | No
 def evaluate_site(site: Site, request: Request, state: State, model: Classifier) -> Answer:
     """What ``state`` does on the site's hold-out, as far as ``privacy.metrics`` lets it leave the site.
 
-    Guarantees: with ``noised`` the only thing that leaves is the confusion matrix plus Gaussian noise, rounded to whole numbers;
-    one row more or less changes one count by one, so its sensitivity is 1, and the plan's rounds together cost at most
+    Guarantees: with ``noised`` the only things that leave are the confusion matrix and the task's sums, both with Gaussian noise
+    for how far one row can move them; where a row is one item, that is one count by one. The plan's rounds together cost at most
     ``privacy.epsilon``.
 
     Where the strategy lets a site keep a private part, all this is about ``state`` as it is released. What the site's users get,
@@ -248,23 +255,36 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
     if private and experiment.privacy.metrics == "withheld":
         return Answer(site=site.data.name, metrics={})
     load_state(model, state)
-    matrix, loss = look(model, site.data.holdout, classes=len(request.labels))
+    judged, task, classes = judge(model, site.data.holdout, request.labels), task_of(model), len(request.labels)
     if not private or experiment.privacy.metrics == "exact":
-        told = outcomes(model, site.data.holdout, request.labels) if experiment.tells_items else None
+        plain = tally(judged, classes=classes)
         return Answer(
             site=site.data.name,
             examples=len(site.data.holdout),
-            metrics=_private_metrics(site, request, state, model, matrix),
-            confusion=_as_rows(matrix),
-            loss=loss,
-            items=told,
+            metrics=_private_metrics(site, request, state, model, plain.matrix),
+            confusion=_as_rows(plain.matrix),
+            sums=plain.sums or None,
+            loss=plain.loss,
+            items=outcomes(judged, site.data.holdout, request.labels) if experiment.tells_items else None,
         )
     identity = charge_identity(site, charge_facts(request, state), pool="holdout")
     segment = _holdout_segment(site, experiment)
     receipt = _charged(site, request, segment, identity, pool="holdout")
-    noise = randomness(site.noise, "noise", identity).normal(segment.noise_multiplier, matrix.shape)
-    noised = numpy.rint(matrix + noise.numpy()) + 0.0  # + 0.0: no count is minus zero
-    return Answer(site=site.data.name, metrics={}, confusion=_as_rows(noised), receipt=receipt)
+    source = randomness(site.noise, "noise", identity)
+    told = bounded(judged, classes=classes, bound=task.bound, sums=len(task.sums))
+    matrix, sums = _noised(told, task, segment.noise_multiplier, source)
+    return Answer(site=site.data.name, metrics={}, confusion=matrix, sums=sums or None, receipt=receipt)
+
+
+def _noised(
+    told: Tally, task: contract.Task, multiplier: float, source: Randomness
+) -> tuple[Counts, tuple[float, ...]]:
+    """Gaussian noise on all that is told, for how far one row moves it; counts of whole items are rounded."""
+    deviation = multiplier * task.sensitivity
+    matrix = told.matrix + source.normal(deviation, told.matrix.shape).numpy()
+    matrix = numpy.round(matrix, 0 if task.items_a_row == "one" else DECIMALS) + 0.0  # + 0.0: no count is minus zero
+    noise = source.normal(deviation * task.bound, (len(told.sums),)).tolist() if told.sums else []
+    return _as_rows(matrix), tuple(round(value + one, DECIMALS) for value, one in zip(told.sums, noise, strict=True))
 
 
 def _private_metrics(site: Site, request: Request, state: State, model: Classifier, plain: Matrix) -> dict[str, float]:
@@ -274,7 +294,7 @@ def _private_metrics(site: Site, request: Request, state: State, model: Classifi
         return {}
     if own:
         load_state(model, {**state, **own})
-        plain, _ = look(model, site.data.holdout, classes=len(request.labels))
+        plain = look(model, site.data.holdout, request.labels).matrix
     return {ACCURACY_PRIVATE: scores(plain)["accuracy"]}
 
 
@@ -340,14 +360,11 @@ def _charged(site: Site, request: Request, segment: Segment, identity: str, *, p
     )
 
 
-RECEIPT_FIELDS = ("charge", "noise_multiplier", "sample_rate", "steps", "accountant", "delta")
-
-
 def _mean_loss(model: Classifier, rows: Rows) -> float:
-    loss = look(model, rows, classes=model.head.out_features)[1]
+    loss = mean_loss(model, rows)
     model.train()
     return loss
 
 
-def _as_rows(matrix: Matrix) -> tuple[tuple[float, ...], ...]:
+def _as_rows(matrix: Matrix) -> Counts:
     return tuple(tuple(float(cell) for cell in row) for row in matrix)

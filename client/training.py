@@ -17,7 +17,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedrelease.client.correction import Correction, MeanGradient, corrected
 from fedrelease.client.private_step import private_stepper
@@ -26,6 +25,7 @@ from fedrelease.client.schedule import rate_factor
 from fedrelease.data.row_files import Rows
 from fedrelease.experiment import Training
 from fedrelease.models.precision import matmul
+from fedrelease.models.tasks import task_of
 from fedrelease.privacy import PrivacyPlan
 
 __all__ = [
@@ -134,6 +134,8 @@ def optimizer_of(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     groups = [group for group in groups if group["params"]]
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, weight_decay=training.weight_decay)
+    if training.optimizer == "adagrad":
+        return torch.optim.Adagrad(groups, lr=training.lr, weight_decay=training.weight_decay)
     return torch.optim.AdamW(groups, lr=training.lr, weight_decay=training.weight_decay)
 
 
@@ -176,7 +178,6 @@ def _micro_batches(indices: Tensor, job: Job) -> list[Tensor]:
 
 
 def summed_loss(model: nn.Module, rows: Rows, indices: Tensor) -> Tensor:
-    """Cross-entropy in nats of these rows, added up, through what they carry of the frozen layers."""
+    """The task's losses of these rows in nats, added up, through what they carry of the frozen layers."""
     batch = rows.batch(indices)
-    logits = model(*batch.inputs)
-    return functional.cross_entropy(logits, batch.labels, reduction="sum")
+    return task_of(model).losses(model(*batch.inputs), batch).sum()

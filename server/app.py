@@ -32,6 +32,8 @@ from fedrelease.server.gather import Seen, Setting
 from fedrelease.server.rounds import run_rounds
 from fedrelease.server.signing import own_signer
 from fedrelease.server.store import Store
+from fedrelease.server.tracking.choice import Tracking
+from fedrelease.server.tracking.following import followed
 from fedrelease.update import State
 
 __all__ = ["Initial", "SecondsOf", "app", "check_same_experiment", "server_app"]
@@ -54,16 +56,23 @@ def server_app(watch: Watcher, *, initial: Initial | None = None, seconds_of: Se
     def main(grid: Grid, context: Context) -> None:
         if context.run_config.get(SETTINGS):
             with deployed(Path(str(context.run_config[SETTINGS])), run=context.run_id) as deployment:
-                run(grid, deployment.settings, deployment.watch, deployment.connected(grid))
+                connected, settings = deployment.connected(grid), deployment.settings
+                run(grid, settings, deployment.watch, connected, deployment.tracking)
         else:
-            run(grid, context.run_config, watch, None)
+            run(grid, context.run_config, watch, None, Tracking())
 
-    def run(grid: Grid, settings: Mapping[str, object], watch: Watcher, connected: Connected | None) -> None:
+    def run(
+        grid: Grid,
+        settings: Mapping[str, object],
+        watch: Watcher,
+        connected: Connected | None,
+        tracking: Tracking,
+    ) -> None:
         experiment = from_document(json.loads(str(settings["experiment"])))
         folder = Path(str(settings["base"]))
         holdout = settings.get("server-holdout")
         store = Store.create_or_open(Path(str(settings["store"])), signer=own_signer())
-        with store.lock():
+        with followed(store, experiment, tracking, watch=watch) as told, store.lock():
             check_same_experiment(store, experiment)
             base = open_base(str(folder), cache=folder)
             run_rounds(
@@ -80,7 +89,7 @@ def server_app(watch: Watcher, *, initial: Initial | None = None, seconds_of: Se
                     base=base,
                     initial=partial(initial or _initial_state, base, experiment),
                     look=_server_look(base, experiment, Path(str(holdout)) if holdout else None),
-                    watch=watch,
+                    watch=told,
                     seconds_of=seconds_of,
                 )
             )

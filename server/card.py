@@ -22,12 +22,15 @@ from fedrelease.server.card_numbers import Measured, measured
 from fedrelease.server.card_privacy import privacy_words
 from fedrelease.server.judging import report_of
 from fedrelease.server.release import Release, experiment_of
+from fedrelease.tasks import TASKS
 from fedrelease.wording import plain
 
 __all__ = ["card", "metadata"]
 
-METRICS = {"accuracy": "accuracy", "macro_f1": "f1"}
+METRICS = {"accuracy": "accuracy", "entity_f1": "f1", "macro_f1": "f1", "perplexity": "perplexity"}
 """Ours by the hub's name."""
+PIPELINES = {"causal-lm": "text-generation"}
+"""What the hub calls a task, where it has another name for it."""
 NAMED = 20
 """Sites that are named; a round may have a thousand."""
 MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
@@ -57,15 +60,15 @@ def metadata(release: Release, *, library: str | None = None) -> dict[str, Json]
     found: dict[str, Json] = {
         "base_model": hub_id(manifest.base.ref),
         "library_name": library or _library(manifest),
-        "pipeline_tag": manifest.task.name,
-        "metrics": [hub for own, hub in METRICS.items() if own in told] or None,
+        "pipeline_tag": PIPELINES.get(manifest.task.name, manifest.task.name),
+        "metrics": list(dict.fromkeys(hub for own, hub in METRICS.items() if own in told)) or None,
         "tags": ["federated-learning", "fedrelease", *(["differential-privacy"] if manifest.privacy else [])],
     }
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _library(manifest: Manifest) -> str | None:
-    if manifest.task.name != "text-classification":
+    if not TASKS[manifest.task.name].opens_in_transformers:
         return None
     return "peft" if manifest.adapter.kind == "lora" else "transformers"
 
@@ -112,21 +115,25 @@ def _base(manifest: Manifest) -> str:
 
 def _what(manifest: Manifest) -> str:
     adapter, task = manifest.adapter, manifest.task
-    trained = "every weight" if adapter.kind == "full" else f"LoRA factors of rank {adapter.rank} and a linear head"
+    head = "" if task.name == "causal-lm" else " and a linear head"
+    trained = "every weight" if adapter.kind == "full" else f"LoRA factors of rank {adapter.rank}{head}"
+    labels = "" if task.name == "causal-lm" else f" with the labels {_some(task.labels)}"
     return (
-        f"A model for {task.name} with the labels {_some(task.labels)}. It is {_base(manifest)} with {trained}, trained by"
+        f"A model for {task.name}{labels}. It is {_base(manifest)} with {trained}, trained by"
         f" federated learning: round {manifest.round} of the federation {_safe(manifest.federation.name)}, phase"
         f" {_safe(manifest.phase)}. Its verdict when it was published: {manifest.verdict}."
     )
 
 
 def _load(manifest: Manifest, recipe: str | None) -> str:
+    if recipe is not None and manifest.task.name == "causal-lm":
+        return f"In the folder of this card, beside the base's where it is an adapter:\n\n```python\n{recipe}\n```"
     if recipe is not None:
         labels = ", ".join(f"{place} {_safe(label)}" for place, label in enumerate(manifest.task.labels))
         return (
             f"In the folder of this card:\n\n```python\n{recipe}\n```\n\nLabels by their place in `logits`: {labels}."
         )
-    format = "hf" if manifest.task.name == "text-classification" else "onnx"
+    format = "hf" if TASKS[manifest.task.name].opens_in_transformers else "onnx"
     return f"`fedrelease export {manifest.version} --format {format}` writes a folder that needs no fedrelease."
 
 
@@ -182,14 +189,27 @@ def _gates(release: Release) -> str:
 def _limits(manifest: Manifest) -> str:
     lines = [
         "- Measured only on the rows named above; nothing is known of other texts, languages or groups of people.",
-        "- Scores are the model's own softmax and are not calibrated.",
-        f"- It knows the labels {_some(manifest.task.labels)} and answers with one of them, whatever it is given.",
+        *(_language_limits() if manifest.task.name == "causal-lm" else _label_limits(manifest)),
     ]
-    if manifest.task.name == "text-classification":
+    if TASKS[manifest.task.name].opens_in_transformers:
         lines.append(f"- Texts are cut after {manifest.task.max_length} tokens.")
     if manifest.verdict == "held":
         lines.append("- Its gates held this release back: it was never meant to serve.")
     return "\n".join(lines)
+
+
+def _label_limits(manifest: Manifest) -> list[str]:
+    return [
+        "- Scores are the model's own softmax and are not calibrated.",
+        f"- It knows the labels {_some(manifest.task.labels)} and answers with one of them, whatever it is given.",
+    ]
+
+
+def _language_limits() -> list[str]:
+    return [
+        "- It goes on with a text as texts of its sources do, and states as readily what is wrong as what is right.",
+        "- Without differential privacy it may repeat what it was trained on, word by word.",
+    ]
 
 
 def _lineage(release: Release) -> str:

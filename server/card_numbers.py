@@ -16,6 +16,7 @@ from scipy import stats
 from fedrelease.manifest import RESIDUAL, Manifest
 from fedrelease.server.gates.items import SERVER, Items
 from fedrelease.server.release import Release
+from fedrelease.tasks import TASKS
 
 __all__ = ["Measured", "measured", "wilson"]
 
@@ -51,11 +52,11 @@ def measured(release: Release) -> Measured:
     if any(file.role == "items" for file in release.manifest.files):
         items = Items.from_bytes(release.read("items"))
         if len(items):
-            return _of_items(items)
+            return _of_items(items, release.manifest)
     return _told(release.manifest)
 
 
-def _of_items(items: Items) -> Measured:
+def _of_items(items: Items, manifest: Manifest) -> Measured:
     truth, group = np.array(items.labels, dtype=np.str_)[items.truth], np.array(items.group, dtype=np.str_)
     every = np.ones(len(items), dtype=np.bool_)
     slices: dict[str, NDArray[np.bool_]] = {"all items": every}
@@ -64,6 +65,9 @@ def _of_items(items: Items) -> Measured:
     slices |= {f"site {name}": group == name for name in names}
     rows = tuple((name, _cells(items.right[chosen])) for name, chosen in slices.items())
     note = f"Intervals are Wilson's, 95 %, item by item; the evaluation set is {items.evaluation[:16]}."
+    task, told = TASKS[manifest.task.name], {**manifest.metrics.server, **manifest.metrics.mean}
+    more = [f"{name.replace('_', ' ')} {told[name]:.3f}" for name in task.shown if name in told]
+    note += f" Beside them: {', '.join(more)}." if more else ""
     return Measured(names=("accuracy (95 %)", "items"), rows=rows, note=note)
 
 

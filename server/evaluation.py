@@ -12,17 +12,23 @@ import numpy
 
 from fedrelease.manifest import MetricsFacts
 from fedrelease.messages import ACCURACY_PRIVATE, Answer
-from fedrelease.models.metrics import report, scores
+from fedrelease.tasks import TASKS
+from fedrelease.tasks.contract import Report, Task
 
 __all__ = ["SiteReport", "site_metrics"]
 
-SiteReport = Mapping[str, Mapping[str, Mapping[str, float]]]
-SHARED = ("accuracy", ACCURACY_PRIVATE, "macro_f1", "loss")
+SiteReport = Mapping[str, Report]
+NOT_SHARED = ("examples",)
+LOWER_IS_BETTER = ("loss", "perplexity")
 DECIMALS = 6
 
 
 def site_metrics(
-    answers: Mapping[str, Answer], *, labels: Sequence[str], server: Mapping[str, float]
+    answers: Mapping[str, Answer],
+    *,
+    labels: Sequence[str],
+    server: Mapping[str, float],
+    task: str = "text-classification",
 ) -> tuple[MetricsFacts, SiteReport]:
     """The metrics of a release, and the per-class report of each site that told something.
 
@@ -30,26 +36,27 @@ def site_metrics(
     lowest accuracy; ``server`` is what the server saw on its own hold-out. All are of the release as it is, but for
     ``accuracy_private``: that is of the release with each site's own private part in place.
     """
-    sites = {name: found for name in sorted(answers) if (found := _scores(answers[name]))}
-    detail = {name: _detail(answers[name], labels) for name in sites}
+    sites = {name: found for name in sorted(answers) if (found := _scores(answers[name], TASKS[task]))}
+    detail = {name: _detail(answers[name], labels, TASKS[task]) for name in sites}
     if not sites:
         return MetricsFacts(server=server), {}
-    shared = [metric for metric in SHARED if all(metric in found for found in sites.values())]
+    first, *others = sites.values()
+    shared = [metric for metric in first if metric not in NOT_SHARED and all(metric in found for found in others)]
     values = {metric: [found[metric] for found in sites.values()] for metric in shared}
     metrics = MetricsFacts(
         server=server,
         mean={metric: _rounded(sum(column) / len(column)) for metric, column in values.items()},
-        worst={metric: max(column) if metric == "loss" else min(column) for metric, column in values.items()},
+        worst={metric: max(column) if metric in LOWER_IS_BETTER else min(column) for metric, column in values.items()},
         worst_site=min(sites, key=lambda name: sites[name]["accuracy"]),
         sites=sites,
     )
     return metrics, detail
 
 
-def _scores(answer: Answer) -> dict[str, float]:
+def _scores(answer: Answer, task: Task) -> dict[str, float]:
     if answer.confusion is None:
         return {}
-    found = scores(numpy.asarray(answer.confusion, dtype=float))
+    found = task.metrics(numpy.asarray(answer.confusion, dtype=float), answer.sums or ())
     if found and answer.loss is not None:
         found["loss"] = answer.loss
     if found and ACCURACY_PRIVATE in answer.metrics:
@@ -57,8 +64,8 @@ def _scores(answer: Answer) -> dict[str, float]:
     return {metric: _rounded(value) for metric, value in found.items()}
 
 
-def _detail(answer: Answer, labels: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
-    found = report(numpy.asarray(answer.confusion, dtype=float), labels)
+def _detail(answer: Answer, labels: Sequence[str], task: Task) -> Report:
+    found = task.report(numpy.asarray(answer.confusion, dtype=float), answer.sums or (), labels)
     return {label: {name: _rounded(value) for name, value in row.items()} for label, row in found.items()}
 
 

@@ -17,6 +17,7 @@ from fedrelease.files import Json
 __all__ = [
     "Event",
     "MemoryBegins",
+    "NotWaitedFor",
     "Opened",
     "Released",
     "RoundStarted",
@@ -76,6 +77,17 @@ class SiteAnswered:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotWaitedFor:
+    """A step of a round ended without these sites, who had ``allowed_s``; those who answered took ``median_s``."""
+
+    version: str
+    step: str
+    sites: tuple[str, ...]
+    allowed_s: float
+    median_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Released:
     """A version is in the store for good; ``held`` says why its gates gave it no channel, where they did."""
 
@@ -89,7 +101,7 @@ class Released:
     held: str | None = None
 
 
-Event: TypeAlias = Opened | MemoryBegins | RoundStarted | SiteAnswered | Released
+Event: TypeAlias = Opened | MemoryBegins | RoundStarted | SiteAnswered | NotWaitedFor | Released
 Watcher: TypeAlias = Callable[[Event], None]
 
 
@@ -101,7 +113,7 @@ def event_facts(event: Event) -> Mapping[str, Json]:
 
 def event_of(facts: Mapping[str, object]) -> Event | None:
     """The event that :func:`event_facts` made these of; ``None`` if they are something else."""
-    kinds = (Opened, MemoryBegins, RoundStarted, SiteAnswered, Released)
+    kinds = (Opened, MemoryBegins, RoundStarted, SiteAnswered, NotWaitedFor, Released)
     kind = {one.__name__: one for one in kinds}.get(str(facts.get("event")))
     if kind is None:
         return None

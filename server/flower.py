@@ -17,12 +17,14 @@ from typing import Protocol, TypeVar
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedrelease.downlink import as_received, narrowed
 from fedrelease.errors import FedreleaseError, RoundFailed
 from fedrelease.messages import Request, parse_answer, request_text
 from fedrelease.population import Population
 from fedrelease.server.arrays import tensors_of
 from fedrelease.server.coded import decoded, sent_bytes
 from fedrelease.server.sites import Reply
+from fedrelease.server.stragglers import Stragglers
 from fedrelease.update import State
 
 __all__ = ["FIRST_NODE", "POLL_S", "Connected", "FlowerSites", "first_answers"]
@@ -92,16 +94,24 @@ class FlowerSites:
         return self._names
 
     def train(
-        self, request: Request, state: State, sites: Sequence[str], companions: State | None = None
+        self,
+        request: Request,
+        state: State,
+        sites: Sequence[str],
+        companions: State | None = None,
+        stragglers: Stragglers | None = None,
     ) -> Iterator[Reply]:
         """Ask ``sites`` to train from ``state``; answers come in the order in which they arrive, late ones as refused."""
         beside = {"companions": ArrayRecord(dict(companions))} if companions else {}
-        for reply in self._ask("train", request, {"arrays": ArrayRecord(dict(state)), **beside}, sites):
-            yield _as_trained(reply, request, state)
+        came = as_received(state, request.experiment.transport)
+        for reply in self._ask("train", request, {**_sent(request, came), **beside}, sites, stragglers):
+            yield _as_trained(reply, request, came)
 
-    def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+    def evaluate(
+        self, request: Request, state: State, sites: Sequence[str], stragglers: Stragglers | None = None
+    ) -> Iterator[Reply]:
         """Ask ``sites`` to evaluate ``state`` on their hold-outs."""
-        return self._ask("evaluate", request, {"arrays": ArrayRecord(dict(state))}, sites)
+        return self._ask("evaluate", request, _sent(request, state), sites, stragglers)
 
     def _discover(self) -> dict[str, int]:
         content = RecordDict({"config": ConfigRecord({"ask": "site"})})
@@ -126,26 +136,34 @@ class FlowerSites:
         return nodes
 
     def _ask(
-        self, kind: str, request: Request, arrays: Mapping[str, ArrayRecord], sites: Sequence[str]
+        self,
+        kind: str,
+        request: Request,
+        arrays: Mapping[str, ArrayRecord],
+        sites: Sequence[str],
+        stragglers: Stragglers | None,
     ) -> Iterator[Reply]:
         config = ConfigRecord({"server-round": request.round, "request": request_text(request)})
         content = RecordDict({**arrays, "config": config})
         silent = set(sites)
+        watched = stragglers if self._connected is not None else None  # in a simulation nobody is late
         nodes = self._nodes()
         asked = {site: nodes[site] for site in sites if site in nodes}
-        for (site, message), more in _looking_ahead(self._stream(kind, content, asked)):
+        for (site, message), more in _looking_ahead(self._stream(kind, content, asked, watched)):
             silent.discard(site)
             yield replace(_reply_of(site, message), more=more)
+        late = watched.reason if watched and watched.over() else f"no answer within {self._deadline_s:g} s"
         for site in sorted(silent):
-            yield _silence(site, f"no answer within {self._deadline_s:g} s" if site in asked else self._why_not(site))
+            yield _silence(site, late if site in asked else self._why_not(site))
 
     def _why_not(self, site: str) -> str:
         return self._connected.why_not(site) if self._connected else "not connected"
 
     def _stream(
-        self, kind: str, content: RecordDict, nodes: Mapping[str, int]
+        self, kind: str, content: RecordDict, nodes: Mapping[str, int], stragglers: Stragglers | None = None
     ) -> Iterator[Iterator[tuple[str, Message]]]:
-        return _answers(self._grid, kind, content, nodes, deadline_s=self._deadline_s, poll_s=self._poll_s)
+        until = _Until(self._deadline_s, stragglers)
+        return _answers(self._grid, kind, content, nodes, until=until, poll_s=self._poll_s)
 
 
 def first_answers(
@@ -153,12 +171,28 @@ def first_answers(
 ) -> Mapping[str, Message]:
     """What each site says to a first query, by who was asked; those who say nothing in time are not there."""
     content = RecordDict({"config": config})
-    arrivals = _answers(grid, "query", content, nodes, deadline_s=deadline_s, poll_s=poll_s)
+    arrivals = _answers(grid, "query", content, nodes, until=_Until(deadline_s), poll_s=poll_s)
     return dict(answer for together in arrivals for answer in together)
 
 
+class _Until:
+    """The end of waiting: a deadline, or before it what stragglers are allowed."""
+
+    def __init__(self, deadline_s: float, stragglers: Stragglers | None = None) -> None:
+        self._deadline_s, self._stragglers = deadline_s, stragglers
+        self._end = 0.0
+
+    def begin(self) -> None:
+        self._end = time.monotonic() + self._deadline_s
+        if self._stragglers is not None:
+            self._stragglers.begin()
+
+    def over(self) -> bool:
+        return time.monotonic() >= self._end or (self._stragglers is not None and self._stragglers.over())
+
+
 def _answers(
-    grid: Grid, kind: str, content: RecordDict, nodes: Mapping[str, int], *, deadline_s: float, poll_s: float
+    grid: Grid, kind: str, content: RecordDict, nodes: Mapping[str, int], *, until: _Until, poll_s: float
 ) -> Iterator[Iterator[tuple[str, Message]]]:
     """Answers by who was asked, as they arrive; those that arrived together in one go.
 
@@ -167,8 +201,8 @@ def _answers(
     asked = sorted(nodes.items())
     messages = [Message(content, dst_node_id=node, message_type=kind) for _, node in asked]
     pending = dict(zip(grid.push_messages(messages), (name for name, _ in asked), strict=True))
-    until = time.monotonic() + deadline_s
-    while pending and time.monotonic() < until:
+    until.begin()
+    while pending and not until.over():
         waited = len(pending)
         yield _awaited(grid.pull_messages(tuple(pending)), pending)
         if len(pending) == waited:  # a grid may answer at once that nothing is there
@@ -224,6 +258,11 @@ def _name_of(message: Message) -> str:
             hint="mend that site's configuration",
         )
     return site
+
+
+def _sent(request: Request, state: State) -> dict[str, ArrayRecord]:
+    """The record of a state in the form in which it travels."""
+    return {"arrays": ArrayRecord(narrowed(state, request.experiment.transport))}
 
 
 def _silence(site: str, why: str) -> Reply:

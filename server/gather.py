@@ -6,12 +6,14 @@ Example::
     evaluated = gather_evaluations(setting, request, candidate)
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Size
 
+from fedrelease.downlink import as_received
 from fedrelease.errors import FedreleaseError, UpdateRefused
 from fedrelease.experiment import Experiment
 from fedrelease.item_outcomes import Outcomes
@@ -20,16 +22,18 @@ from fedrelease.messages import Answer, Request
 from fedrelease.models.bases import Base
 from fedrelease.privacy import Receipt
 from fedrelease.server.evaluation import SiteReport, site_metrics
-from fedrelease.server.events import SiteAnswered, Watcher
+from fedrelease.server.events import NotWaitedFor, SiteAnswered, Watcher
 from fedrelease.server.gates.items import SERVER
 from fedrelease.server.plan import evaluators
 from fedrelease.server.screen import screen, screen_companions, screen_evaluation
 from fedrelease.server.sites import Reply, Sites
 from fedrelease.server.spool import Screened, Spool
 from fedrelease.server.store import Store
+from fedrelease.server.stragglers import Stragglers, is_late
+from fedrelease.server.tracing import spanned
 from fedrelease.update import State
 
-__all__ = ["Evaluated", "Seen", "Setting", "gather_evaluations", "gather_updates"]
+__all__ = ["Evaluated", "Seen", "Setting", "gather_evaluations", "gather_updates", "needed"]
 
 REASON_LENGTH = 300
 TOGETHER_BYTES = 32 << 20
@@ -66,13 +70,17 @@ class Setting:
 
     def tell(self, request: Request, step: str, site: str, refused: str | None, receipt: Receipt | None) -> None:
         """Tell the watcher what became of a site's answer."""
+        spanned("answer", version=request.version, step=step, site=site, refused=refused or "")
         epsilon = receipt.epsilon_total if receipt else None
         self.watch(SiteAnswered(version=request.version, step=step, site=site, refused=refused, epsilon=epsilon))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What sites and server saw of a candidate; ``items`` by site, the server's own under its name."""
+    """What sites and server saw of a candidate; ``items`` by site, the server's own under its name.
+
+    ``asked``: how many sites were.
+    """
 
     metrics: MetricsFacts
     report: SiteReport
@@ -80,6 +88,7 @@ class Evaluated:
     refused: Mapping[str, str]
     items: Mapping[str, Outcomes] = field(default_factory=dict)
     answers: Mapping[str, Answer] = field(default_factory=dict)
+    asked: int = 0
 
 
 def gather_updates(
@@ -94,24 +103,59 @@ def gather_updates(
 ) -> dict[str, str]:
     """Ask the sites that are not in the spool yet; return who was refused, and why.
 
-    ``companions`` go out with the parent's state, and companions of these ``kinds`` come back.
+    What they trained counts from the parent's state as they received it. ``companions`` go out with that state, and companions
+    of these ``kinds`` come back.
     """
     refused: dict[str, str] = {}
     spooled = spool.accepted()
     waiting = [site for site in asked if site not in spooled]
     together: list[Screened] = []
     size = 0
-    for reply in setting.sites.train(request, parent, waiting, companions):
+    parent = as_received(parent, request.experiment.transport)
+    stragglers = _stragglers(setting, len(asked), answered=len(asked) - len(waiting))
+    for reply in setting.sites.train(request, parent, waiting, companions, *_watching(stragglers)):
         try:
             together.append(_screened(request, reply, parent, kinds))
             size += together[-1].size_bytes
+            if stragglers:
+                stragglers.answered()
         except UpdateRefused as error:
             refused[reply.site] = _short(error)
             setting.tell(request, "train", reply.site, refused[reply.site], None)
         if not reply.more or size >= TOGETHER_BYTES:
             _keep(setting, request, spool, together)
             together, size = [], 0
+    _tell_late(setting, request, "train", refused, stragglers)
     return refused
+
+
+def needed(quorum: float, asked: int) -> int:
+    """How many of those asked have to answer."""
+    return max(1, math.ceil(quorum * asked))
+
+
+def _stragglers(setting: Setting, asked: int, *, answered: int = 0) -> Stragglers | None:
+    """Who says when a step stops waiting; ``answered`` did so before it was stopped and went on."""
+    federation = setting.experiment.federation
+    if federation.straggler_factor is None:
+        return None
+    return Stragglers(factor=federation.straggler_factor, quorum=needed(federation.quorum, asked) - answered)
+
+
+def _watching(stragglers: Stragglers | None) -> tuple[Stragglers, ...]:
+    """What is passed on to sites: where nobody can be late they are asked as ever."""
+    return () if stragglers is None else (stragglers,)
+
+
+def _tell_late(
+    setting: Setting, request: Request, step: str, refused: Mapping[str, str], stragglers: Stragglers | None
+) -> None:
+    late = tuple(sorted(site for site, why in refused.items() if is_late(why)))
+    if late and stragglers is not None and stragglers.allowed_s is not None and stragglers.median_s is not None:
+        allowed_s, median_s = round(stragglers.allowed_s, 1), round(stragglers.median_s, 1)
+        setting.watch(
+            NotWaitedFor(version=request.version, step=step, sites=late, allowed_s=allowed_s, median_s=median_s)
+        )
 
 
 def _screened(request: Request, reply: Reply, parent: State, kinds: Sequence[str]) -> Screened:
@@ -149,21 +193,32 @@ def _by_shape(updates: Sequence[Screened]) -> Iterable[Sequence[Screened]]:
     return found.values()
 
 
-def gather_evaluations(setting: Setting, request: Request, candidate: State) -> Evaluated:
-    """Ask the evaluators about the candidate, and look at the server's own hold-out."""
+def gather_evaluations(
+    setting: Setting, request: Request, candidate: State, *, busy: Collection[str] = ()
+) -> Evaluated:
+    """Ask the evaluators about the candidate, and look at the server's own hold-out.
+
+    Who is ``busy``, still training although nobody waits for it any more, is not asked: one more question would only lie there.
+    """
     answers: dict[str, Answer] = {}
     refused: dict[str, str] = {}
     federation = setting.experiment.federation
-    asked = evaluators(federation, request.version, setting.sites.names())
-    for reply in setting.sites.evaluate(request, candidate, asked):
+    asked = [site for site in evaluators(federation, request.version, setting.sites.names()) if site not in busy]
+    stragglers = _stragglers(setting, len(asked))
+    for reply in setting.sites.evaluate(request, candidate, asked, *_watching(stragglers)):
         try:
             answers[reply.site] = _evaluation(request, reply)
+            if stragglers:
+                stragglers.answered()
         except UpdateRefused as error:
             refused[reply.site] = f"hold-out: {_short(error)}"
         answer = answers.get(reply.site)
         setting.tell(request, "evaluate", reply.site, refused.get(reply.site), answer.receipt if answer else None)
+    _tell_late(setting, request, "evaluate", refused, stragglers)
     seen = setting.look(candidate, request.round)
-    metrics, report = site_metrics(answers, labels=request.labels, server=seen.metrics)
+    metrics, report = site_metrics(
+        answers, labels=request.labels, server=seen.metrics, task=setting.experiment.model.task
+    )
     receipts = tuple(answers[site].receipt for site in sorted(answers))
     items = {**{site: answer.items for site, answer in answers.items()}, SERVER: seen.items}
     return Evaluated(
@@ -173,6 +228,7 @@ def gather_evaluations(setting: Setting, request: Request, candidate: State) -> 
         refused=refused,
         items={name: told for name, told in sorted(items.items()) if told is not None},
         answers=answers,
+        asked=len(asked),
     )
 
 

@@ -21,6 +21,7 @@ from fedrelease.server.release import Release, load, versions
 from fedrelease.server.retracted import Retraction, is_rebuilt, retraction_of
 from fedrelease.server.sites import Reply, Sites
 from fedrelease.server.store import Store
+from fedrelease.server.stragglers import Stragglers
 from fedrelease.strategies import make_strategy
 from fedrelease.update import State
 
@@ -128,11 +129,18 @@ class _Others:
         return tuple(name for name in self.sites.names() if name not in self.gone)
 
     def train(
-        self, request: Request, state: State, sites: Sequence[str], companions: State | None = None
+        self,
+        request: Request,
+        state: State,
+        sites: Sequence[str],
+        companions: State | None = None,
+        stragglers: Stragglers | None = None,
     ) -> Iterator[Reply]:
         """As the sites answer."""
-        return self.sites.train(request, state, sites, companions)
+        return self.sites.train(request, state, sites, companions, stragglers)
 
-    def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+    def evaluate(
+        self, request: Request, state: State, sites: Sequence[str], stragglers: Stragglers | None = None
+    ) -> Iterator[Reply]:
         """As the sites answer."""
-        return self.sites.evaluate(request, state, sites)
+        return self.sites.evaluate(request, state, sites, stragglers)

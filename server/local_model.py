@@ -18,9 +18,8 @@ from fedrelease.data.tokens import load_tokenizer
 from fedrelease.experiment import Experiment, Model
 from fedrelease.models.bases import Base
 from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
-from fedrelease.models.evaluation import look, outcomes
-from fedrelease.models.metrics import scores
-from fedrelease.models.tasks import Classifier, build_model
+from fedrelease.models.evaluation import judge, outcomes, tally
+from fedrelease.models.tasks import Classifier, build_model, task_of
 from fedrelease.models.zero_shot import label_vectors
 from fedrelease.server.gather import Seen
 from fedrelease.update import State
@@ -65,8 +64,9 @@ def server_look(base: Base, experiment: Experiment, holdout: Path) -> Callable[[
         labels = wanted.labels
         model, rows = built(wanted), of_labels(whole, len(labels))
         load_state(model, state)
-        matrix, loss = look(model, rows, classes=len(labels))
-        items = outcomes(model, rows, labels) if experiment.needs_items else None
-        return Seen(metrics={**scores(matrix), "loss": loss}, items=items)
+        judged = judge(model, rows, labels)
+        found = tally(judged, classes=len(labels))
+        items = outcomes(judged, rows, labels) if experiment.needs_items else None
+        return Seen(metrics={**task_of(model).metrics(found.matrix, found.sums), "loss": found.loss}, items=items)
 
     return on_server

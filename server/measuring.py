@@ -17,7 +17,7 @@ import psutil
 from fedrelease.data.sources import load_table
 from fedrelease.data.tokens import load_tokenizer, text_rows
 from fedrelease.errors import DataError, FedreleaseError
-from fedrelease.models.evaluation import predict_logits
+from fedrelease.models.evaluation import answers
 from fedrelease.server.judging import Measured
 from fedrelease.server.predict import text_model
 from fedrelease.server.release import Release, experiment_of, load
@@ -59,7 +59,9 @@ def texts_of(release: Release, *, cache: Path, most: int = TURNS) -> tuple[str, 
     """
     experiment = experiment_of(release)
     try:
-        texts = load_table(experiment.data, experiment.model.labels, cache=cache, fetch_missing=False).texts
+        texts = load_table(
+            experiment.data, experiment.model.labels, cache=cache, task=experiment.model.task, fetch_missing=False
+        ).texts
     except FedreleaseError as error:
         raise DataError(
             f"the texts of {release.version} are not on this machine",
@@ -84,7 +86,7 @@ def _ready(release: Release, texts: Sequence[str], cache: Path, rooms: ExitStack
     model, base = text_model(release, cache=cache)
     tokenizer, longest = load_tokenizer(base.folder), release.manifest.task.max_length
     rows = [rooms.enter_context(text_rows([text], tokenizer, longest)) for text in texts]
-    return lambda turn: predict_logits(model, rows[turn % len(rows)])
+    return lambda turn: list(answers(model, rows[turn % len(rows)]))
 
 
 def _peak(root: Path, version: str, texts: tuple[str, ...], cache: Path) -> int:

@@ -2,52 +2,68 @@
 
 Example::
 
-    predict(store.find("stable"), ["a warm and funny film"], cache=cache_folder())[0].label      # 'positive'
+    predict(store.find("stable"), ["a warm and funny film"], cache=cache_folder())[0].document()   # {'label': 'positive', ...}
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
-import torch
+from torch import Tensor
 
-from fedrelease.data.tokens import load_tokenizer, text_rows
-from fedrelease.errors import ModelError
+from fedrelease.data.row_files import open_rows
+from fedrelease.data.tokens import Tokenizer, load_tokenizer, save_rows
+from fedrelease.errors import ExperimentError, ModelError
 from fedrelease.models.bases import Base
 from fedrelease.models.classifier import TextClassifier
-from fedrelease.models.evaluation import predict_logits
+from fedrelease.models.evaluation import answers
+from fedrelease.models.tasks import Classifier
 from fedrelease.server.release import Release
 from fedrelease.server.released_model import released_model, same_base
+from fedrelease.tasks import TASKS
+from fedrelease.tasks.contract import AnyBatch, Asked, Prediction
 
-__all__ = ["Prediction", "predict", "text_model"]
+__all__ = ["predict", "text_model"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """The most likely label of a text, and its probability by the model's own softmax (not calibrated)."""
-
-    text: str
-    label: str
-    score: float
+MOST_TOKENS = 40
 
 
-def predict(release: Release, texts: Sequence[str], *, cache: Path) -> list[Prediction]:
-    """Label texts with a release.
+def predict(release: Release, texts: Sequence[str], *, cache: Path, tokens: int | None = None) -> Sequence[Prediction]:
+    """What a release says of texts, one after the other.
+
+    Args:
+        tokens: a language model continues each text by at most so many; left out = 40.
 
     Raises:
-        ModelError: the base here is not the base of the release.
+        ExperimentError: ``tokens`` is given to a release that continues no text, or is none.
+        ModelError: the base here is not the base of the release, or the release reads no texts.
         DamagedRelease: a file of the release changed.
     """
     manifest = release.manifest
-    model, base = text_model(release, cache=cache)
-    with text_rows(texts, load_tokenizer(base.folder), manifest.task.max_length) as rows:
-        shares = torch.softmax(predict_logits(model, rows), dim=1)
-    best = shares.max(dim=1)
-    return [
-        Prediction(text=text, label=manifest.task.labels[int(index)], score=round(float(score), 6))
-        for text, score, index in zip(texts, best.values, best.indices, strict=True)
-    ]
+    _check_continues(release, tokens)
+    said = _says(release)
+    base = same_base(release, cache)
+    model, sees = released_model(release, base), base.reads_images
+    return said(
+        Asked(
+            texts=texts,
+            labels=manifest.task.labels,
+            tokenizer=cast(Tokenizer, None if sees else load_tokenizer(base.folder)),
+            max_length=manifest.task.max_length,
+            run=lambda tensors: _run(model, tensors),
+            model=model,
+            tokens=tokens or MOST_TOKENS,
+            pixels=base.pixels if sees else "",
+        )
+    )
+
+
+def _run(model: Classifier, tensors: Mapping[str, Tensor]) -> Iterator[tuple[Tensor, AnyBatch, Tensor]]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "texts.safetensors"
+        save_rows(path, tensors)
+        yield from answers(model, open_rows(path))
 
 
 def text_model(release: Release, *, cache: Path) -> tuple[TextClassifier, Base]:
@@ -57,16 +73,34 @@ def text_model(release: Release, *, cache: Path) -> tuple[TextClassifier, Base]:
         ModelError: the base here is not the base of the release, or the release does not read texts.
         DamagedRelease: a file of the release changed.
     """
-    _check_reads_texts(release)
+    _says(release)
     base = same_base(release, cache)
-    return cast(TextClassifier, released_model(release, base)), base
+    model = released_model(release, base)
+    if not isinstance(model, TextClassifier):
+        what, rule = f"{release.version} does not read texts", "a release of texts is needed"
+        raise ModelError(what, value=release.manifest.task.name, rule=rule, hint="name another release")
+    return model, base
 
 
-def _check_reads_texts(release: Release) -> None:
-    if release.manifest.task.name != "text-classification":
+def _check_continues(release: Release, tokens: int | None) -> None:
+    if tokens is None:
+        return
+    task = release.manifest.task.name
+    if not TASKS[task].continues:
+        what, rule = "--tokens with a release that continues no text", "--tokens is for releases of causal-lm"
+        raise ExperimentError(what, value=task, rule=rule, hint="leave it out")
+    if tokens < 1:
+        raise ExperimentError("no token is asked for", value=tokens, rule="--tokens is at least 1")
+
+
+def _says(release: Release) -> Callable[[Asked], Sequence[Prediction]]:
+    said = TASKS[release.manifest.task.name].predict
+    if said is None:
+        readers = ", ".join(sorted(name for name, task in TASKS.items() if task.predict is not None))
         raise ModelError(
-            f"{release.version} does not read texts",
+            f"{release.version} predicts nothing",
             value=release.manifest.task.name,
-            rule="predict labels texts, with a release of text-classification",
+            rule=f"predict is for releases of {readers}",
             hint="load the release's adapter.safetensors and run it on your rows",
         )
+    return said

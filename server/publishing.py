@@ -40,6 +40,7 @@ from fedrelease.server.judging import Candidate, attach_report, judge
 from fedrelease.server.release import Release
 from fedrelease.server.seen_items import EARLIER_SCORES, ITEMS, SCORES, items_of, scores_bytes, scores_of
 from fedrelease.server.store import Store
+from fedrelease.server.tracing import span
 from fedrelease.update import State, Update, state_bytes
 
 __all__ = ["Cost", "Outcome", "environment_of", "publish"]
@@ -109,7 +110,8 @@ def publish(outcome: Outcome, cost: Cost, *, experiment: Experiment, base: Base,
             began=outcome.began,
             earlier_scores=tuple(found for path, found in scores.items() if path != SCORES),
         )
-        judged = judge(candidate, outcome.phase, experiment=experiment, store=store)
+        with span("gate", version=outcome.version):
+            judged = judge(candidate, outcome.phase, experiment=experiment, store=store)
         manifest = replace(manifest, verdict=judged.verdict)
         report, channel = judged.report(manifest), outcome.phase.channel
         reason = report.sentence if judged.verdict == "held" else None

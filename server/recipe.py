@@ -7,21 +7,26 @@ Example::
 
 from fedrelease.models.bases import Pooling
 
-__all__ = ["recipe"]
+__all__ = ["language_recipe", "recipe"]
 
+TEXT = "a warm and funny film"
 POOLED = {"mean": "hidden.mean(1)", "first": "hidden[:, 0]", "max": "hidden.amax(1)", "last": "hidden[:, -1]"}
 """Of one text, which has no padding: a vector of the tokens' vectors, as ``fedrelease.models.classifier.pool`` makes it."""
 
 
-def recipe(base: str, pooling: Pooling, *, max_length: int, merged: bool) -> str:
+def recipe(base: str, pooling: Pooling | None, *, max_length: int, merged: bool) -> str:
     """Python that ends with ``logits``, float32 ``[1, labels]``, of one text; at most twelve lines.
+
+    Without ``pooling`` they are of each token, ``[1, tokens, labels]``.
 
     The precision is named because transformers would take that of the base's file.
     """
+    if pooling is None and merged:
+        return _tagger(max_length)
     imports = ["import torch", *([] if merged else ["from peft import PeftModel"])]
     imports += ["from safetensors.torch import load_file", "from transformers import AutoModel, AutoTokenizer", ""]
-    vector = POOLED[pooling.mode]
-    if pooling.normalise:
+    vector = POOLED[pooling.mode] if pooling else "hidden"
+    if pooling and pooling.normalise:
         vector = f"torch.nn.functional.normalize({vector}, dim=-1)"
     opened = 'AutoModel.from_pretrained(".", dtype=torch.float32).eval()'
     if not merged:
@@ -30,8 +35,40 @@ def recipe(base: str, pooling: Pooling, *, max_length: int, merged: bool) -> str
     lines = [
         f"model = {opened}",
         'tokenizer, head = AutoTokenizer.from_pretrained("."), load_file("head.safetensors")',
-        f'row = tokenizer("a warm and funny film", truncation=True, max_length={max_length}, return_tensors="pt")',
+        f'row = tokenizer("{TEXT}", truncation=True, max_length={max_length}, return_tensors="pt")',
         'hidden = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]).last_hidden_state',
         f'logits = {vector} @ head["weight"].T + head["bias"]',
     ]
     return "\n".join([*imports, *lines])
+
+
+def _tagger(max_length: int) -> str:
+    lines = [
+        "import torch",
+        "from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline",
+        "",
+        'model = AutoModelForTokenClassification.from_pretrained(".", dtype=torch.float32).eval()',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        f'row = tokenizer("{TEXT}", truncation=True, max_length={max_length}, return_tensors="pt")',
+        'logits = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]).logits',
+        'names = pipeline("token-classification", model=model, tokenizer=tokenizer, aggregation_strategy="first")',
+    ]
+    return "\n".join(lines)
+
+
+def language_recipe(*, merged: bool) -> str:
+    """Python that ends with ``text``: how a text goes on; of an adapter on the base that its own configuration names."""
+    library, kind = ("transformers", "AutoModelForCausalLM") if merged else ("peft", "AutoPeftModelForCausalLM")
+    imports = f"from {library} import {kind}\nfrom transformers import AutoTokenizer"
+    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer" if merged else imports
+    lines = [
+        "import torch",
+        imports,
+        "",
+        f'model = {kind}.from_pretrained(".", dtype=torch.float32).eval()',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        'row = tokenizer("My fellow citizens,", return_tensors="pt", return_token_type_ids=False)',
+        "told = model.generate(**row, max_new_tokens=40, do_sample=False)",
+        "text = tokenizer.decode(told[0], skip_special_tokens=True)",
+    ]
+    return "\n".join(lines)

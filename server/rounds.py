@@ -8,12 +8,12 @@ Resuming is opening the store and going on: the newest release is the checkpoint
 again.
 """
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache, partial
 
 from fedrelease.adapter import Adapter
+from fedrelease.downlink import narrowed
 from fedrelease.errors import EngineError, ExperimentError, ModelError, RoundFailed
 from fedrelease.experiment import Experiment, StrategyChoice
 from fedrelease.growth import grown, grown_with_zeros
@@ -22,7 +22,7 @@ from fedrelease.messages import Request
 from fedrelease.server.aggregating import KeptRound, aggregate, keep_round, memory_for, shown_to
 from fedrelease.server.arrivals import StateOf, arrivals, as_arrived, check_times, starts
 from fedrelease.server.events import MemoryBegins, Opened, Released, RoundStarted
-from fedrelease.server.gather import Setting, gather_evaluations, gather_updates
+from fedrelease.server.gather import Evaluated, Setting, gather_evaluations, gather_updates, needed
 from fedrelease.server.going_on import parent_of, rounds_left, without_retracted
 from fedrelease.server.journal import LogEntry, utc_now
 from fedrelease.server.judging import report_of
@@ -32,13 +32,14 @@ from fedrelease.server.plan import (
     check_named,
     cohort,
     eligible,
-    evaluators,
     planned_rounds,
 )
 from fedrelease.server.publishing import Cost, Outcome, publish
 from fedrelease.server.release import Release
 from fedrelease.server.spool import Spool, sweep_spools
 from fedrelease.server.store import Store
+from fedrelease.server.stragglers import is_late
+from fedrelease.server.tracing import span
 from fedrelease.strategies import Strategy, check_adapter, check_strategy, check_transport, make_strategy
 from fedrelease.strategies.averaging import weights_of
 from fedrelease.strategies.lora import residuals
@@ -83,7 +84,8 @@ def run_rounds(setting: Setting) -> None:
         _publish_base(setting)
     for planned in todo:
         try:
-            _run_round(setting, planned, parent_of(setting.store, setting.experiment))
+            with span("round", version=planned.version, round=planned.number, phase=planned.phase.name):
+                _run_round(setting, planned, parent_of(setting.store, setting.experiment))
         except RoundFailed as error:
             _record(setting, planned, error)
             raise
@@ -171,9 +173,14 @@ def _publish_base(setting: Setting) -> Release:
         cohort=(),
         updates=(),
         refused={},
-        evaluated=gather_evaluations(setting, request, state),
+        evaluated=_evaluated(setting, request, state),
     )
     return _publish(setting, outcome, begun)
+
+
+def _evaluated(setting: Setting, request: Request, candidate: State, *, busy: Collection[str] = ()) -> Evaluated:
+    with span("gather", version=request.version, step="evaluate"):
+        return gather_evaluations(setting, request, candidate, busy=busy)
 
 
 def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Release:
@@ -201,11 +208,14 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
     refused = dict[str, str]()
     for start, sites in starts(begun_from, parent, setting.store, state_of):
         kinds = strategy.companions
-        refused |= gather_updates(setting, request, start, sites, spool, companions=companions, kinds=kinds)
+        with span("gather", version=planned.version, step="train", sites=len(sites)):
+            refused |= gather_updates(setting, request, start, sites, spool, companions=companions, kinds=kinds)
     accepted = [update for update in spool.updates() if update.site in begun_from]
     updates = as_arrived(accepted, begun_from, parent, setting.store, strategy, state_of)
     _check_quorum(setting, planned, asked, updates, refused)
-    aggregated, memory = aggregate(strategy, state, updates, memory, version=planned.version)
+    busy = {site for site, why in refused.items() if is_late(why)}
+    with span("aggregate", strategy=planned.phase.strategy.name, updates=len(updates)):
+        aggregated, memory = aggregate(strategy, state, updates, memory, version=planned.version)
     outcome = Outcome(
         version=planned.version,
         phase=planned.phase,
@@ -218,7 +228,7 @@ def _run_round(setting: Setting, planned: PlannedRound, parent: Release) -> Rele
         cohort=asked,
         updates=updates,
         refused=refused,
-        evaluated=gather_evaluations(setting, request, aggregated),
+        evaluated=_evaluated(setting, request, aggregated, busy=busy),
         residual=_residual(planned, state, aggregated, updates),
     )
     release = _publish(setting, outcome, begun, beside=companions)
@@ -303,12 +313,14 @@ def _check_quorum(
     setting: Setting, planned: PlannedRound, asked: Sequence[str], updates: Sequence[Update], refused: dict[str, str]
 ) -> None:
     quorum = setting.experiment.federation.quorum
-    needed = max(1, math.ceil(quorum * len(asked)))
-    if len(updates) >= needed:
+    least = needed(quorum, len(asked))
+    if len(updates) >= least:
         return
     reasons = "; ".join(f"{site}: {why}" for site, why in sorted(refused.items())[:REASONS_SHOWN])
     more = f"; and {len(refused) - REASONS_SHOWN} more" if len(refused) > REASONS_SHOWN else ""
-    what = f"round {planned.number} ({planned.version}): {len(updates)} of {len(asked)} sites answered, {needed} are needed"
+    what = (
+        f"round {planned.number} ({planned.version}): {len(updates)} of {len(asked)} sites answered, {least} are needed"
+    )
     raise RoundFailed(
         what,
         value=reasons + more,
@@ -319,14 +331,14 @@ def _check_quorum(
 
 def _publish(setting: Setting, outcome: Outcome, begun: float, beside: State | None = None) -> Release:
     more = len(state_bytes(beside)) if beside else 0  # companions go to those who train
-    sent, federation = len(state_bytes(outcome.state)), setting.experiment.federation
+    sent = len(state_bytes(narrowed(outcome.state, setting.experiment.transport)))
     cost = Cost(
         seconds=time.monotonic() - begun,
         bytes_up=sum(update.size_bytes for update in outcome.updates),
-        bytes_down=sent * (len(outcome.cohort) + len(evaluators(federation, outcome.version, setting.sites.names())))
-        + more * len(outcome.cohort),
+        bytes_down=sent * (len(outcome.cohort) + outcome.evaluated.asked) + more * len(outcome.cohort),
     )
-    release = publish(outcome, cost, experiment=setting.experiment, base=setting.base, store=setting.store)
+    with span("publish", version=outcome.version):
+        release = publish(outcome, cost, experiment=setting.experiment, base=setting.base, store=setting.store)
     metrics = outcome.evaluated.metrics
     setting.watch(
         Released(

@@ -19,6 +19,8 @@ from fedrelease.factors import trained_part, truncated
 from fedrelease.messages import ACCURACY_PRIVATE, Answer
 from fedrelease.privacy import Receipt
 from fedrelease.private_part import private_names
+from fedrelease.tasks import TASKS
+from fedrelease.tasks.contract import Task
 from fedrelease.update import State
 
 __all__ = ["screen", "screen_companions", "screen_evaluation"]
@@ -142,7 +144,7 @@ def screen_evaluation(
 ) -> None:
     """Check what a site tells about its hold-out.
 
-    Checked: the site's name; a confusion matrix of the round's ``labels`` (left out = all) with believable counts; an
+    Checked: the site's name; a confusion matrix of the round's ``labels`` (left out = all) and the task's sums, believable; an
     ``accuracy_private``, where there is one, between 0 and 1; that the site tells no more than ``privacy.metrics`` allows, and
     with noised metrics its receipt.
 
@@ -151,14 +153,17 @@ def screen_evaluation(
     """
     _check_site(answer, site)
     known = experiment.model.labels if labels is None else labels
+    task = TASKS[experiment.model.task]
     if answer.confusion is not None:
         _check_confusion(answer.confusion, classes=len(known))
+    exact = experiment.privacy.unit == "none" or experiment.privacy.metrics == "exact"
+    _check_sums(answer, task, detail=len(task.detail(known)) if exact else 0)
     if answer.items is not None and experiment.tells_items:
         answer.items.check(known)
     elif answer.items is not None:
         raise UpdateRefused("the answer tells more than was asked", value="items", rule="no gate may have them")
     _check_share(answer.metrics.get(ACCURACY_PRIVATE))
-    if experiment.privacy.unit == "none" or experiment.privacy.metrics == "exact":
+    if exact:
         return
     told = [
         *(["loss"] if answer.loss is not None else []),
@@ -190,6 +195,15 @@ def _check_confusion(rows: Sequence[Sequence[float]], *, classes: int) -> None:
     largest = max(abs(cell) for row in rows for cell in row)
     if not largest <= MOST_ROWS:
         raise UpdateRefused("the confusion matrix is not believable", value=largest, rule=f"at most {MOST_ROWS:g} rows")
+
+
+def _check_sums(answer: Answer, task: Task, *, detail: int) -> None:
+    wanted = 0 if answer.confusion is None else len(task.sums) + detail
+    sums = answer.sums or ()
+    if len(sums) != wanted:
+        raise UpdateRefused("other sums came than were asked for", value=len(sums), rule=f"{wanted} of {task.name}")
+    if largest := max((abs(value) for value in sums if not abs(value) <= MOST_ROWS), default=0.0):
+        raise UpdateRefused("the sums are not believable", value=largest, rule=f"at most {MOST_ROWS:g}")
 
 
 def _check_examples(examples: int | None, *, private: bool) -> None:

@@ -19,6 +19,7 @@ from fedrelease.item_outcomes import Outcomes
 from fedrelease.messages import Answer
 from fedrelease.server.gates.items import Items
 from fedrelease.server.gates.subject import SiteScores
+from fedrelease.tasks import TASKS
 
 __all__ = ["EARLIER_SCORES", "ITEMS", "SCORES", "items_of", "read_scores", "scores_bytes", "scores_of"]
 
@@ -63,21 +64,27 @@ def scores_of(
     if not usable:
         return None
     right = {site: sum(row[place] for place, row in enumerate(rows[site])) for site in usable}
+    moved = TASKS[experiment.model.task].sensitivity
     accuracy = {site: right[site] / total for site, total in usable.items()}
     return SiteScores(
         evaluation=_identity(experiment, known),
         accuracy=accuracy,
         examples=usable,
-        noise={site: _noise(noised[site], accuracy[site], total, len(known)) for site, total in usable.items()},
+        noise={
+            site: _noise(noised[site], accuracy[site], total, len(known), moved=moved) for site, total in usable.items()
+        },
     )
 
 
-def _noise(answer: Answer, accuracy: float, total: float, rows: int) -> float:
+def _noise(answer: Answer, accuracy: float, total: float, rows: int, *, moved: float) -> float:
     """Standard deviation of right / total, to first order: each count has noise of its own, and one a row is right.
+
+    ``moved``: how far one row moves what is told, which the noise is in proportion to.
 
     d(right / total) = (d right - accuracy * d total) / total, where the right ones are in both.
     """
     sigma, counts = answer.receipt.noise_multiplier if answer.receipt else 0.0, rows * len(answer.confusion or ())
+    sigma *= moved
     return sigma * math.sqrt(rows * (1 - accuracy) ** 2 + (counts - rows) * accuracy**2) / total
 
 

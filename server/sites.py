@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from fedrelease.messages import Answer, Request
+from fedrelease.server.stragglers import Stragglers
 from fedrelease.update import State
 
 __all__ = ["Reply", "Sites"]
@@ -44,14 +45,22 @@ class Sites(Protocol):
         ...
 
     def train(
-        self, request: Request, state: State, sites: Sequence[str], companions: State | None = None
+        self,
+        request: Request,
+        state: State,
+        sites: Sequence[str],
+        companions: State | None = None,
+        stragglers: Stragglers | None = None,
     ) -> Iterator[Reply]:
         """Ask ``sites`` to train from ``state``; one reply each, as they arrive; a late site's reply is a refusal.
 
-        ``companions`` go with the state.
+        ``companions`` go with the state. ``stragglers`` may say before the deadline that nobody is waited for any more; it is
+        told by the caller what counts, and where sites cannot be late it is not asked.
         """
         ...
 
-    def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+    def evaluate(
+        self, request: Request, state: State, sites: Sequence[str], stragglers: Stragglers | None = None
+    ) -> Iterator[Reply]:
         """Ask ``sites`` to evaluate ``state`` on their hold-outs; one reply each."""
         ...

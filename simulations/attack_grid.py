@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedrelease.downlink import widened
 from fedrelease.experiment import Experiment
 from fedrelease.messages import parse_request
 from fedrelease.server.arrays import array_of, tensors_of
@@ -106,7 +107,7 @@ class HostileGrid(Grid):
         """The replies with what their sites send instead."""
         sites = {name: self._hostile[message.metadata.dst_node_id] for name, message in asked.items()}
         content = next(iter(asked.values())).content
-        parent = tensors_of(content.array_records[ARRAYS])
+        parent = widened(tensors_of(content.array_records[ARRAYS]), self._experiment.transport)
         trained = {sites[name]: _delta(reply, parent) for name, reply in held.items()}
         version = parse_request(str(content.config_records["config"]["request"])).version
         sent = crafted(self._experiment.attack, trained, key=f"{self._experiment.federation.seed}\x1f{version}")

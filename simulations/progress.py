@@ -19,13 +19,25 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedrelease.server.events import Event, MemoryBegins, Opened, Released, RoundStarted, SiteAnswered, Watcher
+from fedrelease.server.events import (
+    Event,
+    MemoryBegins,
+    NotWaitedFor,
+    Opened,
+    Released,
+    RoundStarted,
+    SiteAnswered,
+    Watcher,
+)
+from fedrelease.tasks import TASKS
 from fedrelease.wording import clock, plain
 
 __all__ = ["View", "advance", "draw", "seconds_left", "watching"]
 
 SITES_SHOWN = 12
 STEPS = ("train", "evaluate")
+SHOWN = tuple(sorted({name for task in TASKS.values() for name in task.shown}))
+"""Metrics beside accuracy; a release has those of its task."""
 MARKS = {"waiting": ("·", "dim"), "answered": ("✓", "green"), "kept": ("✓", "cyan"), "refused": ("✗", "red")}
 
 
@@ -56,7 +68,7 @@ def advance(view: View, event: Event, *, now: float) -> View:
         return _with_round(view, event)
     if isinstance(event, SiteAnswered):
         return _with_answer(view, event)
-    if isinstance(event, MemoryBegins):
+    if isinstance(event, MemoryBegins | NotWaitedFor):
         return view
     epsilon = event.epsilon if event.epsilon is not None else view.epsilon
     return replace(view, done=view.done + 1, last_release_at=now, version=None, epsilon=epsilon)
@@ -144,6 +156,7 @@ def _line_of(event: Released) -> str:
     parts = [
         f"{'held' if event.held else 'released'} {event.version}",
         "" if accuracy is None else f"accuracy {accuracy:.3f}",
+        *(f"{name} {event.metrics[name]:.3f}" for name in SHOWN if name in event.metrics),
         "" if event.epsilon is None else f"epsilon {event.epsilon:.2f}",
         f"{event.seconds:.1f} s",
     ]
@@ -153,6 +166,11 @@ def _line_of(event: Released) -> str:
 def _sentence_of(event: MemoryBegins) -> str:
     stays = f"; {event.before}'s stays with {event.kept}" if event.kept else ""
     return f"phase {event.phase}: {event.strategy} begins with an empty memory{stays}"
+
+
+def _late(event: NotWaitedFor) -> str:
+    """Who, and how long a site had."""
+    return f"{', '.join(event.sites)}; {event.allowed_s:g} s were allowed, the median took {event.median_s:g} s"
 
 
 class _Drawn:
@@ -197,5 +215,7 @@ def _print_release(console: Console, event: Event) -> None:
             console.print(plain(f"  {event.held}"))
     elif isinstance(event, MemoryBegins):
         console.print(plain(_sentence_of(event)))
+    elif isinstance(event, NotWaitedFor):
+        console.print(plain(f"late in {event.version}: {_late(event)}"))
     elif isinstance(event, SiteAnswered) and event.refused is not None:
         console.print(plain(f"refused {event.site} in {event.version}: {event.refused}"))

@@ -17,6 +17,7 @@ from fedrelease.files import write_durably
 from fedrelease.manifest import Manifest, version_key
 from fedrelease.server.journal import RELEASES, LogEntry
 from fedrelease.server.store import Store
+from fedrelease.tasks import TASKS
 
 __all__ = ["Row", "learning_curve", "row_of", "summary_rows", "write_summary"]
 
@@ -47,6 +48,7 @@ class Row:
         epsilon: spent until now by the worst site.
         bytes_up, bytes_down: from and to the sites in this round.
         seconds: that the round took.
+        shown: what the task shows beside accuracy, such as ``entity_f1``; means over the sites.
     """
 
     version: str
@@ -62,11 +64,12 @@ class Row:
     bytes_down: int | None
     seconds: float | None
     sites: Mapping[str, float] = field(default_factory=dict)
+    shown: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def row_of(manifest: Manifest, entry: LogEntry | None) -> Row:
     """The row of one release; ``entry`` is its line in the log, if there is one."""
-    metrics = manifest.metrics
+    metrics, task = manifest.metrics, TASKS.get(manifest.task.name)
     return Row(
         version=manifest.version,
         verdict=manifest.verdict,
@@ -81,6 +84,7 @@ def row_of(manifest: Manifest, entry: LogEntry | None) -> Row:
         bytes_down=entry.bytes_down if entry else None,
         seconds=entry.seconds if entry else None,
         sites={site: told["accuracy"] for site, told in sorted(metrics.sites.items()) if "accuracy" in told},
+        shown={name: metrics.mean.get(name, metrics.server.get(name)) for name in (task.shown if task else ())},
     )
 
 
@@ -103,17 +107,19 @@ def learning_curve(store: Store, path: Path) -> Path:
 
 
 def write_summary(store: Store, path: Path) -> Path:
-    """Write the rows as CSV with one more column a site, and return its path."""
+    """Write the rows as CSV with one more column for each metric that the task shows, and a site; return its path."""
     write_durably(path, _csv(summary_rows(store)).encode())
     return path
 
 
 def _csv(rows: Sequence[Row]) -> str:
     sites = sorted({site for row in rows for site in row.sites})
+    shown = sorted({name for row in rows for name in row.shown})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"site:{site}" for site in sites)])
+    writer.writerow([*COLUMNS, *shown, *(f"site:{site}" for site in sites)])
     for row in rows:
-        cells = [getattr(row, column) for column in COLUMNS] + [row.sites.get(site) for site in sites]
+        cells = [getattr(row, column) for column in COLUMNS] + [row.shown.get(name) for name in shown]
+        cells += [row.sites.get(site) for site in sites]
         writer.writerow(["" if cell is None else cell for cell in cells])
     return text.getvalue()

@@ -41,6 +41,8 @@ from fedrelease.server.lock import hold
 from fedrelease.server.rounds import sweep_finished
 from fedrelease.server.signing import own_signer
 from fedrelease.server.store import Store
+from fedrelease.server.tracking.choice import Tracking
+from fedrelease.server.tracking.following import followed
 from fedrelease.simulations.attack_grid import with_hostile
 from fedrelease.simulations.attacks import hostile_sites
 from fedrelease.simulations.engine import Engine
@@ -58,6 +60,7 @@ __all__ = ["GridOf", "Ray", "Summary", "federate", "fetched_base", "simulate", "
 
 GridOf: TypeAlias = Callable[[Nodes], AbstractContextManager[Grid]]
 """What runs the sites, as a function from them to their Grid."""
+NOT_TRACKED = Tracking()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +95,7 @@ def simulate(
     say: Callable[[str], None],
     ray: Ray | None = None,
     lender: Lender | None = None,
+    tracking: Tracking = NOT_TRACKED,
 ) -> Summary:
     """Run the plan of rounds to its end, from the store's head on.
 
@@ -103,6 +107,7 @@ def simulate(
         ray: run the sites in Ray actors; ``None`` for the one-machine engine. The releases are the same.
         lender: has the engine that several runs use one after the other, and its number of workers; ``None`` starts one for
             this run alone. The releases are the same.
+        tracking: which trackers are told about the releases; they change nothing of them.
 
     Raises:
         FedreleaseError: whatever a user can mend; everything that was released or accepted before it stays.
@@ -126,10 +131,11 @@ def simulate(
                 sweep_finished(opened, experiment)
                 sweep_handovers(home)
         resumed = opened.head() is not None
-        if complete:
-            say(f"nothing to do: {store} holds every release of this experiment")
-        else:
-            _run(experiment, store=store, cache=cache, workers=workers, watch=watch, say=say, ray=ray, lender=lender)
+        with followed(opened, experiment, tracking, watch=watch) as told:
+            if complete:
+                say(f"nothing to do: {store} holds every release of this experiment")
+            else:
+                _run(experiment, store=store, cache=cache, workers=workers, watch=told, say=say, ray=ray, lender=lender)
     return summary_of(experiment, opened, seconds=time.monotonic() - begun, resumed=resumed)
 
 
@@ -217,14 +223,13 @@ def federate(
     }
     with grid_of(nodes) as grid:
         clock = grid.clock if isinstance(grid, LocalGrid) else None
-        begin = server_app(watch, initial=_initial(experiment, grid), seconds_of=clock.seconds if clock else None)
+        begin = server_app(watch, initial=_initial(experiment, base, grid), seconds_of=clock.seconds if clock else None)
         begin(with_hostile(grid, experiment, by_node), context)
 
 
-def _initial(experiment: Experiment, grid: Grid) -> Initial | None:
+def _initial(experiment: Experiment, base: Base, grid: Grid) -> Initial | None:
     """Who makes the first state: a worker, which has the model; a state with all of a pretrained base in it is loaded anew."""
-    model = experiment.model
-    whole_base = model.adapter.kind == "full" and model.task == "text-classification"
+    whole_base = experiment.model.adapter.kind == "full" and not base.is_drawn
     return grid.initial_state if isinstance(grid, LocalGrid) and not whole_base else None
 
 
@@ -237,15 +242,15 @@ def _engine(
         yield partial(_ray_sites, ray, workers, experiment, home)
         return
     with own_engine(experiment, base, home, workers) if lender is None else lender.lend(experiment, base) as engine:
-        yield partial(_local_sites, engine, experiment, home)
+        yield partial(_local_sites, engine, experiment, base, home)
 
 
 @contextmanager
-def _local_sites(engine: Engine, experiment: Experiment, home: Path, nodes: Nodes) -> Iterator[Grid]:
+def _local_sites(engine: Engine, experiment: Experiment, base: Base, home: Path, nodes: Nodes) -> Iterator[Grid]:
     engine.wait_until_ready()
     timed = experiment.virtual_time.examples_per_s is not None
     clock = Clock(experiment, rows_of=nodes.rows_of, book=home / "virtual-time.csv") if timed else None
-    abreast = ABREAST if experiment.model.task == "image-classification" else 1
+    abreast = ABREAST if base.architecture is not None else 1  # others go one by one wherever they are
     grid = LocalGrid(engine, nodes=nodes, abreast=abreast, clock=clock)
     try:
         yield grid

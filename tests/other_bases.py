@@ -1,10 +1,22 @@
 """Bases of other makes than the tiny BERT, with random weights."""
 
+import json
 import shutil
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, RobertaConfig, RobertaModel
+from transformers import (
+    GPT2Config,
+    GPT2Model,
+    LlamaConfig,
+    LlamaModel,
+    ResNetConfig,
+    ResNetModel,
+    RobertaConfig,
+    RobertaModel,
+    ViTConfig,
+    ViTModel,
+)
 
 
 def other_base(tiny_base: Path, tmp_path: Path, model: torch.nn.Module) -> Path:
@@ -44,3 +56,26 @@ def small_roberta() -> RobertaModel:
             pad_token_id=0,
         )
     )
+
+
+def vision_base(folder: Path, make: str) -> Path:
+    """A small ViT or ResNet for grey images of 16 x 16, saved as transformers saves it."""
+    vit = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=4,
+        num_channels=1,
+    )
+    resnet = ResNetConfig(
+        num_channels=1, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", hidden_act="relu"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ViTModel(vit) if make == "vit" else ResNetModel(resnet)
+    model.save_pretrained(folder / make)
+    facts = {"size": {"height": 16, "width": 16}, "image_mean": [0.5], "image_std": [0.5]}
+    (folder / make / "preprocessor_config.json").write_text(json.dumps(facts))
+    return folder / make

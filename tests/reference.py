@@ -18,7 +18,9 @@ def one_gradient(model: nn.Module, parameters: Sequence[nn.Parameter], rows: Tok
     """The gradient of one example's loss, by plain autograd and plain layers; an example that is alone is never padded."""
     batch = rows.batch([row])
     with plain_layers(model):
-        loss = functional.cross_entropy(model(batch.input_ids, batch.attention_mask), batch.labels)
+        logits = model(batch.input_ids, batch.attention_mask)
+        truth = batch.labels if batch.targets is None else batch.targets[0]  # of words, whose mean a row's loss is
+        loss = functional.cross_entropy(logits if batch.targets is None else logits[0], truth)
     return [gradient.detach().clone() for gradient in torch.autograd.grad(loss, list(parameters))]
 
 
@@ -286,3 +288,18 @@ def largest_only(vector: Sequence[float], count: int) -> list[float]:
 def in_half_precision(vector: Sequence[float]) -> list[float]:
     """Each number as IEEE 754 writes it in two bytes."""
     return [float(struct.unpack("<e", struct.pack("<e", number))[0]) for number in vector]
+
+
+def entities_by_loop(tags: Sequence[str]) -> set[tuple[str, int, int]]:
+    """Every stretch of words that is one name: its first word begins it, the others go on with it, and the next does not."""
+    found = set[tuple[str, int, int]]()
+    for first in range(len(tags)):
+        kind = tags[first][2:]
+        begins = tags[first].startswith("B-")
+        continues_nothing = tags[first].startswith("I-") and (first == 0 or tags[first - 1][2:] != kind)
+        if begins or continues_nothing:
+            after = first + 1
+            while after < len(tags) and tags[after] == f"I-{kind}":
+                after += 1
+            found.add((kind, first, after))
+    return found

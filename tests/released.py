@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from examples import MANIFEST
-from tiny import experiment_text, make_rows
+from tiny import experiment_text, language_experiment, make_rows
 
 from fedrelease.experiment_file import load_experiment, to_toml
 from fedrelease.manifest import AdapterFacts, BaseFacts, FileEntry, TaskFacts
@@ -44,6 +44,12 @@ def make_released(folder: Path, base: Path, *settings: str) -> Store:
     """Of texts; ``settings`` are overrides such as ``model.head_scale=3``."""
     rows = make_rows(folder / "rows.csv", sites=("a", "b"), rows=8)
     return _published(folder, experiment_text(base, rows), settings)
+
+
+def make_released_language(folder: Path, base: Path, *settings: str) -> Store:
+    """Of a language model of :func:`tiny.make_language_base`."""
+    rows = make_rows(folder / "rows.csv", sites=("a", "b"), rows=8)
+    return _published(folder, language_experiment(base, rows), settings)
 
 
 def make_released_images(folder: Path) -> Store:

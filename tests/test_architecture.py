@@ -13,8 +13,10 @@ ROOT = Path(__file__).parents[1]
 FLWR_MODULES = {
     "client/app.py",
     "client/deployment/answers.py",
+    "client/deployment/broken_lines.py",
     "client/deployment/executor.py",
     "client/deployment/guard.py",
+    "client/deployment/owed.py",
     "client/deployment/presence.py",
     "client/deployment/supernode.py",
     "client/flower.py",
@@ -35,6 +37,7 @@ FLWR_MODULES = {
     "simulations/wire_group.py",
     "simulations/worker.py",
     "src/fedrelease/deployment/bundle.py",
+    "src/fedrelease/deployment/pulls.py",
 }
 FLWR_FOLDERS = ("simulations/bench/",)
 

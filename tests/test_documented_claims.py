@@ -20,8 +20,14 @@ PAGES = {
     "cluster.md": 5,
     "reading.md": 8,
     "speed.md": 5,
+    "task-causal-lm.md": 10,
+    "task-images.md": 5,
+    "task-token-classification.md": 3,
     "threats.md": 30,
-    "transport.md": 10,
+    "data.md": 8,
+    "tracking.md": 10,
+    "transport.md": 16,
+    "watching.md": 6,
 }
 """With how many they name at least."""
 ROOMS = ("client", "deploy", "docs", "server", "simulations", "src", "strategies", "tests")

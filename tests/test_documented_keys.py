@@ -10,14 +10,14 @@ from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
-from fedrelease import experiment as e
+from fedrelease import experiment_sections as e
 from fedrelease.adapter import ADAPTER_KINDS, TARGETS, AdapterChange
 from fedrelease.attack import KINDS, Attack
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import load_experiment, to_toml
 from fedrelease.retention import Retention
 from fedrelease.strategies import make_strategy
-from fedrelease.transport import CODECS, Transport
+from fedrelease.transport import CODECS, DOWN, Transport
 from fedrelease.virtual_time import VirtualTime
 
 PAGE = (Path(__file__).parents[1] / "docs" / "experiment.md").read_text(encoding="utf-8")
@@ -37,6 +37,7 @@ SECTIONS: Mapping[str, type] = {
     "[phase.adapter]": AdapterChange,
 }
 CHOICES = {
+    ("[model]", "batch_norm"): e.BATCH_NORMS,
     ("[model]", "task"): e.TASKS,
     ("[model.adapter]", "kind"): ADAPTER_KINDS,
     ("[model.adapter]", "targets"): TARGETS,
@@ -50,6 +51,7 @@ CHOICES = {
     ("[[phase]]", "on_held"): e.ON_HELD,
     ("[attack]", "kind"): KINDS,
     ("[transport]", "codec"): CODECS,
+    ("[transport]", "down"): DOWN,
 }
 TYPES = {
     str: "text",
@@ -94,13 +96,12 @@ def type_name(hint: object) -> str:
 def defaults(header: str) -> dict[str, str]:
     """Key -> the default as TOML, read from the resolved file of the default experiment; nothing where it has no such block.
 
-    A section that is written only where it is set has its defaults from the dataclass.
+    A section or key that is written only where it is set has its default from the dataclass.
     """
     block = to_toml(Experiment()).partition(f"{header}\n")[2].split("\n\n", 1)[0]
-    if not block and is_dataclass(SECTIONS[header]):
-        own = {field.name: field.default for field in fields(SECTIONS[header])}
-        return {key: json.dumps(value) for key, value in own.items() if isinstance(value, str | int | float)}
-    return dict(line.split(" = ", 1) for line in block.splitlines() if " = " in line)
+    written = dict(line.split(" = ", 1) for line in block.splitlines() if " = " in line)
+    own = {field.name: field.default for field in fields(SECTIONS[header])} if is_dataclass(SECTIONS[header]) else {}
+    return {key: json.dumps(value) for key, value in own.items() if isinstance(value, str | int | float)} | written
 
 
 @pytest.mark.parametrize("header", SECTIONS)

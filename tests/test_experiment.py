@@ -32,6 +32,8 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("federation.quorum", lambda: Federation(quorum=0.0)),
     ("federation.quorum", lambda: Federation(quorum=NAN)),
     ("federation.deadline_s", lambda: Federation(deadline_s=INFINITY)),
+    ("federation.straggler_factor", lambda: Federation(straggler_factor=0.9)),
+    ("federation.straggler_factor", lambda: Federation(straggler_factor=NAN)),
     ("federation.evaluators", lambda: Federation(evaluators=-1)),
     ("federation.evaluators", lambda: Federation(evaluators=1.5)),
     ("federation.evaluators", lambda: Federation(evaluators=NAN)),
@@ -48,6 +50,7 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
     ("attack.kind", lambda: Attack(kind="magic")),
     ("attack.kind", lambda: Attack(share=0.3)),
     ("attack.kind", lambda: Experiment(attack=Attack(kind="backdoor"), data=Data(partition=Partition(by="virtual")))),
+    ("attack.kind", lambda: Experiment(attack=Attack(kind="label-flip"), model=Model(task="token-classification"))),
     (
         "attack.kind",
         lambda: Experiment(

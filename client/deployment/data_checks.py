@@ -22,6 +22,7 @@ from fedrelease.data.sources import load_table
 from fedrelease.errors import DataError
 from fedrelease.experiment import Data, Experiment, Partition
 from fedrelease.models.bases import Base
+from fedrelease.tasks import TASKS
 from fedrelease.wording import amount
 
 __all__ = ["Needs", "OwnRows", "check_base", "check_data", "check_disk", "check_ledger", "check_memory", "own_data"]
@@ -42,7 +43,7 @@ FEW_ROWS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class OwnRows:
-    """The site's rows as counted: how many, and of each label; private to the site."""
+    """The site's rows as counted: how many, and of each label how many items; private to the site."""
 
     rows: int
     labels: Sequence[str]
@@ -79,19 +80,20 @@ def own_data(site: SiteFolder, data: Data) -> Data:
     return replace(data, source=str(found), text=own.text, label=own.label, partition=whole, server_holdout=0.0)
 
 
-def check_data(data: Data, labels: Sequence[str] | None) -> tuple[OwnRows, Check]:
-    """The rows, all of them read; without ``labels`` those that are found.
+def check_data(data: Data, labels: Sequence[str] | None, *, task: str) -> tuple[OwnRows, Check]:
+    """The rows, all of them read for a task; without ``labels`` those that are found.
 
     Raises:
         DataError: the source, a column or a row cannot be used.
     """
+    wanted = TASKS[task]
     known = labels or _labels_in(data)
-    table = load_table(data, known, cache=cache_folder())
-    counted = Counter(table.labels)
-    own = OwnRows(rows=len(table.labels), labels=known, counts=[counted[place] for place in range(len(known))])
+    table = load_table(data, known, cache=cache_folder(), task=task)
+    counted = Counter(name for example in table.examples for name in wanted.named(example, known))
+    own = OwnRows(rows=len(table.labels), labels=known, counts=[counted[name] for name in known])
     told = ", ".join(f"{label} {count}" for label, count in zip(own.labels, own.counts, strict=True))
     found = f"{Path(data.source).name}: {own.rows} rows ({told}), shown here only"
-    if min(own.counts) == 0 or len(known) < 2:
+    if wanted.skewed and (min(own.counts) == 0 or len(known) < 2):
         rule = "a site with rows of one label only learns nothing about the others"
         return own, warned(
             "data", found, rule=rule, hint="check the label column, or ask the operator whether that is meant"
@@ -105,7 +107,7 @@ def check_data(data: Data, labels: Sequence[str] | None) -> tuple[OwnRows, Check
 def _labels_in(data: Data) -> tuple[str, ...]:
     kind = kind_of(data.source)
     if kind != "hub" and not Path(data.source).exists():
-        rule = "[data] source in site.toml names a .csv, .jsonl or .parquet file, or a folder of the datasets library"
+        rule = "[data] source in site.toml names a .csv, .jsonl, .parquet or .conll file, or a folder of the datasets library"
         raise DataError("there is no such file", value=data.source, rule=rule, hint="edit site.toml")
     sheet = read_source(data.source)
     if data.label not in sheet.columns:
@@ -115,7 +117,8 @@ def _labels_in(data: Data) -> tuple[str, ...]:
         )
     if names := sheet.classes.get(data.label):
         return names
-    found = sorted({str(row.values[data.label]).strip() for row in sheet.rows if data.label in row.values})
+    values = (row.values[data.label] for row in sheet.rows if data.label in row.values)
+    found = sorted({str(part).strip() for value in values for part in _parts(value)})
     if len(found) > MOST_LABELS:
         raise DataError(
             f"the column {data.label!r} has {len(found)} different values",
@@ -123,6 +126,10 @@ def _labels_in(data: Data) -> tuple[str, ...]:
             hint="check [data] label in site.toml",
         )
     return tuple(found)
+
+
+def _parts(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 def check_base(base: Base, *, named: bool) -> Check:

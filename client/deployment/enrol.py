@@ -14,6 +14,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
+from fedrelease.client.deployment.agreed import note_agreed
 from fedrelease.client.deployment.folder import SiteFolder, SiteSettings, site_toml
 from fedrelease.deployment.bundle import bundle
 from fedrelease.deployment.certificates import certificate_of, new_key, private_openssh, signing_request
@@ -21,7 +22,7 @@ from fedrelease.deployment.invitation import Invitation
 from fedrelease.errors import IdentityError
 from fedrelease.files import write_durably
 
-__all__ = ["connect", "enrol", "site_key"]
+__all__ = ["connect", "enrol", "refusal_of", "site_key"]
 
 ANSWER_S = 30.0
 
@@ -54,6 +55,7 @@ def enrol(invitation: Invitation, folder: Path, *, settings: SiteSettings | None
         raise IdentityError("the server's certificate is for another key", value=invitation.server)
     write_durably(site.certificate_file, certificate)
     write_durably(site.secret_file, secrets.token_hex(32).encode(), mode=0o600)
+    note_agreed(site)
     write_durably(folder / "site.toml", site_toml(chosen).encode())
     return site
 
@@ -114,7 +116,9 @@ def _asked(site: SiteFolder, invitation: Invitation) -> bytes:
         with connect(site) as client:
             answer = client.post("/enrol", json=asked)
         if answer.status_code != 200:
-            raise IdentityError(_why(answer), value=invitation.server, hint="ask the operator for another invitation")
+            raise IdentityError(
+                refusal_of(answer), value=invitation.server, hint="ask the operator for another invitation"
+            )
         return str(answer.json()["certificate"]).encode()
     except httpx.HTTPError as error:
         raise IdentityError(
@@ -127,7 +131,8 @@ def _asked(site: SiteFolder, invitation: Invitation) -> bytes:
         raise IdentityError("the server's answer is none of ours", value=invitation.server) from error
 
 
-def _why(answer: httpx.Response) -> str:
+def refusal_of(answer: httpx.Response) -> str:
+    """Why the gateway refuses, in its own words."""
     try:
         return f"the server refuses: {str(answer.json()['what'])[:200]}"
     except (ValueError, KeyError, TypeError):

@@ -8,6 +8,7 @@ Flower would unpack the app that came with the run and start a process for each 
 is compared with that of the app that is installed, the base stays loaded, and the site's own settings say where its rows are.
 """
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from typing import final
 import httpx
 from flwr.app import Context, Error, Message, MessageType
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, ObjectPushError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -33,7 +35,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from fedrelease.client.deployment.answers import Answers, question_of
 from fedrelease.client.deployment.folder import SiteFolder, open_site_folder
-from fedrelease.client.deployment.guard import answered, check_app
+from fedrelease.client.deployment.guard import answered, check_app, check_room
 from fedrelease.client.deployment.telling import told
 from fedrelease.deployment.logs import Log
 from fedrelease.deployment.pace import set_pace
@@ -74,7 +76,11 @@ class Executor:
 
     def _do(self, token: str) -> None:
         with self._task(token) as client:
-            message, context, run, fab = pull_task_input(client)
+            try:
+                message, context, run, fab = pull_task_input(client)
+            except (ObjectPullError, RuntimeError) as error:  # its run is over, or the server never sent the rest
+                self._log("question-lost", why=str(error))
+                return
             self._log.about(run=str(run.run_id), kind=message.metadata.message_type, **_round_of(message))
             begun = time.monotonic()
             try:
@@ -98,17 +104,21 @@ class Executor:
         if (known := self._answers.find(question)) is not None:
             self._log("answered-before", question=question[:16])
             return Message(known, reply_to=message)
+        check_room(self._site.folder)
         reply = answered(self._site, message, context)
         return Message(self._answers.keep(question, reply.content), reply_to=message)
 
     @contextmanager
     def _task(self, token: str) -> Iterator[RuntimeHttpClient]:
         client = self._client(RuntimeTokenHttpInterceptor(token))
-        alive = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        alive = HeartbeatSender(lambda: _beat(client))
         alive.start()
         try:
             yield client
-        except httpx.HTTPError as error:  # the SuperNode ended meanwhile: nobody waits for this answer
+        except (
+            httpx.HTTPError,
+            ObjectPushError,
+        ) as error:  # the SuperNode ended meanwhile: nobody waits for this answer
             self._log("answer-lost", why=type(error).__name__)
         finally:
             alive.stop()
@@ -132,9 +142,20 @@ def _round_of(message: Message) -> dict[str, int]:
     return {"round": found if isinstance(found, int) else 0}
 
 
+def _beat(client: RuntimeHttpClient) -> bool:
+    """Tell the SuperNode that its task goes on. Flower's own would end this process when the task is over meanwhile."""
+    try:
+        client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+    except httpx.HTTPError:
+        return False
+    return True
+
+
 def _twice() -> RetryInvoker:
+    """Once more when the SuperNode does not answer. A refusal is its answer; Flower would end this process for some."""
     invoker = make_simple_http_retry_invoker()
     invoker.max_tries = 2
+    invoker.should_giveup = lambda error: not isinstance(error, httpx.TransportError)
     return invoker
 
 
@@ -144,7 +165,7 @@ def main(folder: Path) -> None:
 
     torch.set_num_threads(1)
     site = open_site_folder(folder)
-    set_pace(run_clientapp, idle_s=site.settings.poll_s)
+    set_pace(run_clientapp, idle_s=site.settings.poll_s, patience_s=math.inf)  # its SuperNode says when it is enough
     Executor(site).serve()
 
 

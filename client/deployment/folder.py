@@ -29,12 +29,13 @@ class SiteSettings:
     Attributes:
         site: the name that the server knows this site by. server: ``host:port``. releases: of the release service.
         federation: its name, for people. bundle: digest of the Flower app that this site agreed to.
-        source: a .csv, .jsonl or .parquet file, or a ``datasets`` folder; relative to the site's folder.
+        source: a .csv, .jsonl, .parquet or .conll file, or a ``datasets`` folder; relative to the site's folder.
         text, label: its columns.
         base: a folder with the base, where it is not in the cache under its name; empty otherwise.
         noise: ``secure``: noise from the system's generator. ``seeded``, for demonstrations, repeats and protects nobody.
         port: of this site's own processes among themselves, on this machine only.
         poll_s: how often the server is asked for work.
+        renew_days: ``site start`` renews the certificate when fewer are left; 0: it does not.
         policy: what a server may ask of this site.
     """
 
@@ -50,6 +51,7 @@ class SiteSettings:
     noise: str = "secure"
     port: int = 9094
     poll_s: float = 0.5
+    renew_days: float = 14.0
     policy: Policy = field(default_factory=Policy)
 
 
@@ -143,6 +145,8 @@ def _settings(found: Mapping[str, object], path: Path) -> SiteSettings:
         raise ExperimentError(
             f"{path}: unknown noise", value=settings.noise, rule="secure, or seeded for demonstrations"
         )
+    if not settings.renew_days >= 0:
+        raise ExperimentError(f"{path}: renew_days is out of bounds", value=settings.renew_days, rule="at least 0")
     return settings
 
 
@@ -156,10 +160,11 @@ releases = "{settings.releases}"
 bundle = "{settings.bundle}"    # what this site agreed to run; it runs its own installed code, and no other
 port = {settings.port}                   # between this site's own processes, on this machine only
 poll_s = {settings.poll_s}                  # how often the server is asked for work
+renew_days = {settings.renew_days}             # site start renews the certificate when fewer days are left; 0: it does not
 noise = "{settings.noise}"              # seeded is for demonstrations: it protects nobody
 
 [data]
-source = "{settings.source}"    # a .csv, .jsonl or .parquet file, or a folder of the datasets library
+source = "{settings.source}"    # a .csv, .jsonl, .parquet or .conll file, or a folder of the datasets library
 text = "{settings.text}"
 label = "{settings.label}"
 

@@ -7,6 +7,7 @@ Example::
 What a round does is :mod:`fedrelease.client.app`'s business, the same as in a simulation.
 """
 
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -32,12 +33,14 @@ from fedrelease.client.policy import (
 )
 from fedrelease.data.sites import open_site
 from fedrelease.deployment.bundle import bundle, flower_version
-from fedrelease.errors import ExperimentError, FedreleaseError, PolicyRefused, UpdateRefused
+from fedrelease.errors import ExperimentError, FedreleaseError, PolicyRefused, StoreError, UpdateRefused
 from fedrelease.messages import Request, parse_answer, parse_request, request_text
 
-__all__ = ["answered", "check_app", "limited"]
+__all__ = ["answered", "check_app", "check_room", "limited"]
 
 STEPS = ("evaluate", "train")
+AGREE = "at the site, which has it installed: fedrelease site agree"
+ROOM_BYTES = 16 << 20
 
 
 def check_app(site: SiteFolder, digest: str) -> None:
@@ -52,7 +55,23 @@ def check_app(site: SiteFolder, digest: str) -> None:
             "this site does not know the app that the server started",
             value=digest[:16],
             rule=f"the app is {own[:16]}, as agreed in the invitation, and {installed[:16]} is installed",
-            hint="both sides install the same version of fedrelease and Flower",
+            hint=AGREE if digest == installed else "both sides install the same version of fedrelease and Flower",
+        )
+
+
+def check_room(folder: Path, *, least_bytes: int = ROOM_BYTES) -> None:
+    """Go on if what is to be computed can be written down: a charge whose answer cannot be kept is paid for nothing.
+
+    Raises:
+        StoreError: there is no room.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < least_bytes:
+        raise StoreError(
+            "the disk is full",
+            value=f"{free >> 20} MB in {folder}",
+            rule=f"{least_bytes >> 20} MB are free before anything is charged",
+            hint="free some space: the site then answers again by itself",
         )
 
 

@@ -10,15 +10,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.x509 import Certificate
 
 from fedrelease.client.deployment.check import Check, Checks, failed, guarded, passed, warned
 from fedrelease.client.deployment.enrol import site_key
 from fedrelease.client.deployment.folder import SiteFolder
-from fedrelease.deployment.certificates import certificate_of
+from fedrelease.deployment.certificates import certificate_of, days_left
 
 __all__ = ["check_identity"]
 
 SOON = timedelta(days=30)
+GRACE_DAYS = 7
+"""So long after its end the server still renews a certificate."""
+RENEW = "fedrelease site renew"
 AGAIN = "ask the operator: fedrelease server invite SITE --again"
 
 
@@ -61,17 +65,20 @@ def _certificate(site: SiteFolder, now: datetime) -> Checks:
         rule = "it is signed by authority.pem, the only authority that this site trusts"
         yield failed("certificate", "another authority signed it", rule=rule, hint=AGAIN)
         return
-    begins, ends = own.not_valid_before_utc, min(own.not_valid_after_utc, authority.not_valid_after_utc)
-    yield _lasting(begins, ends, now)
+    ends = min((own, authority), key=lambda one: one.not_valid_after_utc)
+    yield _lasting(own.not_valid_before_utc, ends, now)
 
 
-def _lasting(begins: datetime, ends: datetime, now: datetime) -> Check:
-    told, rule = f"valid until {ends:%Y-%m-%d}", "it is valid now, and for 30 days more"
+def _lasting(begins: datetime, ending: Certificate, now: datetime) -> Check:
+    """Whether now is between the beginning and the end of what ends first."""
+    ends, left = ending.not_valid_after_utc, days_left(ending, now)
+    told, rule = f"valid until {ends:%Y-%m-%d}, {left:.0f} days left", "it is valid now, and for 30 days more"
     if now < begins:
         clock = "set this machine's clock: is it behind?"
         return failed("certificate", f"not valid before {begins:%Y-%m-%d %H:%M} UTC", rule=rule, hint=clock)
     if now >= ends:
-        return failed("certificate", f"expired on {ends:%Y-%m-%d}", rule=rule, hint=AGAIN)
+        hint = f"within {GRACE_DAYS} days of its end: {RENEW}; later {AGAIN}"
+        return failed("certificate", f"expired on {ends:%Y-%m-%d}", rule=rule, hint=hint)
     if now + SOON > ends:
-        return warned("certificate", told, rule=rule, hint=AGAIN)
+        return warned("certificate", told, rule=rule, hint=RENEW)
     return passed("certificate", f"{told}, for this key, by the federation's authority")

@@ -81,7 +81,9 @@ def _untrusted(error: ssl.SSLCertVerificationError, host: str) -> tuple[str, str
         hint = "use a name that the certificate has, or ask the operator to add this one: server init --address"
         return f"its certificate is for another name than {host}", hint
     if "expired" in error.verify_message:
-        return "its certificate has expired", "tell the operator"
+        return "its certificate has expired", "see whether this machine's clock is ahead; if not, tell the operator"
+    if "not yet valid" in error.verify_message:
+        return "its certificate is not valid yet", "see whether this machine's clock is behind: timedatectl"
     hint = "somebody else answers there, or the server was made anew: ask the operator before you trust it"
     return f"its certificate is not of this federation's authority ({error.verify_message})", hint
 
@@ -128,7 +130,11 @@ def _versions(site: SiteFolder, told: Mapping[str, object]) -> Checks:
         agreed = site.settings.bundle[:16] or "none"
         found = f"here {here} (app {own[:16]}); server {there} (app {str(told.get('bundle'))[:16]}); agreed: {agreed}"
         rule = "both make the same app, which the invitation named: no code travels"
-        hint = f"install fedrelease {told.get('fedrelease')} with its constraints.txt here, or be invited again"
+        hint = (
+            "fedrelease site agree"
+            if own == told.get("bundle")
+            else f"install fedrelease {told.get('fedrelease')} with its constraints.txt here, then: fedrelease site agree"
+        )
         yield failed("versions", found, rule=rule, hint=hint)
         return
     yield passed("versions", f"{here}, the same app as the server's ({own[:16]})")

@@ -1,4 +1,4 @@
-"""``fedrelease site check``: whether this site can take part, before it does. Charges nothing, and sends nothing but /health.
+"""``fedrelease site check``: whether this site can take part, before it does. Charges nothing; the server learns nothing of rows.
 
 Example::
 
@@ -25,6 +25,7 @@ from fedrelease.client.deployment.data_checks import (
 from fedrelease.client.deployment.folder import SiteFolder
 from fedrelease.client.deployment.identity_checks import check_identity
 from fedrelease.client.deployment.network_checks import PATIENCE_S, check_network
+from fedrelease.client.deployment.policy_checks import AskedPlan, check_experiment, check_limits, check_policy
 from fedrelease.client.deployment.trial import try_training
 from fedrelease.experiment import Experiment
 from fedrelease.models.bases import Base, open_base
@@ -40,21 +41,29 @@ def preflight(
     """Every check, cheapest first, each as soon as it is done.
 
     Args:
-        experiment: whose base, labels and settings count. named: the user named it; else only its settings are used, with the
-            labels that the site's rows have.
+        experiment: whose base, labels and settings count. named: the user named it; else what the server says that it will ask
+            counts, and where it does not say it, this one with the labels that the site's rows have.
         patience_s: how long the server may take to answer.
     """
     yield from check_identity(site, now=now)
     yield from check_network(site, patience_s=patience_s)
-    yield from guarded("ledger", lambda: check_ledger(site, experiment))
-    yield from _Material(site, experiment, named=named).checks()
+    yield check_policy(site)
+    asked = AskedPlan(site, now=now, patience_s=patience_s)
+    yield from asked.checks()
+    if named:
+        yield check_experiment(site, "experiment", experiment, base=None, whose="the experiment")
+    chosen = experiment if named or asked.plan is None else asked.plan.experiment
+    yield from guarded("ledger", lambda: check_ledger(site, chosen))
+    yield from _Material(site, chosen, asked, named=named).checks()
 
 
 class _Material:
     """Base and rows, and what can be tried with them where both are there."""
 
-    def __init__(self, site: SiteFolder, experiment: Experiment, *, named: bool) -> None:
-        self._site, self._experiment, self._named = site, experiment, named
+    def __init__(self, site: SiteFolder, experiment: Experiment, asked: AskedPlan, *, named: bool) -> None:
+        self._site, self._experiment, self._asked = site, experiment, asked
+        self._servers = not named and asked.plan is not None
+        self._known = named or self._servers
         self._base: Base | None = None
         self._rows: OwnRows | None = None
 
@@ -75,16 +84,19 @@ class _Material:
         yield from guarded("training", lambda: self._train(base, rows))
 
     def _check_base(self) -> Checks:
-        self._base = open_base(self._site.settings.base or self._experiment.model.base, cache=cache_folder())
-        yield check_base(self._base, named=self._named)
+        theirs = self._asked.open_base() if self._servers else None
+        own = self._site.settings.base or self._experiment.model.base
+        self._base = theirs or open_base(own, cache=cache_folder())
+        yield check_base(self._base, named=self._known)
 
     def _check_data(self) -> Checks:
         data = own_data(self._site, self._experiment.data)
-        self._rows, check = check_data(data, self._experiment.model.labels if self._named else None)
+        model = self._experiment.model
+        self._rows, check = check_data(data, model.labels if self._known else None, task=model.task)
         yield check
 
     def _train(self, base: Base, rows: OwnRows) -> Checks:
-        fitted = _fitted(self._experiment, rows.labels, named=self._named)
+        fitted = _fitted(self._experiment, rows.labels, named=self._known)
         fitted = replace(fitted, data=own_data(self._site, fitted.data))
         site = self._site.settings.site
         trial = try_training(fitted, base, site=site, rows=rows.rows, folder=self._site.folder)
@@ -93,6 +105,7 @@ class _Material:
             f"{kind}: {trial.step_s:.2f} s each, so about {duration(trial.round_s)} for the {trial.steps} of a round"
         )
         yield passed("training", f"{found}; nothing was charged")
+        yield check_limits(self._site.settings.policy, fitted, trial)
 
 
 def _fitted(experiment: Experiment, labels: Sequence[str], *, named: bool) -> Experiment:

@@ -67,6 +67,7 @@ def _patiently(activate: Callable[[], ActivateNodeResponse], log: Log) -> Activa
             return activate()
         except httpx.HTTPStatusError as error:
             if error.response.status_code != REFUSED:
+                log("not-let-in", why=error.response.text)  # such as that this machine's clock is off
                 raise
         if number == 1:
             log("not-let-in", why="the key is not admitted, or another node with it is connected", again_in_s=TRY_S)

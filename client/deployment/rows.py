@@ -16,7 +16,8 @@ from fedrelease.data.own import prepare_own
 from fedrelease.errors import DataError, ModelError, PolicyRefused
 from fedrelease.fetch import ALIASES
 from fedrelease.messages import Request
-from fedrelease.models.bases import NETWORK, Base, open_base
+from fedrelease.models.bases import Base, open_base
+from fedrelease.models.described import is_description
 
 __all__ = ["base_of", "prepare_for"]
 
@@ -53,7 +54,7 @@ def base_of(site: SiteFolder, request: Request) -> Base:
     """
     fetched, asked = fetched_base_folder(site, request.base), request.experiment.model.base
     own = str(fetched) if fetched else site.settings.base
-    if not own and asked not in ALIASES and NETWORK.fullmatch(asked) is None:
+    if not own and asked not in ALIASES and not is_description(asked):
         raise PolicyRefused(f"base: {', '.join(sorted(ALIASES))}, or what base in site.toml names; asked for another")
     base = open_base(own or asked, cache=cache_folder())
     if base.digest != request.base:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from fedrelease.client.deployment.folder import SiteFolder
+from fedrelease.client.deployment.renewal import Renewal
 from fedrelease.deployment.logs import Log
 from fedrelease.deployment.notify import Notify
 from fedrelease.deployment.processes import Processes, Program, module
@@ -38,16 +39,25 @@ def site_programs(site: SiteFolder) -> tuple[Program, Program]:
 
 
 def run_site(site: SiteFolder, *, until: Callable[[], bool]) -> None:
-    """Run the site's processes, and start again whichever ends, until ``until()`` is true."""
+    """Run the site's processes, and start again whichever ends, until ``until()`` is true.
+
+    A SuperNode waits for the answer of an executor that has ended, and if half of that was there, for ever. So it signs off and
+    comes in again: the server hears at once, and not after a minute, that this answer will not come.
+    """
     log = Log(site.log_folder / "site.log", process="site", site=site.settings.site)
-    notify = Notify()
+    notify, renewal = Notify(), Renewal(site, log)
     with Processes(log=log) as processes:
         for program in site_programs(site):
             processes.start(program)
         notify.ready(f"{site.settings.site} answers {site.settings.server}")
+        answering = True
         while not until():
             notify.alive()
+            before, answering = answering, processes.alive("executor")
+            if before and not answering and processes.alive("supernode"):
+                processes.again("supernode")
             processes.tend()
+            renewal.look()
             time.sleep(TEND_S)
         notify.stopping()
     log("stopped")

@@ -8,6 +8,7 @@ It only carries messages. What is done with them is :mod:`fedrelease.client.depl
 own that Flower's ``--isolation process`` leaves to us: nothing that came over the network is ever run.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -33,17 +34,25 @@ def arguments(site: SiteFolder) -> list[str]:
 
 
 def main(folder: Path) -> None:
-    """Be the SuperNode until a signal comes."""
+    """Be the SuperNode until a signal comes; whenever Flower's ends otherwise, this process ends too, with all its threads."""
     site = open_site_folder(folder)
     sys.argv = arguments(site)
-    from flwr.supernode import start_client_internal
+    from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
+    from fedrelease.client.deployment.broken_lines import end_with_any_thread, outlive_cuts
+    from fedrelease.client.deployment.owed import answer_all
     from fedrelease.client.deployment.presence import come_back_soon
 
-    come_back_soon(site, Log(site.log_folder / "site.log", process="supernode", site=site.settings.site))
+    log = Log(site.log_folder / "site.log", process="supernode", site=site.settings.site)
+    come_back_soon(site, log)
+    outlive_cuts(fleet_http_connection)
+    end_with_any_thread(log)
     set_pace(start_client_internal, idle_s=site.settings.poll_s)
+    answer_all(start_client_internal)
     flower_supernode()
+    sys.stdout.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from fedrelease.data.row_files import Rows
 from fedrelease.data.sites import open_site
 from fedrelease.experiment import Experiment
 from fedrelease.models.bases import Base
+from fedrelease.models.classifier import trainable_state
 from fedrelease.models.tasks import build_model
 from fedrelease.privacy import PrivacyPlan
 
@@ -33,11 +34,15 @@ MOST_ROWS = 512
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """``step_s``: of one step on this machine. ``round_s``: of all steps of a round at that speed. ``private``: with Opacus."""
+    """``step_s``: of one step on this machine. ``round_s``: of all steps of a round at that speed. ``private``: with Opacus.
+
+    ``state_bytes``: of the tensors that are trained, which travel in each round.
+    """
 
     step_s: float
     steps: int
     private: bool
+    state_bytes: int
 
     @property
     def round_s(self) -> float:
@@ -63,13 +68,15 @@ def try_training(experiment: Experiment, base: Base, *, site: str, rows: int, fo
         own = prepare_own(
             small, site=site, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, folder=Path(work)
         )
-        step_s = _timed(open_site(own).train, small, base, private=private)
+        step_s, state_bytes = _timed(open_site(own).train, small, base, private=private)
     kept = min(rows, experiment.data.limit_per_site or rows)
     in_training = max(1, round(kept * (1 - experiment.data.holdout)))
-    return Trial(step_s=step_s, steps=steps_per_round(in_training, training, private=private), private=private)
+    steps = steps_per_round(in_training, training, private=private)
+    return Trial(step_s=step_s, steps=steps, private=private, state_bytes=state_bytes)
 
 
-def _timed(rows: Rows, experiment: Experiment, base: Base, *, private: bool) -> float:
+def _timed(rows: Rows, experiment: Experiment, base: Base, *, private: bool) -> tuple[float, int]:
+    """Seconds of a step, and bytes of what is trained."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -79,7 +86,8 @@ def _timed(rows: Rows, experiment: Experiment, base: Base, *, private: bool) -> 
         _step(model, rows, experiment, private=private)  # the first one also warms up
         begun = time.perf_counter()
         _step(model, rows, experiment, private=private)
-        return time.perf_counter() - begun
+        took_s = time.perf_counter() - begun
+        return took_s, sum(tensor.nbytes for tensor in trainable_state(model).values())
     finally:
         torch.set_num_threads(threads)
 

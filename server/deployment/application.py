@@ -6,39 +6,49 @@ Example::
         deployment.connected(grid).nodes()                  # {'amazon': 8123...}: those who are there now
 """
 
+import errno
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final
+from typing import Protocol, TypeAlias, final
 
 from flwr.serverapp import Grid
 from flwr.superlink.grid import http_grid
 
 from fedrelease.deployment.logs import Log
 from fedrelease.deployment.pace import set_pace
-from fedrelease.errors import FedreleaseError, PolicyRefused, RoundFailed
+from fedrelease.errors import FedreleaseError, PolicyRefused, RoundFailed, StoreError
 from fedrelease.experiment_document import from_document
 from fedrelease.files import Json
 from fedrelease.models.bases import open_base
 from fedrelease.server.deployment.control import key_bytes
 from fedrelease.server.deployment.first_query import FirstQuery
+from fedrelease.server.deployment.folder import Server, open_server
+from fedrelease.server.deployment.register import admitted
+from fedrelease.server.deployment.traces import traces
 from fedrelease.server.events import Event, RoundStarted, event_facts
+from fedrelease.server.tracking.choice import Tracking, chosen_trackers
 
-__all__ = ["EVENTS", "FAILED", "LEFT_OUT", "STARTED", "AdmittedSites", "Ask", "Deployment", "deployed"]
+__all__ = ["EVENTS", "FAILED", "LEFT_OUT", "NOT_TRACKED", "STARTED", "AdmittedSites", "Ask", "Deployment", "deployed"]
 
 EVENTS = "events.log"
 FAILED = "failed"
 LEFT_OUT = "left-out"
+NOT_TRACKED = "not-tracked"
 TAKES_PART = "takes-part"
 STARTED = "started"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 LOOK_S = 0.5
 FIRST_S = 60.0
 AGAIN_S = 10.0
 """For an answer to the first query: of a site that was just started, and of one that was silent before."""
+
+
+Keys: TypeAlias = Callable[[], Mapping[str, str]]
 
 
 class Ask(Protocol):
@@ -56,17 +66,20 @@ class AdmittedSites:
     Each is asked once before it is asked for work; one that differs is left out of the run, and counts as refused in its rounds.
     """
 
-    def __init__(self, grid: Grid, keys: Mapping[str, str], *, ask: Ask, log: Log) -> None:
-        """``keys``: the public key of each site, as the register has it."""
-        self._grid, self._ask, self._log = grid, ask, log
-        self._sites = {key_bytes(line): site for site, line in keys.items()}
+    def __init__(self, grid: Grid, keys: Keys, *, ask: Ask, log: Log) -> None:
+        """``keys`` says the public key of each site, as the register has it then: a site may come back with another one.
+
+        Who takes part at all is settled here: a site that is admitted later waits for the next run.
+        """
+        self._grid, self._keys, self._ask, self._log = grid, keys, ask, log
+        self._names = tuple(sorted(keys()))
         self._asked: dict[str, int] = {}
         self._reasons: dict[str, str] = {}
         self._silent: set[str] = set()
 
     def names(self) -> Sequence[str]:
         """All that were admitted, sorted: also those who are away or left out."""
-        return tuple(sorted(self._sites.values()))
+        return self._names
 
     def nodes(self) -> Mapping[str, int]:
         """Those who are connected now and take part; who is new here is asked first."""
@@ -89,7 +102,7 @@ class AdmittedSites:
             PolicyRefused: nobody takes part, and everybody who is there said why.
         """
         until = time.monotonic() + at_most_s
-        while len(self._there()) < len(self._sites) and time.monotonic() < until:
+        while len(self._there()) < len(self._names) and time.monotonic() < until:
             time.sleep(LOOK_S)
         if self.nodes():
             return
@@ -108,7 +121,8 @@ class AdmittedSites:
         )
 
     def _there(self) -> dict[str, int]:
-        there = ((self._sites.get(bytes(node.public_key)), node.node_id) for node in self._grid.get_nodes())
+        sites = {key_bytes(line): site for site, line in self._keys().items() if site in self._names}
+        there = ((sites.get(bytes(node.public_key)), node.node_id) for node in self._grid.get_nodes())
         return {site: node for site, node in there if site is not None}
 
     def _out(self, site: str) -> bool:
@@ -138,7 +152,7 @@ class Deployment:
     """
 
     settings: Mapping[str, Json]
-    keys: Mapping[str, str]
+    keys: Keys
     log: Log
 
     def watch(self, event: Event) -> None:
@@ -147,6 +161,17 @@ class Deployment:
             self.log.about(round=event.round)
         facts = dict(event_facts(event))
         self.log(str(facts.pop("event")), **facts)
+
+    @property
+    def tracking(self) -> Tracking:
+        """What the server's settings say; what a tracker cannot do is written down.
+
+        Raises:
+            ExperimentError: a tracker is not installed any more.
+        """
+        flags, store = self.settings.get("track", []), Path(str(self.settings["store"]))
+        chosen = chosen_trackers([str(flag) for flag in flags] if isinstance(flags, list) else [])
+        return Tracking(choices=chosen, name=store.name, warn=lambda line: self.log(NOT_TRACKED, what=line))
 
     def connected(self, grid: Grid) -> AdmittedSites:
         """Who may take part; waits for them, and asks them.
@@ -167,16 +192,37 @@ class Deployment:
         return sites
 
 
+def _keys(server: Server) -> Mapping[str, str]:
+    return {name: one.key for name, one in admitted(server).items()}
+
+
 @contextmanager
 def deployed(path: Path, *, run: int) -> Iterator[Deployment]:
     """The run of Flower's that a file describes; how it fails is written down before the error goes on."""
     settings = json.loads(path.read_bytes())
     set_pace(http_grid, idle_s=float(settings["poll_s"]))
-    keys = settings.pop("sites")
+    server = open_server(path.parent)
     log = Log(path.parent / "log" / EVENTS, process="serverapp", run=str(run))
     log(STARTED, pid=os.getpid())
     try:
-        yield Deployment(settings=settings, keys=keys, log=log)
+        with traces(str(settings.get("traces", "")), log.path.parent, run=str(run)):
+            yield Deployment(settings=settings, keys=lambda: _keys(server), log=log)
     except FedreleaseError as error:
         log(FAILED, kind=type(error).__name__, exit_code=error.exit_code, **error.to_json())
         raise
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        full = _full(error, store=str(settings["store"]))
+        log(FAILED, kind=type(full).__name__, exit_code=full.exit_code, **full.to_json())
+        raise full from error
+
+
+def _full(error: OSError, *, store: str) -> StoreError:
+    """What passes only when a person makes room, however often it is tried again."""
+    return StoreError(
+        "the disk is full",
+        value=str(error.filename or store),
+        rule="a round is written before it counts",
+        hint="free some space, then run the same command again: nothing that was accepted or released is lost",
+    )

@@ -4,6 +4,7 @@ Example::
 
     callers = Callers(server)
     callers.site_of(request.headers)           # 'amazon', or None
+    clock_fault(request.headers, now=now)      # 'signed 62 s ahead of this server's clock; ...', or None
     in_own_name(path, body)                    # False: a reply that says it comes from another node
 
 The SuperLink asks for the key too, but only after it has read a body; and it lets a node say that a reply is another one's.
@@ -13,10 +14,11 @@ import binascii
 import os
 from base64 import b64decode
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import final
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from flwr.common.constant import TIMESTAMP_HEADER
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
@@ -26,9 +28,11 @@ from fedrelease.server.deployment.control import key_bytes
 from fedrelease.server.deployment.folder import Server
 from fedrelease.server.deployment.register import admitted
 
-__all__ = ["Callers", "in_own_name"]
+__all__ = ["Callers", "clock_fault", "in_own_name"]
 
 PUSH = "/v1/fleet/push-messages"
+AHEAD_S, BEHIND_S = float(SYSTEM_TIME_TOLERANCE), float(TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE)
+"""What the SuperLink takes of a signed time; it refuses the rest without a word of why."""
 
 
 @final
@@ -63,6 +67,18 @@ class Callers:
             self._sites = {key_bytes(one.key): site for site, one in admitted(self._server).items()}
             self._seen = seen
         return self._sites
+
+
+def clock_fault(headers: Mapping[str, str], *, now: datetime) -> str | None:
+    """Why the time that a request was signed at is none that the SuperLink takes; ``None`` where it is one."""
+    try:
+        ahead_s = (datetime.fromisoformat(headers[TIMESTAMP_HEADER]).astimezone(UTC) - now).total_seconds()
+    except (KeyError, ValueError, OverflowError):
+        return "not signed at any time"
+    if -BEHIND_S < ahead_s < AHEAD_S:
+        return None
+    off = f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this server's clock"
+    return f"signed {off}; at most {AHEAD_S:g} s ahead or {BEHIND_S:g} s behind is let in: the site's clock is off"
 
 
 def in_own_name(path: str, body: bytes) -> bool:

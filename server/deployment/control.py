@@ -10,6 +10,7 @@ Example::
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,8 @@ from fedrelease.server.deployment.register import Admitted
 __all__ = ["Control", "Status", "key_bytes"]
 
 READY_S = 90.0
+MOST_STARTS = 6
+"""That bring no answer."""
 LOOK_S = 0.2
 
 
@@ -72,20 +75,25 @@ class Control:
             interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr")],
         )
 
-    def wait_until_ready(self, *, meanwhile: Callable[[], None]) -> None:
-        """Wait until the SuperLink answers; ``meanwhile`` is called again and again.
+    def wait_until_ready(self, *, meanwhile: Callable[[], None], starts: Callable[[], int]) -> None:
+        """Wait until the SuperLink answers; ``meanwhile`` is called again and again, ``starts`` says how often it was started.
+
+        Each start has its own time: who starts it again waits longer each time that it ends soon.
 
         Raises:
             EngineError: it does not.
         """
+        first = begun = starts()
         until = time.monotonic() + READY_S
-        while time.monotonic() < until:
+        while time.monotonic() < until and begun - first < MOST_STARTS:
             try:
                 self._client.ListNodes(ListNodesRequest())
                 return
             except httpx.HTTPError:
                 meanwhile()
                 time.sleep(LOOK_S)
+            if starts() != begun:
+                begun, until = starts(), time.monotonic() + READY_S
         raise EngineError("the SuperLink does not answer", value=self._address, hint="read log/superlink.out")
 
     def nodes(self) -> list[NodeInfo]:
@@ -120,6 +128,18 @@ class Control:
             )
         )
         return int(answer.run_id)
+
+    def stop_left_over(self) -> list[int]:
+        """Stop the runs that a server which was killed has left behind; their numbers.
+
+        The SuperLink would take a minute to notice, and sites would go on with their questions meanwhile.
+        """
+        found = self._client.ListRuns(ListRunsRequest()).run_dict
+        left = [number for number, run in found.items() if run.status.status != "finished"]
+        for number in left:
+            with suppress(httpx.HTTPStatusError):  # it has ended meanwhile
+                self.stop_run(number)
+        return left
 
     def status(self, run: int) -> Status:
         """Where a run is."""

@@ -21,6 +21,7 @@ from fedrelease.deployment.certificates import Authority, new_authority, new_key
 from fedrelease.deployment.settings import checked, read_toml
 from fedrelease.errors import ExperimentError, IdentityError
 from fedrelease.files import write_durably
+from fedrelease.server.deployment.traces import check_traces
 
 __all__ = ["Server", "Settings", "check_address", "make_server", "open_server", "renew"]
 
@@ -45,6 +46,8 @@ class Settings:
         message_mb: the largest single piece that is let through; Flower sends arrays in pieces of 5 MB.
         connections: at once, at most; half of them from one address. patience_s: until a connection has said what it wants.
         metrics: ``host:port`` on this machine where Prometheus finds its metrics; empty for none.
+        track: trackers that are told about every release, as in ``--track``; a folder is one below the current folder.
+        traces: where OpenTelemetry's spans of rounds go: ``file`` (log/traces.jsonl) or a collector's address; empty for none.
     """
 
     name: str = "federation"
@@ -58,6 +61,8 @@ class Settings:
     connections: int = 256
     patience_s: float = 10.0
     metrics: str = ""
+    track: tuple[str, ...] = ()
+    traces: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +208,7 @@ def _settings(found: Mapping[str, object], path: Path) -> Settings:
     if settings.metrics:
         host, _ = check_address(settings.metrics, f"{path}: metrics")
         _check_own(host, settings.metrics, path)
+    check_traces(settings.traces, str(path))
     return settings
 
 
@@ -235,6 +241,7 @@ def _all_names(settings: Settings) -> Sequence[str]:
 
 def _toml(settings: Settings) -> str:
     names = ", ".join(f'"{name}"' for name in settings.names)
+    track = ", ".join(f'"{flag}"' for flag in settings.track)
     return f"""# A server of fedrelease. Who may come in stands in sites/, what it is known by in server.pem.
 name = "{settings.name}"
 names = [{names}]                 # in the certificate; after a change: fedrelease server renew
@@ -247,4 +254,6 @@ message_mb = {settings.message_mb}                          # the largest piece 
 connections = {settings.connections}                      # at once, at most; half of them from one address
 patience_s = {settings.patience_s}                     # until a connection has said what it wants
 metrics = "{settings.metrics}"                          # for Prometheus, such as 127.0.0.1:9446; empty: none
+track = [{track}]                            # who is told about releases too, such as "mlflow" or "tensorboard:runs"
+traces = "{settings.traces}"                           # of OpenTelemetry: file, or a collector's https://...; empty: none
 """

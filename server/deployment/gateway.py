@@ -15,7 +15,7 @@ import re
 import ssl
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -34,11 +34,14 @@ from fedrelease import __version__
 from fedrelease.deployment.bundle import bundle
 from fedrelease.deployment.logs import Log
 from fedrelease.errors import FedreleaseError
-from fedrelease.server.deployment.callers import Callers, in_own_name
+from fedrelease.files import Json
+from fedrelease.server.deployment.askers import Askers
+from fedrelease.server.deployment.callers import Callers, clock_fault, in_own_name
 from fedrelease.server.deployment.control import Control
 from fedrelease.server.deployment.folder import Server, check_address, open_server
 from fedrelease.server.deployment.patience import patient
-from fedrelease.server.deployment.register import admit, admitted
+from fedrelease.server.deployment.planned import told_plan
+from fedrelease.server.deployment.register import admit, admitted, renew_site
 
 __all__ = ["Gateway", "gateway", "main"]
 
@@ -52,6 +55,8 @@ MOST_DIGITS = 12
 ANSWER_S = 60.0
 BODY_S = 120.0
 """For a body that arrives slowly; 16 MB in that time are 1 Mbit a second."""
+REFUSED = {401: "the SuperLink does not know the key", 403: "the run that this is about is over"}
+"""What the SuperLink means by them."""
 OF_SITES = re.compile(r"content-type|flwr-(?!task-token|superexec)[a-z0-9-]{1,60}")
 """Headers that pass: Flower's own, but none with which an executor proves who it is."""
 
@@ -65,7 +70,7 @@ class Gateway:
         self._server = server
         self._log = Log(server.log_folder / "gateway.log", process="gateway")
         self._most = server.settings.message_mb << 20
-        self._callers = Callers(server)
+        self._callers, self._askers = Callers(server), Askers(server)
         self._admitting = threading.Lock()
         self._upstream = httpx.AsyncClient(
             base_url=f"https://127.0.0.1:{server.settings.superlink_port}",
@@ -84,6 +89,8 @@ class Gateway:
             return self._refuse(request, 431, f"more than {HEADERS_BYTES} bytes of headers")
         if self._callers.site_of(request.headers) is None:
             return self._refuse(request, 401, "not signed with the key of an admitted site")
+        if (fault := clock_fault(request.headers, now=datetime.now(UTC))) is not None:
+            return self._refuse(request, 401, fault)
         body = await self._body(request, self._most)
         return body if isinstance(body, Response) else await self._passed(request, path, body)
 
@@ -100,8 +107,8 @@ class Gateway:
             answer = await self._upstream.post(path, content=body, headers=headers)
         except httpx.HTTPError as error:
             return self._refuse(request, 503, f"the SuperLink does not answer: {type(error).__name__}")
-        if answer.status_code in (401, 403):
-            return self._refuse(request, answer.status_code, "the SuperLink does not know the key", answer.content)
+        if (why := REFUSED.get(answer.status_code)) is not None:
+            return self._refuse(request, answer.status_code, why, answer.content)
         if answer.status_code >= 400:
             self._note(request, answer.status_code, "the SuperLink refuses")
         kind = answer.headers.get("content-type", "application/octet-stream")
@@ -130,6 +137,29 @@ class Gateway:
         self._log("admitted", peer=_peer(request), site=site)
         return JSONResponse({"certificate": certificate, "server": __version__, "bundle": bundle().digest})
 
+    async def renew(self, request: Request) -> Response:
+        """A new certificate for the key of an admitted site, which signs that it wants one."""
+        return await self._told(request, "renewed", self._renew)
+
+    async def plan(self, request: Request) -> Response:
+        """What this server's run will ask, for an admitted site, which signs that it wants to know."""
+        return await self._told(request, "told-plan", self._plan)
+
+    async def _told(
+        self, request: Request, event: str, answer: Callable[[bytes], tuple[str, Mapping[str, Json]]]
+    ) -> Response:
+        """What ``answer`` makes of a signed question: who asked, and what comes back."""
+        body = await self._body(request, ENROL_BYTES)
+        if isinstance(body, Response):
+            return body
+        try:
+            site, facts = await run_in_threadpool(answer, body)
+        except FedreleaseError as error:
+            why = f"{error.what}: {error.value}" if error.value is not None else error.what
+            return self._refuse(request, 403, why, json.dumps(error.to_json()).encode())
+        self._log(event, peer=_peer(request), site=site)
+        return JSONResponse(facts)
+
     async def health(self, request: Request) -> Response:
         """Whether the SuperLink behind is well; and the time here, so that a site can compare clocks."""
         try:
@@ -140,6 +170,19 @@ class Gateway:
         versions = {"fedrelease": __version__, "flower": FLOWER, "bundle": bundle().digest}
         facts = {"ok": well, "time": now, **versions}
         return JSONResponse(facts, status_code=200 if well else 503)
+
+    def _renew(self, body: bytes) -> tuple[str, Mapping[str, Json]]:
+        now = datetime.now(UTC)
+        with self._admitting:
+            asker = self._askers.asker(body, what="renew", now=now)
+            shown = asker.certificate
+            made = renew_site(self._server, site=asker.site, key=asker.key, shown=shown, now=now)
+        return asker.site, {"certificate": made}
+
+    def _plan(self, body: bytes) -> tuple[str, Mapping[str, Json]]:
+        with self._admitting:
+            asker = self._askers.asker(body, what="plan", now=datetime.now(UTC))
+        return asker.site, told_plan(self._server)
 
     def _admit(self, site: str, token: str, signing: bytes) -> str:
         with self._admitting:
@@ -200,6 +243,8 @@ def gateway(server: Server) -> Starlette:
         routes=[
             Route("/health", made.health, methods=["GET"]),
             Route("/enrol", made.enrol, methods=["POST"]),
+            Route("/renew", made.renew, methods=["POST"]),
+            Route("/plan", made.plan, methods=["POST"]),
             Route("/{path:path}", made.forward, methods=["POST"]),
         ],
         exception_handlers={404: made.elsewhere, 405: made.elsewhere},

@@ -16,7 +16,7 @@ from typing import final
 
 from fedrelease.deployment.logs import Line, read_log
 from fedrelease.server.deployment.application import EVENTS, FAILED, LEFT_OUT
-from fedrelease.server.events import Event, Opened, Released, RoundStarted, SiteAnswered, event_of
+from fedrelease.server.events import Event, NotWaitedFor, Opened, Released, RoundStarted, SiteAnswered, event_of
 
 __all__ = ["LOGS", "NewestRelease", "Observed", "ProcessFacts", "Round", "Told", "Totals", "observe"]
 
@@ -128,6 +128,9 @@ class Observed:
             )
         elif isinstance(event, SiteAnswered):
             self._answer(event, time)
+        elif isinstance(event, NotWaitedFor):
+            what = f"late in {event.version}: {', '.join(event.sites)}; {event.allowed_s:g} s were allowed"
+            self.problems.append(Told(time=time, process="serverapp", what=what))
         elif isinstance(event, Released):
             self._release(event, time)
 

@@ -4,28 +4,31 @@ Example::
 
     invitation = invite(server, "amazon", days=7, now=now)          # goes to the partner
     certificate = admit(server, site="amazon", token=token, request=request, now=now)
+    certificate = renew_site(server, site="amazon", key=key, shown=certificate, now=now)     # for the same key
     admitted(server)["amazon"].key                                   # the public key; the private one is at the site
 """
 
+import fcntl
 import hmac
 import json
 import re
 import secrets
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedrelease.deployment.bundle import bundle
-from fedrelease.deployment.certificates import public_line, request_key
+from fedrelease.deployment.certificates import certificate_of, public_line, request_key
 from fedrelease.deployment.invitation import Invitation
 from fedrelease.errors import IdentityError
 from fedrelease.files import digest_bytes, write_durably
 from fedrelease.server.deployment.folder import Server
 
-__all__ = ["NAME", "Admitted", "admit", "admitted", "dismiss", "invite", "open_invitations"]
+__all__ = ["NAME", "Admitted", "admit", "admitted", "dismiss", "invite", "open_invitations", "renew_site"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
 
@@ -106,6 +109,11 @@ def admit(server: Server, *, site: str, token: str, request: bytes, now: datetim
     Raises:
         IdentityError: no such invitation, wrong or expired or used token, or the request is not in order.
     """
+    with _only_writer(server):
+        return _admit(server, site=site, token=token, request=request, now=now)
+
+
+def _admit(server: Server, *, site: str, token: str, request: bytes, now: datetime) -> str:
     found = _open_invitation(server, site)
     if found is None or not hmac.compare_digest(found.token_sha256, _sha256(token)):
         raise IdentityError(
@@ -127,6 +135,35 @@ def admit(server: Server, *, site: str, token: str, request: bytes, now: datetim
     return certificate
 
 
+def renew_site(server: Server, *, site: str, key: str, shown: str, now: datetime) -> str:
+    """A new certificate in PEM for an admitted site's own key; :mod:`fedrelease.server.deployment.askers` checks who asks.
+
+    A site that shows an older certificate than the register has gets that one: the answer to an earlier renewal was lost, and
+    a recording of it makes nothing new.
+
+    Raises:
+        IdentityError: the site was dismissed or has another key by now, or the authority has expired.
+    """
+    with _only_writer(server):
+        found = admitted(server).get(site)
+        if found is None or found.key != key:
+            raise IdentityError("no such site is admitted with this key", value=site)
+        if certificate_of(found.certificate.encode()) != certificate_of(shown.encode()):
+            return found.certificate
+        made = _certificate_again(server, found, now)
+        _write(_site_file(server, site), replace(found, certificate=made))
+        return made
+
+
+def _certificate_again(server: Server, found: Admitted, now: datetime) -> str:
+    authority = server.authority()
+    if (end := authority.certificate.not_valid_after_utc) < now:
+        raise IdentityError("the authority has expired, and nobody would believe what it signs", value=end.isoformat())
+    key = certificate_of(found.certificate.encode()).public_key()
+    made = authority.site_certificate_again(key, found.site, now=now)  # type: ignore[arg-type]  # EC, as checked there
+    return made.public_bytes(Encoding.PEM).decode("ascii")
+
+
 def admitted(server: Server) -> Mapping[str, Admitted]:
     """All sites of the federation by name, sorted."""
     files = sorted((server.folder / "sites").glob("*.json"))
@@ -140,6 +177,11 @@ def dismiss(server: Server, site: str) -> Admitted:
     Raises:
         IdentityError: there is no such site.
     """
+    with _only_writer(server):
+        return _dismiss(server, site)
+
+
+def _dismiss(server: Server, site: str) -> Admitted:
     found = admitted(server).get(site)
     if found is None:
         there = ", ".join(admitted(server)) or "none"
@@ -165,6 +207,14 @@ def _open_invitation(server: Server, site: str) -> _Open | None:
 def _reached(server: Server, listen: str) -> str:
     """The address that partners use: the first of the server's names, at the port it listens on."""
     return f"{server.settings.names[0]}:{listen.rpartition(':')[2]}"
+
+
+@contextmanager
+def _only_writer(server: Server) -> Iterator[None]:
+    """Nobody else changes the register meanwhile: who is dismissed must not be written down again by a renewal under way."""
+    with (server.folder / ".register.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _sha256(token: str) -> str:

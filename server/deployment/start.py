@@ -8,8 +8,10 @@ Every process may be killed at any time. A SuperLink that comes back knows its n
 from the store, and in the middle of a round from its spool: the release at the end is the same.
 """
 
+import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -25,16 +27,18 @@ from fedrelease.deployment.processes import Processes, Program, module
 from fedrelease.errors import EngineError
 from fedrelease.experiment import Federation
 from fedrelease.files import Json, write_durably
-from fedrelease.server.deployment.application import EVENTS, FAILED, LEFT_OUT, STARTED
+from fedrelease.server.deployment.application import EVENTS, FAILED, LEFT_OUT, NOT_TRACKED, STARTED
 from fedrelease.server.deployment.control import Control, Status
 from fedrelease.server.deployment.folder import Server
 from fedrelease.server.deployment.metrics import metrics_served
+from fedrelease.server.deployment.planned import write_planned
 from fedrelease.server.deployment.register import admitted, open_invitations
 from fedrelease.server.deployment.release_index import write_served
+from fedrelease.server.deployment.traces import lacking
 from fedrelease.server.deployment.watchdog import MARGIN_S, Patience, Sight, Watchdog
 from fedrelease.server.events import Watcher, event_of
 
-__all__ = ["Plan", "serve", "server_programs"]
+__all__ = ["Plan", "end_children", "serve", "server_programs"]
 
 LOOK_S = 0.5
 AGAIN_S = 5.0
@@ -42,17 +46,20 @@ MOST_FAILURES = 5
 """Runs that may fail one after the other without a release between them."""
 LASTING = ("RoundFailed", "EngineError", "StoreBusy")
 """Kinds of failure that may be over the next time."""
+GRACE_S = 5.0
+"""Until a ServerApp whose run is over has to have ended."""
 LOST = "lost"
 """How a run ended whose processes died: it says nothing about the run, and does not count as a failure of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run is about: an experiment as JSON, the folder of releases, the base's folder."""
+    """What a run is about: an experiment as JSON, the folder of releases, the base's folder, and trackers by their flags."""
 
     experiment: str
     store: Path
     base: Path
+    track: tuple[str, ...] = ()
 
     @property
     def patience(self) -> Patience:
@@ -74,12 +81,15 @@ def serve(server: Server, plan: Plan, *, watch: Watcher, say: Callable[[str], No
     log = Log(server.log_folder / "server.log", process="server")
     log("started", pid=os.getpid(), store=str(plan.store.absolute()))
     write_served(server, store=plan.store, base=plan.base)
+    write_planned(server, experiment=plan.experiment, base=plan.base)
     with Processes(log=log) as processes, metrics_served(server) as address:
         for program in server_programs(server):
             processes.start(program)
         say(f"SuperLink on 127.0.0.1:{server.settings.superlink_port}, sites come in at {server.settings.listen}")
         if address:
             say(f"metrics for Prometheus at {address}")
+        if (missing := lacking(server.settings.traces)) is not None:
+            say(missing)
         _Run(server, plan, processes, watch, say, log).to_its_end(until)
     log("stopped")
 
@@ -150,7 +160,10 @@ class _Run:
 
     def _on_and_on(self, until: Callable[[], bool]) -> None:
         while not until():
-            end = self._once(until)
+            try:
+                end = self._once(until)
+            except httpx.HTTPError as error:  # the SuperLink ended just when it was told something
+                end = Status(state="finished", how="failed", why=f"the SuperLink went away: {type(error).__name__}")
             if end is None or end.how == "completed":
                 return
             pause_s = 0.0 if end.how == LOST else AGAIN_S
@@ -158,40 +171,58 @@ class _Run:
                 self._failures += 1
                 self._judge(end)
             self._say(f"the run ended: {_shown(end)}; it goes on in {pause_s:g} s")
+            self._free_the_store()
             self._wait(pause_s, until)
 
     def _once(self, until: Callable[[], bool]) -> Status | None:
         """One run of Flower's, from its start to its end; ``None`` when ``until()`` came first."""
         with Control(self._server) as control:
-            control.wait_until_ready(meanwhile=self._tend)
+            self._wait_for_superlink(control)
+            while (
+                not self._processes.alive("superexec") and not until()
+            ):  # a run that nobody can take would be lost at once
+                self._wait(LOOK_S, until)
             self._notify.ready(f"sites come in at {self._server.settings.listen}")
+            for left in control.stop_left_over():
+                self._log("run-lost", run=str(left), why="the server that began it is gone")
             if not self._wait_for_sites(until):
                 return None
             control.register(admitted(self._server))
+            others = self._applications()
             run = control.start_run(settings=self._write_settings())
             self._log("run-started", run=str(run))
             self._application, starts = None, self._starts()
             watchdog, self._heard = Watchdog(self._plan.patience), 0
             while not until():
                 self._tend()
-                if (gone := self._gone(starts)) is not None:
-                    return self._abandon(control, run, gone)
-                status = self._status(control, run)
+                self._application = self._application or next(iter(self._applications() - others), None)
+                status = self._status(control, run)  # first: a ServerApp whose run is finished ends too
                 if status is not None and status.state == "finished":
                     self._hear()
                     return status
+                if (gone := self._gone(starts)) is not None:
+                    return self._abandon(control, run, gone)
                 if (why := watchdog.look(self._sight(status))) is not None:
                     return self._unstuck(control, run, why)
                 time.sleep(LOOK_S)
             self._stop(control, run)
         return None
 
+    def _free_the_store(self) -> None:
+        """End the ServerApp of a run that is over: one that is stopped, or hangs, would keep the next from its store."""
+        for number in end_children(self._processes.ids().get("superexec"), within_s=GRACE_S, meanwhile=self._tend):
+            self._log("application-killed", pid=number)
+
     def _sight(self, status: Status | None) -> Sight:
         return Sight(
             state=None if status is None else status.state,
-            application=_has_child(self._processes.ids().get("superexec")),
+            application=bool(self._applications()),
             events=self._heard,
         )
+
+    def _applications(self) -> frozenset[int]:
+        """Processes of ServerApps: also one that died before it could say that it is there is missed at once."""
+        return _children(self._processes.ids().get("superexec"))
 
     def _unstuck(self, control: Control, run: int, why: str) -> Status:
         """Start again what the run hangs in; what it accepted and released stays."""
@@ -222,6 +253,9 @@ class _Run:
         except (httpx.HTTPError, KeyError):
             return None
 
+    def _wait_for_superlink(self, control: Control) -> None:
+        control.wait_until_ready(meanwhile=self._tend, starts=lambda: self._processes.started("superlink"))
+
     def _starts(self) -> Mapping[str, int]:
         return {name: self._processes.started(name) for name in ("superlink", "superexec")}
 
@@ -239,7 +273,7 @@ class _Run:
         self._log("run-lost", run=str(run), why=f"{gone} ended")
         if gone == "superlink":
             self._processes.again("superexec")
-        control.wait_until_ready(meanwhile=self._tend)
+        self._wait_for_superlink(control)
         self._stop(control, run)
         return Status(state="finished", how=LOST, why=f"the process {gone} ended")
 
@@ -280,6 +314,8 @@ class _Run:
                 self._failures = 0 if facts["event"] == "Released" else self._failures
             elif facts["event"] == LEFT_OUT:
                 self._say(f"{facts['site']} is left out of this run: {facts['why']}")
+            elif facts["event"] == NOT_TRACKED:
+                self._say(str(facts["what"]))
             elif facts["event"] == FAILED:
                 self._failed = facts
             elif facts["event"] == STARTED:
@@ -296,22 +332,36 @@ class _Run:
             "experiment": self._plan.experiment,
             "store": str(self._plan.store.absolute()),
             "base": str(self._plan.base.absolute()),
-            "sites": {name: one.key for name, one in admitted(self._server).items()},
             "wait_s": self._server.settings.wait_s,
             "poll_s": self._server.settings.poll_s,
+            "track": list(self._plan.track),
+            "traces": self._server.settings.traces,
         }
         path = self._server.folder.absolute() / "run.json"
         write_durably(path, json.dumps(settings).encode(), mode=0o600)
         return path
 
 
-def _has_child(number: int | None) -> bool:
-    """Whether a process has started another one that runs: the superexec does so for each ServerApp."""
+def end_children(number: int | None, *, within_s: float, meanwhile: Callable[[], None]) -> list[int]:
+    """Wait for what a process has started to end by itself, then kill the rest; which those were."""
+    end = time.monotonic() + within_s
+    while _children(number) and time.monotonic() < end:
+        meanwhile()
+        time.sleep(min(LOOK_S, within_s))
+    left = sorted(_children(number))
+    for child in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    return left
+
+
+def _children(number: int | None) -> frozenset[int]:
+    """Running processes that a process has started: the superexec starts one for each ServerApp."""
     try:
         children = psutil.Process(number).children() if number is not None else ()
-        return any(child.status() != psutil.STATUS_ZOMBIE for child in children)
+        return frozenset(child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
-        return False
+        return frozenset()
 
 
 def _shown(end: Status) -> str:

@@ -14,7 +14,7 @@ from datetime import datetime
 
 import psutil
 
-from fedrelease.deployment.certificates import certificate_of
+from fedrelease.deployment.certificates import certificate_of, days_left
 from fedrelease.errors import IdentityError
 from fedrelease.files import Json
 from fedrelease.server.deployment.connected import Presence, connected
@@ -39,11 +39,15 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True)
 class OneSite:
-    """An admitted site. ``connected`` is ``None`` where no SuperLink answers; ``answer`` is of the round in progress."""
+    """An admitted site. ``connected`` is ``None`` where no SuperLink answers; ``answer`` is of the round in progress.
+
+    ``certificate_days`` until its certificate ends, as the register has it.
+    """
 
     site: str
     fingerprint: str
     admitted: str
+    certificate_days: float | None
     connected: bool | None
     last_seen: str | None
     answer: str | None
@@ -122,7 +126,7 @@ def read_status(server: Server, *, now: datetime) -> ServerStatus:
         run_since=observed.run_since if running else None,
         processes=_processes(observed, running=running),
         invitations=open_invitations(server),
-        sites=[_site(one, observed, there) for one in admitted(server).values()],
+        sites=[_site(one, observed, there, now) for one in admitted(server).values()],
         round=_progress(observed),
         newest=observed.newest,
         released=totals.released,
@@ -155,7 +159,7 @@ def _processes(observed: Observed, *, running: bool) -> Sequence[Process]:
     ]
 
 
-def _site(one: Admitted, observed: Observed, there: Mapping[str, Presence] | None) -> OneSite:
+def _site(one: Admitted, observed: Observed, there: Mapping[str, Presence] | None, now: datetime) -> OneSite:
     presence, last_seen, answer, refused = (there or {}).get(one.site), observed.last_seen.get(one.site), None, None
     if observed.round is not None and one.site in observed.round.cohort and not observed.round.ended:
         answer = observed.round.step if one.site in observed.round.answered else "waiting"
@@ -164,6 +168,7 @@ def _site(one: Admitted, observed: Observed, there: Mapping[str, Presence] | Non
         site=one.site,
         fingerprint=one.fingerprint,
         admitted=one.since,
+        certificate_days=_days_left(one.certificate.encode(), now),
         connected=None if there is None else presence is not None and presence.online,
         last_seen=max((seen for seen in (presence and presence.last_seen, last_seen) if seen), default=None),
         answer=answer,
@@ -193,9 +198,16 @@ def _certificates(server: Server, now: datetime) -> Sequence[Certificate]:
     found = []
     for name, path in (("server", server.certificate_file), ("authority", server.authority_file)):
         try:
-            ends = certificate_of(path.read_bytes()).not_valid_after_utc
+            own = certificate_of(path.read_bytes())
         except (OSError, IdentityError):
             continue  # `server start` says what is wrong with it
-        days = (ends - now).total_seconds() / 86400
-        found.append(Certificate(name=name, expires=ends.isoformat(timespec="seconds"), days=round(days, 1)))
+        expires = own.not_valid_after_utc.isoformat(timespec="seconds")
+        found.append(Certificate(name=name, expires=expires, days=days_left(own, now)))
     return found
+
+
+def _days_left(pem: bytes, now: datetime) -> float | None:
+    try:
+        return days_left(certificate_of(pem), now)
+    except IdentityError:
+        return None

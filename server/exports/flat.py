@@ -39,9 +39,15 @@ def write_labels(plain: Plain, folder: Path) -> None:
 
 def _meaning(plain: Plain) -> Mapping[str, Json]:
     facts: dict[str, Json] = {"labels": list(plain.labels), "inputs": list(plain.inputs)}
+    if plain.by_token:
+        return {**facts, "max_length": plain.max_length, "pooling": None, "task": plain.task}
     if isinstance(plain.module, PlainText):
         pooling = plain.base.pooling
         return {**facts, "max_length": plain.max_length, "pooling": pooling.mode, "normalise": pooling.normalise}
+    if plain.base.shape is not None:
+        shape = plain.base.shape
+        pixels: dict[str, Json] = {"mean": list(shape.mean), "deviation": list(shape.deviation)}
+        return {**facts, "pixels": list(shape.sizes), **pixels, "channels": list(plain.base.channels)}
     return {**facts, "layers": "linear, with rectifiers between them", "widths": list(plain.base.architecture or ())}
 
 

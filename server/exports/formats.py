@@ -10,6 +10,7 @@ import importlib.util
 
 from fedrelease.errors import ExperimentError, ModelError
 from fedrelease.manifest import Manifest
+from fedrelease.tasks import TASKS
 
 __all__ = ["FORMATS", "check_format", "check_installed"]
 
@@ -32,6 +33,9 @@ def check_format(format: str, *, merged: bool, manifest: Manifest) -> str:
     if merged and format != "hf":
         rule = "--merged goes with --format hf; the other formats are merged always"
         raise ExperimentError("--merged with another format", value=format, rule=rule, hint="leave --merged out")
+    if manifest.task.name == "causal-lm" and format != "hf":
+        rule, hint = "a language model is written as transformers and peft open it", "--format hf, or with it --merged"
+        raise ModelError(f"{manifest.version} cannot be written so", value=format, rule=rule, hint=hint)
     if format == "hf":
         _check_hugging_face(manifest, merged=merged)
     if format in ("onnx", "int8"):
@@ -40,12 +44,19 @@ def check_format(format: str, *, merged: bool, manifest: Manifest) -> str:
 
 
 def _check_hugging_face(manifest: Manifest, *, merged: bool) -> None:
-    if manifest.task.name != "text-classification":
+    if not TASKS[manifest.task.name].opens_in_transformers:
         raise ModelError(
             f"{manifest.version} has no form that transformers opens",
             value=manifest.base.ref,
-            rule="its base is a network described by its widths, which transformers knows no class for",
+            rule="transformers has no class for its layers with this head",
             hint="--format onnx or --format safetensors",
+        )
+    if manifest.adapter.kind == "lora-sb":
+        raise ModelError(
+            f"{manifest.version} has no factors that peft knows",
+            value=manifest.adapter.kind,
+            rule="--format hf is for LoRA factors, or with --merged for every weight",
+            hint="fedrelease predict answers with it",
         )
     if manifest.adapter.kind == "full" and not merged:
         raise ModelError(

@@ -16,6 +16,7 @@ from torch.nn import functional
 from fedrelease.files import digest_bytes
 from fedrelease.gate_rules import LatencyRule, QualityRule, SizeRule
 from fedrelease.manifest import FileEntry, Manifest
+from fedrelease.server.exports.plain import truth_of
 from fedrelease.server.exports.rows import CheckRows
 from fedrelease.server.gates.contract import Finding
 from fedrelease.server.gates.cost import latency, size
@@ -45,18 +46,18 @@ class AgreementRule:
     alpha: float = 0.05
 
 
-def same_logits(found: Tensor, wanted: Tensor, rule: LogitsRule, *, against: str) -> Finding:
-    """The largest difference of a logit, both ``[rows, labels]``; what is no number is an error, never a pass."""
+def same_logits(found: Tensor, wanted: Tensor, rule: LogitsRule, *, against: str, unit: str = "rows") -> Finding:
+    """The largest difference of a logit, both ``[items, labels]``; what is no number is an error, never a pass."""
     largest = float((found.double() - wanted.double()).abs().max())
     if not np.isfinite(largest):
         return error("logits", rule, "a logit is no finite number", against=against)
     state = "pass" if largest <= rule.most else "fail"
-    what = f"logits differ by at most {largest:.1e} on {len(found)} rows (at most {rule.most:.0e})"
+    what = f"logits differ by at most {largest:.1e} on {len(found)} {unit} (at most {rule.most:.0e})"
     evidence = {"rows": len(found), "largest": largest, "most": rule.most}
     return finding("logits", rule, state, what, against=against, evidence=evidence)
 
 
-def same_answers(found: Tensor, wanted: Tensor, rule: AgreementRule, *, against: str) -> Finding:
+def same_answers(found: Tensor, wanted: Tensor, rule: AgreementRule, *, against: str, unit: str = "rows") -> Finding:
     """The share of rows with the same label, with exact bounds.
 
     Source: Clopper and Pearson (1934), https://doi.org/10.1093/biomet/26.4.404.
@@ -67,7 +68,7 @@ def same_answers(found: Tensor, wanted: Tensor, rule: AgreementRule, *, against:
     low, high = clopper_pearson(same, n, rule.alpha)
     state = "pass" if low >= rule.least else "fail" if high < rule.least else "inconclusive"
     span = f"{100 * low:.1f} to {100 * high:.1f} %; at least {100 * rule.least:g} %"
-    what = f"the same label on {100 * same / n:.1f} % of {n} rows ({span})"
+    what = f"the same label on {100 * same / n:.1f} % of {n} {unit} ({span})"
     evidence = {"n": n, "same": same, "share": same / n, "low": low, "high": high, "least": rule.least}
     needed = n_share(same / n, rule.least, n, alpha=rule.alpha) if state == "inconclusive" else None
     return finding("agreement", rule, state, what, against=against, evidence=evidence, needed=needed)
@@ -85,7 +86,7 @@ def not_worse(
 
 
 def _items(logits: Tensor, rows: CheckRows, manifest: Manifest) -> Items:
-    truth = torch.as_tensor(rows.rows.labels)
+    truth = truth_of(rows.rows)
     loss = functional.cross_entropy(logits, truth, reduction="none")
     return Items(
         evaluation=digest_bytes(rows.source.encode()),  # both are of one pass over the same rows

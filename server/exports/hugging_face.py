@@ -1,7 +1,8 @@
 """Folders that ``transformers`` and ``peft`` open alone.
 
 No class of transformers pools tokens as our bases do and then applies one linear layer, so the head is a file of its own,
-``head.safetensors``; the card's recipe applies it in a line.
+``head.safetensors``; the card's recipe applies it in a line. A merged model that tags tokens needs none: transformers has a class
+for it. A language model has no head of its own: peft and transformers open all of it.
 
 Example::
 
@@ -12,6 +13,7 @@ Example::
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,16 +22,25 @@ from torch import nn
 
 from fedrelease.factors import is_factor, layers_of
 from fedrelease.models.bases import Base
-from fedrelease.models.classifier import ATTENTION
+from fedrelease.models.encoders import ATTENTION, open_whole
 from fedrelease.server.base_names import public_name
-from fedrelease.server.exports.plain import Plain, PlainText
+from fedrelease.server.exports.plain import Plain, PlainLanguage, PlainText
+from fedrelease.server.exports.tagger import open_tagger, tagger
 from fedrelease.server.release import Release
 from fedrelease.server.released_model import own_model
 
 __all__ = ["copy_tokenizer", "open_adapter", "open_merged", "write_adapter", "write_merged"]
 
 HEAD = "head.safetensors"
-TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the model that it wraps."""
 
@@ -39,36 +50,49 @@ def write_adapter(release: Release, plain: Plain, folder: Path) -> None:
     from peft import LoraConfig
 
     state, adapter = release.state(), own_model(release).adapter
-    layers = layers_of(state.keys())
-    turned = type(_text(plain).encoder.get_submodule(layers[0])).__name__ == "Conv1D"
+    layers, module = layers_of(state.keys()), _text(plain)
+    turned = type(module.encoder.get_submodule(layers[0])).__name__ == "Conv1D"
+    body = module.prefix if isinstance(module, PlainLanguage) else ""
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=0.0,
-        target_modules=list(layers),
+        target_modules=[f"{body}{layer}" for layer in layers],
         fan_in_fan_out=turned,
-        task_type="FEATURE_EXTRACTION",
+        task_type="CAUSAL_LM" if body else "FEATURE_EXTRACTION",
         inference_mode=True,
         base_model_name_or_path=public_name(plain.base),
     )
     # PEFT keeps modules as a set, whose order differs from run to run
     facts = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
     _write_json(folder / "adapter_config.json", facts)
-    factors = {f"{PREFIX}{name}.weight": state[name].contiguous() for name in sorted(state) if is_factor(name)}
+    factors = {f"{PREFIX}{body}{name}.weight": state[name].contiguous() for name in sorted(state) if is_factor(name)}
     save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     _write_rest(plain, folder)
 
 
 def write_merged(plain: Plain, folder: Path) -> None:
-    """The base with the factors in its weights, float32; the head, the tokenizer."""
-    _text(plain).encoder.save_pretrained(folder)  # type: ignore[operator]  # transformers ships no types
+    """The base with the factors in its weights, float32; the head, the tokenizer.
+
+    Raises:
+        ModelError: it tags tokens, and transformers has no class for that on this base.
+    """
+    if plain.by_token:
+        tagger(plain).save_pretrained(folder)  # type: ignore[operator]  # transformers ships no types
+        copy_tokenizer(plain.base, folder)
+        return
+    module = _text(plain)
+    whole = module.whole if isinstance(module, PlainLanguage) else module.encoder
+    whole.save_pretrained(folder)  # type: ignore[operator]  # transformers ships no types
     _write_rest(plain, folder)
 
 
 def _write_rest(plain: Plain, folder: Path) -> None:
-    head = _text(plain).head
-    tensors = {"bias": head.bias.detach().contiguous(), "weight": head.weight.detach().contiguous()}
-    save_file(tensors, folder / HEAD, metadata={"format": "pt"})
+    module = _text(plain)
+    if isinstance(module, PlainText):
+        head = module.head
+        tensors = {"bias": head.bias.detach().contiguous(), "weight": head.weight.detach().contiguous()}
+        save_file(tensors, folder / HEAD, metadata={"format": "pt"})
     copy_tokenizer(plain.base, folder)
 
 
@@ -86,12 +110,18 @@ def open_adapter(plain: Plain, folder: Path) -> nn.Module:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going away
-        encoder = PeftModel.from_pretrained(_encoder(plain.base.folder), str(folder))
-    return _with_head(plain, encoder, folder)
+        language = isinstance(plain.module, PlainLanguage)
+        base = open_whole(plain.base) if language else _encoder(plain.base.folder)
+        opened = PeftModel.from_pretrained(base, str(folder))
+    return PlainLanguage(opened.get_base_model()).eval() if language else _with_head(plain, opened, folder)
 
 
 def open_merged(plain: Plain, folder: Path) -> nn.Module:
     """The merged model as ``transformers`` opens it; to compare it with the release."""
+    if plain.by_token:
+        return open_tagger(folder)
+    if isinstance(plain.module, PlainLanguage):
+        return PlainLanguage(open_whole(replace(plain.base, folder=folder))).eval()
     return _with_head(plain, _encoder(folder), folder)
 
 
@@ -108,11 +138,11 @@ def _with_head(plain: Plain, encoder: nn.Module, folder: Path) -> nn.Module:
     tensors = load_file(folder / HEAD)
     head = nn.Linear(tensors["weight"].shape[1], tensors["weight"].shape[0])
     head.load_state_dict(tensors)
-    return PlainText(encoder, plain.base.pooling, head).eval()
+    return PlainText(encoder, None if plain.by_token else plain.base.pooling, head).eval()
 
 
-def _text(plain: Plain) -> PlainText:
-    if not isinstance(plain.module, PlainText):
+def _text(plain: Plain) -> PlainText | PlainLanguage:
+    if not isinstance(plain.module, PlainText | PlainLanguage):
         raise TypeError("a model of texts is needed")  # formats.check_format refuses others first
     return plain.module
 

@@ -83,8 +83,7 @@ def _example(plain: Plain) -> tuple[Tensor, ...]:
         mask = torch.ones(2, 5, dtype=torch.int64)
         mask[1, 3:] = 0
         return torch.ones_like(mask), mask
-    widths = plain.base.architecture or ()  # what is no text is a described network
-    return (torch.zeros(2, widths[0]),)
+    return (torch.zeros(2, plain.base.row_width),)
 
 
 @contextmanager

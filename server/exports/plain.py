@@ -8,30 +8,48 @@ Example::
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fedrelease.data.row_files import Rows
+from fedrelease.data.tokens import IGNORED, Batch
+from fedrelease.experiment import Model
 from fedrelease.factors import FIRST, SECOND, layers_of
 from fedrelease.models.bases import Base, Pooling
 from fedrelease.models.classifier import TextClassifier, load_state, pool
+from fedrelease.models.continuing import next_logits
+from fedrelease.models.encoders import open_whole
+from fedrelease.models.images import ImageClassifier
 from fedrelease.models.network import Network
+from fedrelease.models.per_example import Head
 from fedrelease.models.tasks import Classifier, build_model
 from fedrelease.server.release import Release
 from fedrelease.server.released_model import own_model, released_model, same_base
 from fedrelease.update import State
 
-__all__ = ["Plain", "PlainText", "fed", "logits_of", "plain_model", "reference_logits"]
+__all__ = [
+    "Plain",
+    "PlainImages",
+    "PlainLanguage",
+    "PlainText",
+    "fed",
+    "logits_of",
+    "plain_model",
+    "reference_logits",
+    "truth_of",
+]
 
 BATCH = 16
 
 
 class PlainText(nn.Module):
-    """Token ids to logits: the encoder, its pooling, a linear layer."""
+    """Token ids to logits: the encoder, its pooling, a linear layer; without pooling each token has logits of its own."""
 
-    def __init__(self, encoder: nn.Module, pooling: Pooling, head: nn.Linear) -> None:
+    def __init__(self, encoder: nn.Module, pooling: Pooling | None, head: nn.Linear) -> None:
         """``head`` already has what text vectors are multiplied by in its weights."""
         super().__init__()
         self.encoder = encoder
@@ -39,10 +57,40 @@ class PlainText(nn.Module):
         self.head = head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask."""
+        """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask; or ``[rows, tokens, labels]``."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        logits: Tensor = self.head(pool(hidden, attention_mask, self.pooling))
+        logits: Tensor = self.head(hidden if self.pooling is None else pool(hidden, attention_mask, self.pooling))
         return logits
+
+
+class PlainLanguage(nn.Module):
+    """A language model as transformers has it, asked only for what comes after the last token of each row."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        """``whole`` has a body, ``base_model``, and a layer that turns a token's vector into logits."""
+        super().__init__()
+        self.whole = whole
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The body."""
+        return cast(nn.Module, self.whole.base_model)
+
+    @property
+    def prefix(self) -> str:
+        """What the body is called in the whole model."""
+        return f"{self.whole.base_model_prefix}."
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits of the next token, float32 ``[rows, vocabulary]``, of int64 ``[rows, tokens]`` ids and mask."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        logits: Tensor = cast(Any, self.whole).get_output_embeddings()(_last(hidden, attention_mask))
+        return logits
+
+
+def _last(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """``[rows, width]``: the vector of each row's last token."""
+    return hidden[torch.arange(len(hidden)), attention_mask.sum(1) - 1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,9 +98,10 @@ class Plain:
     """A release that needs nothing of fedrelease.
 
     Attributes:
-        module: a :class:`PlainText`, or linear layers with rectifiers between them.
+        module: a :class:`PlainText`, a :class:`PlainLanguage`, or linear layers with rectifiers between them.
         inputs: names of what it is given.
         base: of the release.
+        task: its name.
         labels: in the order of the logits.
         max_length: tokens after which a text is cut; ``None`` where rows are no texts.
     """
@@ -60,8 +109,14 @@ class Plain:
     module: nn.Module
     inputs: tuple[str, ...]
     base: Base
+    task: str
     labels: tuple[str, ...]
     max_length: int | None
+
+    @property
+    def by_token(self) -> bool:
+        """Whether each token has logits of its own."""
+        return isinstance(self.module, PlainText) and self.module.pooling is None
 
     @property
     def size_bytes(self) -> int:
@@ -79,33 +134,67 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
     Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685, section 4.1: merged weights add no work to an answer.
     """
     base, own, task = same_base(release, cache), own_model(release), release.manifest.task
+    if own.task == "causal-lm":
+        return _plain_language(release, base, own)
     whole = replace(own.adapter, kind="full", site_ranks={})
     model = build_model(base, replace(own, precision="float32", adapter=whole), seed=0)  # all of it is overwritten
     if own.adapter.kind == "full":
         load_state(model, release.state())
     else:
-        _add(model, release.state(), own.adapter.alpha / own.adapter.rank)
+        _add(model.get_submodule("encoder"), release.state(), own.adapter.alpha / own.adapter.rank)
+        _set_head(model, release.state())
     text = isinstance(model, TextClassifier)
     return Plain(
-        module=(_plain_text(model) if isinstance(model, TextClassifier) else _plain_layers(model)).eval(),
+        module=(_plain_text(model) if isinstance(model, TextClassifier) else _plain_images(model)).eval(),
         inputs=("input_ids", "attention_mask") if text else ("features",),
         base=base,
+        task=task.name,
         labels=task.labels,
         max_length=task.max_length if text else None,
     )
 
 
 @torch.no_grad()
-def _add(model: Classifier, state: State, scale: float) -> None:
-    """Factors to the weights of the base, in float64 until they are added; the head as it is."""
+def _add(encoder: nn.Module, state: State, scale: float) -> None:
+    """Factors to the weights of the base, in float64 until they are added."""
     for layer in layers_of(state.keys()):
-        module = model.get_submodule(f"encoder.{layer}")
+        module = encoder.get_submodule(layer)
         product = scale * (state[layer + SECOND].double() @ state[layer + FIRST].double())
         turned = type(module).__name__ == "Conv1D"  # GPT-2 keeps weights as [in, out]
         weight = module.get_parameter("weight")
         weight.copy_(weight.double() + (product.T if turned else product))
+
+
+@torch.no_grad()
+def _set_head(model: Classifier, state: State) -> None:
     for name in ("weight", "bias"):
         model.head.get_parameter(name).copy_(state[f"head.{name}"])
+
+
+def _plain_language(release: Release, base: Base, own: Model) -> Plain:
+    module, state = PlainLanguage(open_whole(base)).requires_grad_(False), release.state()
+    if own.adapter.kind == "full":
+        _put(module, state)
+    else:
+        _add(module.encoder, state, own.adapter.alpha / own.adapter.rank)
+    task = release.manifest.task
+    return Plain(
+        module=module.eval(),
+        inputs=("input_ids", "attention_mask"),
+        base=base,
+        task=task.name,
+        labels=task.labels,
+        max_length=task.max_length,
+    )
+
+
+@torch.no_grad()
+def _put(module: PlainLanguage, state: State) -> None:
+    """Every weight, by the body's own names; ``head.weight`` only where words are read and written by two tables."""
+    for name, tensor in state.items():
+        last = cast(Any, module.whole).get_output_embeddings() if name.startswith("head.") else None
+        owner = module.encoder if last is None else last
+        owner.get_parameter(name.removeprefix("head.")).copy_(tensor)
 
 
 @torch.no_grad()
@@ -113,6 +202,25 @@ def _plain_text(model: TextClassifier) -> nn.Module:
     head = _plain_linear(model.head)
     head.weight.mul_(model.scale)
     return PlainText(model.encoder, model.pooling, head).requires_grad_(False)
+
+
+class PlainImages(nn.Module):
+    """Pixels between 0 and 1, a flat row an image, to logits: brought to the base's scale, its layers, a linear layer."""
+
+    def __init__(self, model: ImageClassifier) -> None:
+        """Take over the model's parts; it is not used any more."""
+        super().__init__()
+        self.images = model
+        self.images.head = cast(Head, _plain_linear(model.head))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits, float32 ``[rows, labels]``."""
+        logits: Tensor = self.images(features)
+        return logits
+
+
+def _plain_images(model: Network | ImageClassifier) -> nn.Module:
+    return _plain_layers(model) if isinstance(model, Network) else PlainImages(model).requires_grad_(False)
 
 
 def _plain_layers(model: Network) -> nn.Module:
@@ -140,15 +248,42 @@ def fed(rows: Rows, inputs: Sequence[str]) -> Iterator[tuple[list[int], dict[str
 
 @torch.no_grad()
 def logits_of(module: Callable[..., Tensor], rows: Rows, inputs: Sequence[str]) -> Tensor:
-    """Logits, float32 ``[rows, labels]``, in the order of the rows."""
+    """Logits, float32 ``[items, labels]``, in the order of the rows: one item a row, or one a word, see :func:`truth_of`."""
     found: dict[int, Tensor] = {}
     for places, given in fed(rows, inputs):
-        found.update(zip(places, module(*given.values()), strict=True))
-    return torch.stack([found[place] for place in range(len(rows))])
+        logits = module(*given.values())
+        parts = [own[None] for own in logits] if logits.dim() == 2 else map(_items, logits, _alone(rows, places))
+        found.update(zip(places, parts, strict=True))
+    return torch.cat([found[place] for place in range(len(rows))])
+
+
+def _alone(rows: Rows, places: Sequence[int]) -> Iterator[Batch]:
+    return (cast(Batch, rows.batch([place])) for place in places)
+
+
+def _items(logits: Tensor, row: Batch) -> Tensor:
+    """Of a row's tokens, ``[columns, labels]``, those with a target, or all where none has one; padding never."""
+    own = row.attention_mask[0] == 1 if row.targets is None else row.targets[0] != IGNORED
+    return logits[: len(own)][own]
+
+
+def truth_of(rows: Rows) -> Tensor:
+    """What is right for each item of :func:`logits_of`, int64 ``[items]``: a row's label, or its words' tags."""
+    batches = [rows.batch([place]) for place in range(len(rows))]
+    if not batches or not isinstance(batches[0], Batch) or batches[0].targets is None:
+        return torch.as_tensor(rows.labels)
+    targets = torch.cat([cast(Tensor, cast(Batch, batch).targets)[0] for batch in batches])
+    return targets[targets != IGNORED]
 
 
 def reference_logits(release: Release, base: Base, rows: Rows) -> Tensor:
     """What the release itself says in float32, its factors beside the weights: what every export is compared with."""
     model = released_model(release, base, precision="float32")
     inputs = ("input_ids", "attention_mask") if isinstance(model, TextClassifier) else ("features",)
+    if isinstance(model, TextClassifier) and model.task == "causal-lm":
+        return logits_of(partial(_next_logits, model), rows, inputs)
     return logits_of(model, rows, inputs)
+
+
+def _next_logits(model: TextClassifier, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    return next_logits(model, _last(model.hidden(input_ids, attention_mask), attention_mask))

@@ -18,11 +18,12 @@ import torch
 from fedrelease.data.row_files import Rows, open_rows
 from fedrelease.data.sites import find_prepared
 from fedrelease.data.sources import load_table
-from fedrelease.data.tokens import TokenRows, load_tokenizer, save_rows, text_rows, tokenise
+from fedrelease.data.tokens import TokenRows, load_tokenizer, save_rows, text_rows
 from fedrelease.data.vectors import VectorRows
 from fedrelease.errors import DataError, ExperimentError
 from fedrelease.experiment import Data, Experiment, Partition
 from fedrelease.server.exports.plain import Plain
+from fedrelease.tasks import TASKS
 
 __all__ = ["CheckRows", "check_rows"]
 
@@ -72,10 +73,11 @@ def _from_file(plain: Plain, file: Path, cache: Path) -> Iterator[TokenRows]:
     if not file.is_file():
         hint = "name a .csv, .jsonl or .parquet file with columns text and label"
         raise DataError(f"{file} does not exist", value=str(file), hint=hint)
-    table = load_table(Data(source=str(file), partition=Partition(by="iid")), plain.labels, cache=cache)
+    data, tokenizer = Data(source=str(file), partition=Partition(by="iid")), load_tokenizer(plain.base.folder)
+    table = load_table(data, plain.labels, cache=cache, task=plain.task)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.safetensors"
-        save_rows(path, tokenise(table.texts, table.labels, load_tokenizer(plain.base.folder), plain.max_length))
+        save_rows(path, TASKS[plain.task].encode(table.examples, plain.labels, tokenizer, plain.max_length))
         yield TokenRows(path)
 
 
@@ -88,8 +90,7 @@ def _made_up(plain: Plain) -> Iterator[Rows]:
         with text_rows(texts, load_tokenizer(plain.base.folder), plain.max_length) as rows:
             yield rows
         return
-    width = (plain.base.architecture or (1,))[0]
-    features = torch.rand(MADE_UP, width, generator=torch.Generator().manual_seed(0))
+    features = torch.rand(MADE_UP, plain.base.row_width, generator=torch.Generator().manual_seed(0))
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.safetensors"
         save_rows(path, {"features": features, "labels": torch.zeros(MADE_UP, dtype=torch.int64)})

@@ -26,11 +26,11 @@ from fedrelease.server.exports.folder import Marker, files_in, new_folder
 from fedrelease.server.exports.formats import check_format
 from fedrelease.server.exports.gate import AgreementRule, LogitsRule
 from fedrelease.server.exports.onnx_file import open_session, quantise, run, write_onnx
-from fedrelease.server.exports.plain import Plain, logits_of, plain_model, reference_logits
+from fedrelease.server.exports.plain import Plain, logits_of, plain_model, reference_logits, truth_of
 from fedrelease.server.exports.rows import CheckRows, check_rows
 from fedrelease.server.exports.timing import timed
 from fedrelease.server.gates.contract import Finding
-from fedrelease.server.recipe import recipe
+from fedrelease.server.recipe import language_recipe, recipe
 from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.store import Store
 from fedrelease.server.variants import Variant, attach_variant
@@ -72,6 +72,11 @@ class _Work:
     rows: CheckRows
     folder: Path
     tell: Callable[[str], None]
+
+    @property
+    def unit(self) -> str:
+        """What logits are of."""
+        return "tokens" if self.plain.by_token else "rows"
 
     @property
     def parent(self) -> str:
@@ -177,12 +182,12 @@ def _int8(work: _Work) -> _Checked:
     whole.unlink()
     write_labels(work.plain, work.folder)
     findings = (
-        gate.same_answers(found, wanted, AgreementRule(), against=work.parent),
+        gate.same_answers(found, wanted, AgreementRule(), against=work.parent, unit=work.unit),
         *gate.not_worse(found, wanted, work.rows, QualityRule(), manifest, against=work.parent),
         *gate.cheaper((sizes[0], seconds[0]), (sizes[1], seconds[1]), manifest, against="its float32 ONNX"),
     )
     measured = _compared(found, wanted, work.rows, seconds)
-    return _Checked(rows=len(found), findings=findings, measured=measured)
+    return _Checked(rows=len(work.rows.rows), findings=findings, measured=measured)
 
 
 def _same(work: _Work, answer: Answer, rule: LogitsRule) -> _Checked:
@@ -191,7 +196,7 @@ def _same(work: _Work, answer: Answer, rule: LogitsRule) -> _Checked:
     order = torch.argsort(every.lengths, stable=True)
     few = every.chosen(order[torch.linspace(0, len(every) - 1, min(FEW, len(every))).round().long()])
     found, wanted = work.both(answer, few)
-    finding = gate.same_logits(found, wanted, rule, against=work.parent)
+    finding = gate.same_logits(found, wanted, rule, against=work.parent, unit=work.unit)
     return _Checked(rows=len(few), findings=(finding,), measured=_apart(found, wanted))
 
 
@@ -212,12 +217,16 @@ def _compared(found: Tensor, wanted: Tensor, rows: CheckRows, seconds: tuple[Ten
 
 
 def _accuracy(logits: Tensor, rows: Rows) -> float:
-    return float((logits.argmax(1) == rows.labels).double().mean())
+    return float((logits.argmax(1) == truth_of(rows)).double().mean())
 
 
 def _write_card(work: _Work, *, merged: bool) -> None:
     base, length = work.plain.base, work.release.manifest.task.max_length
-    code = recipe(public_name(base), base.pooling, max_length=length, merged=merged)
+    if work.release.manifest.task.name == "causal-lm":
+        code = language_recipe(merged=merged)
+    else:
+        pooling = None if work.plain.by_token else base.pooling
+        code = recipe(public_name(base), pooling, max_length=length, merged=merged)
     text = card(work.release, recipe=code, library="transformers" if merged else "peft")
     (work.folder / "README.md").write_text(text, encoding="utf-8")
 

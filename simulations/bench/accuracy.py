@@ -28,6 +28,6 @@ def accuracies(place: Place, states: Sequence[State]) -> list[Mapping[str, float
     found: list[Mapping[str, float]] = []
     for state in states:
         load_state(model, state)
-        matrices = {site: look(model, rows, classes=model.head.out_features)[0] for site, rows in holdouts.items()}
+        matrices = {site: look(model, rows, place.experiment.model.labels).matrix for site, rows in holdouts.items()}
         found.append({site: float(numpy.trace(matrix) / matrix.sum()) for site, matrix in matrices.items()})
     return found

@@ -32,7 +32,7 @@ from fedrelease.client.training import Job, Seeds, train
 from fedrelease.data.sites import SiteData, open_site
 from fedrelease.errors import EngineError
 from fedrelease.models.classifier import load_state, trainable_state
-from fedrelease.models.evaluation import look
+from fedrelease.models.evaluation import mean_loss
 from fedrelease.models.prefix import with_prefix
 from fedrelease.models.tasks import Classifier
 from fedrelease.privacy import PrivacyPlan, plan_privacy
@@ -177,7 +177,7 @@ def _work(twin: _Twin, place: int) -> None:
     data = twin.sites[task.site]
     load_state(twin.model, _unflat(twin.sent, trainable_state(twin.model)))
     if task.key is None:
-        twin.losses[place] = look(twin.model, data.holdout, classes=twin.model.head.out_features)[1]
+        twin.losses[place] = mean_loss(twin.model, data.holdout)
     else:
         with frozen(twin.model, task.freeze):
             train(twin.model, _job(twin, task, task.key))

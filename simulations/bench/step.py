@@ -21,7 +21,8 @@ from fedrelease.client.private_step import PrivateOptimizer
 from fedrelease.client.sampling import randomness
 from fedrelease.data.tokens import Batch, TokenRows
 from fedrelease.experiment import Training
-from fedrelease.models.classifier import ATTENTION, TextClassifier
+from fedrelease.models.classifier import TextClassifier
+from fedrelease.models.encoders import ATTENTION
 from fedrelease.models.per_example import per_example, plain_layers
 from fedrelease.models.precision import matmul
 from fedrelease.privacy import PrivacyPlan

@@ -23,13 +23,16 @@ from fedrelease.experiment_file import differences
 from fedrelease.files import Json, write_durably
 from fedrelease.server.blobs import disk_errors
 from fedrelease.server.lock import hold
+from fedrelease.server.store import Store
+from fedrelease.server.tracking.choice import Tracking
+from fedrelease.server.tracking.following import tell_releases
 from fedrelease.simulations.compare.backdoors import with_backdoor
 from fedrelease.simulations.compare.events import Begun, Ended, Pace, Progress, Tried
 from fedrelease.simulations.compare.plan import Plan, Run
 from fedrelease.simulations.compare.results import Finished, Results, Trial, best_of, read_run
 from fedrelease.simulations.compare.search import search, search_epsilon, tuned
 from fedrelease.simulations.lending import Lender
-from fedrelease.simulations.simulate import simulate
+from fedrelease.simulations.simulate import NOT_TRACKED, simulate
 
 __all__ = ["Begun", "Ended", "Progress", "Tried", "compare"]
 
@@ -37,11 +40,18 @@ PLAN = "comparison.json"
 
 
 def compare(
-    plan: Plan, *, out: Path, cache: Path, workers: int | None, watch: Progress, say: Callable[[str], None]
+    plan: Plan,
+    *,
+    out: Path,
+    cache: Path,
+    workers: int | None,
+    watch: Progress,
+    say: Callable[[str], None],
+    tracking: Tracking = NOT_TRACKED,
 ) -> Results:
     """Run what is missing of the plan, and read all of it: first the search, if there is one, then the runs with what it found.
 
-    A run that fails is told in the results, and the others go on; typed again, it is tried again.
+    A run that fails is told in the results, and the others go on; typed again, it is tried again. Trackers get a run for each.
 
     Raises:
         StoreError: ``out`` holds something else, or another comparison; the text says what differs. Nothing was run.
@@ -54,13 +64,15 @@ def compare(
     with hold(out / ".lock", of=out):
         _keep_plan(plan, out)
         with Lender(home=out / "engine", workers=workers) as lender:
-            one_run = partial(_one_run, out=out, cache=cache, lender=lender, watch=watch, say=_once(say))
+            one_run = partial(
+                _one_run, out=out, cache=cache, lender=lender, watch=watch, say=_once(say), tracking=tracking
+            )
             pace = Pace(runs=len(plan.variants) * (len(plan.seeds) + (plan.search.trials if plan.search else 0)))
             trials = search(plan, plan.search, out=out, run=one_run, pace=pace, watch=watch) if plan.search else ()
             found = tuned(plan, trials)
             runs = tuple(
                 with_backdoor(run, found, out=out, cache=cache, lender=lender)
-                for run in _all_runs(found, out, _only_tuned(found, trials, one_run), pace, watch)
+                for run in _all_runs(found, out, _only_tuned(found, trials, one_run), pace, watch, tracking)
             )
         return Results(plan=found, runs=runs, trials=trials, search_epsilon=search_epsilon(trials, out))
 
@@ -75,7 +87,7 @@ def _only_tuned(plan: Plan, trials: Sequence[Trial], run: Callable[[Run], Finish
 
 
 def _all_runs(
-    plan: Plan, out: Path, make: Callable[[Run], Finished], pace: Pace, watch: Progress
+    plan: Plan, out: Path, make: Callable[[Run], Finished], pace: Pace, watch: Progress, tracking: Tracking
 ) -> Iterator[Finished]:
     runs = list(plan.runs())
     for number, run in enumerate(runs, 1):
@@ -86,20 +98,31 @@ def _all_runs(
             begun = time.monotonic()
             finished = make(run)
             seconds = time.monotonic() - begun
+        elif tracking.choices:  # of a run that was made before anybody tracked
+            tell_releases(Store.open(run.store(out)), _experiment_of(run, out), _named(tracking, run, out))
         left = pace.after(seconds)
         watch(Ended(finished=finished, number=number, total=len(runs), seconds=seconds, left=left))
         yield finished
 
 
 def _one_run(
-    run: Run, *, out: Path, cache: Path, lender: Lender, watch: Progress, say: Callable[[str], None]
+    run: Run,
+    *,
+    out: Path,
+    cache: Path,
+    lender: Lender,
+    watch: Progress,
+    say: Callable[[str], None],
+    tracking: Tracking,
 ) -> Finished:
     store = run.store(out)
     with disk_errors(store):
         store.parent.mkdir(parents=True, exist_ok=True)
-    experiment = replace(run.experiment, federation=replace(run.experiment.federation, store=str(store)))
+    experiment, named = _experiment_of(run, out), _named(tracking, run, out)
     try:
-        simulate(experiment, store=store, cache=cache, workers=None, watch=watch, say=say, lender=lender)
+        simulate(
+            experiment, store=store, cache=cache, workers=None, watch=watch, say=say, lender=lender, tracking=named
+        )
     except StoreBusy:
         raise
     except FedreleaseError as error:
@@ -109,6 +132,16 @@ def _one_run(
     except Exception as error:  # a rule may fail in any way; the comparison tells it and goes on
         return read_run(run, out, failed=_unforeseen(error, store))
     return read_run(run, out)
+
+
+def _experiment_of(run: Run, out: Path) -> Experiment:
+    return replace(run.experiment, federation=replace(run.experiment.federation, store=str(run.store(out))))
+
+
+def _named(tracking: Tracking, run: Run, out: Path) -> Tracking:
+    """With the run's place in the comparison as its name: ``fedavg seed-7``."""
+    parts = run.store(out).relative_to(out).parts[1:]
+    return replace(tracking, name=" ".join(parts))
 
 
 def _unforeseen(error: Exception, store: Path) -> str:

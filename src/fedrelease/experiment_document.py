@@ -1,6 +1,6 @@
 """The experiment as plain values: one strict reader and one writer over the dataclasses' own type hints.
 
-A new key in ``experiment.py`` needs no code here. TOML, overrides and line numbers are the business of
+A new key in ``experiment_sections.py`` needs no code here. TOML, overrides and line numbers are the business of
 ``experiment_file.py``.
 
 Example::
@@ -45,8 +45,13 @@ _COUNTED_WHERE_SET: tuple[KeyPath, ...] = (
     ("virtual_time",),
     ("attack",),
 )
-_LEFT_OUT_WHERE_DEFAULT = ("transport",)
-"""Sections that came after the first releases, which hold the resolved file: with their defaults they are not written."""
+_LEFT_OUT_WHERE_DEFAULT: tuple[KeyPath, ...] = (
+    ("transport",),
+    ("transport", "down"),
+    ("model", "batch_norm"),
+    ("data", "pixels"),
+)
+"""Sections and keys that came after the first releases, which hold the resolved file: not written with their defaults."""
 _TYPE_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 _KNOB = float | int | bool | str
 
@@ -79,10 +84,10 @@ def to_document(experiment: Experiment) -> dict[str, Json]:
 
     Send it with ``json.dumps``: ``canonical_bytes`` is for digests only, since it turns floats into text.
     """
-    document = cast(dict[str, Json], _plain(Experiment, experiment))
-    for name in _LEFT_OUT_WHERE_DEFAULT:
-        if getattr(experiment, name) == type(getattr(experiment, name))():
-            document.pop(name)
+    document, defaults = (cast(dict[str, Json], _plain(Experiment, one)) for one in (experiment, Experiment()))
+    for path in _LEFT_OUT_WHERE_DEFAULT:
+        if path[0] in document and _section(document, path)[path[-1]] == _section(defaults, path)[path[-1]]:
+            _section(document, path).pop(path[-1])
     return document
 
 

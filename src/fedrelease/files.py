@@ -9,7 +9,8 @@ Example::
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -23,6 +24,7 @@ __all__ = [
     "digest_bytes",
     "digest_file",
     "last_line",
+    "naming",
     "read_lines",
     "sync_folder",
     "write_durably",
@@ -84,7 +86,7 @@ def write_durably(path: Path, data: bytes | Iterable[bytes | memoryview], *, mod
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid4().hex}.tmp"
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             for piece in (data,) if isinstance(data, bytes) else data:
                 file.write(piece)
             file.flush()
@@ -96,13 +98,24 @@ def write_durably(path: Path, data: bytes | Iterable[bytes | memoryview], *, mod
     sync_folder(path.parent)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let what the system says of the block name the file: of a full disk it says only that it is full, and not which one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def append_durably(path: Path, line: bytes) -> None:
     """Append one line (its newline is added) and return only when it is on disk.
 
     A last line without its newline was torn by a crash and never counted: it is cut off first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with naming(path), path.open("ab+") as file:
         file.truncate(_complete_length(file))
         file.write(line + b"\n")
         file.flush()

@@ -8,7 +8,7 @@ Example::
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, fields
 
 from fedrelease.adapter import Adapter
@@ -70,6 +70,7 @@ class Answer:
         examples: training (or hold-out) rows behind the answer; ``None`` where that is private.
         metrics: plain numbers, for example ``steps``; of a hold-out ``accuracy_private`` or none.
         confusion: of the hold-out, by rows: true label, then predicted label; ``None`` when withheld or not asked.
+        sums: of the hold-out, what the task adds up beside the matrix; ``None`` where the task has no such, or as the matrix.
         loss: mean loss on the hold-out; ``None`` where that is private.
         items: what was said about each row of the hold-out; ``None`` where that is private or not asked.
         receipt: privacy spent; ``None`` without privacy, or when nothing was spent.
@@ -79,6 +80,7 @@ class Answer:
     examples: int | None = None
     metrics: Mapping[str, float]
     confusion: tuple[tuple[float, ...], ...] | None = None
+    sums: tuple[float, ...] | None = None
     loss: float | None = None
     items: Outcomes | None = None
     receipt: Receipt | None = None
@@ -119,8 +121,11 @@ def parse_request(text: str) -> Request:
 
 
 def answer_text(answer: Answer) -> str:
-    """JSON of an answer."""
-    return json.dumps(asdict(answer), sort_keys=True)
+    """JSON of an answer; sums, which most tasks do not have, are left out where there are none."""
+    told = asdict(answer)
+    if answer.sums is None:
+        told.pop("sums")
+    return json.dumps(told, sort_keys=True)
 
 
 def parse_answer(text: str) -> Answer:
@@ -129,13 +134,14 @@ def parse_answer(text: str) -> Answer:
     Raises:
         UpdateRefused: not JSON, keys are missing or unknown, or a value is not what it should be.
     """
-    found = _object(text, {field.name for field in fields(Answer)})
+    found = _object(text, {field.name for field in fields(Answer)}, may_lack={"sums"})
     try:
         return Answer(
             site=str(found["site"]),
             examples=None if found["examples"] is None else _count(found["examples"]),
             metrics={key: _number(value) for key, value in _mapping(found["metrics"]).items()},
             confusion=_rows(found["confusion"]),
+            sums=_sums(found.get("sums")),
             loss=None if found["loss"] is None else _number(found["loss"]),
             items=None if found["items"] is None else _outcomes(_mapping(found["items"])),
             receipt=None if found["receipt"] is None else _receipt(_mapping(found["receipt"])),
@@ -144,12 +150,12 @@ def parse_answer(text: str) -> Answer:
         raise UpdateRefused(f"the answer's facts are not in order: {error}", value=text[:200]) from error
 
 
-def _object(text: str, keys: set[str]) -> Mapping[str, object]:
+def _object(text: str, keys: set[str], *, may_lack: Set[str] = frozenset()) -> Mapping[str, object]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UpdateRefused("not JSON", value=text[:80]) from error
-    if not isinstance(found, dict) or set(found) != keys:
+    if not isinstance(found, dict) or set(found) | may_lack != keys:
         raise UpdateRefused("unknown or missing keys", value=text[:80], rule=f"exactly {', '.join(sorted(keys))}")
     return found
 
@@ -190,6 +196,14 @@ def _rows(value: object) -> tuple[tuple[float, ...], ...] | None:
     if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
         raise TypeError("confusion is not a list of rows")
     return tuple(tuple(float(_number(cell)) for cell in row) for row in value)
+
+
+def _sums(value: object) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise TypeError("sums is not a list")
+    return tuple(float(_number(cell)) for cell in value)
 
 
 def _outcomes(value: Mapping[str, object]) -> Outcomes:

@@ -1,8 +1,9 @@
-"""In which form updates travel from sites to the server.
+"""In which form updates travel from sites to the server, and states from the server to sites.
 
 Example::
 
     Transport(codec="int8")                       # a quarter of the bytes
+    Transport(down="float16")                     # states go to sites in half precision
     Transport(codec="top-k", keep=0.01)           # the largest hundredth; what is left out is sent in a later round
 """
 
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 
 from fedrelease.bounds import one_of, require
 
-__all__ = ["CODECS", "Transport"]
+__all__ = ["CODECS", "DOWN", "Transport"]
 
 CODECS = ("float16", "float32", "int4", "int8", "top-k")
+DOWN = ("float16", "float32")
 PLAIN = "float32"
 
 
@@ -26,16 +28,19 @@ class Transport:
         keep: share of the numbers that are sent, with ``top-k``.
         error_feedback: each site keeps what its codec left out, and adds it to what it sends in the next round that asks it.
             Without it, as for sites that are virtual, ``int8`` and ``int4`` round at random: they are right on average.
+        down: ``float16`` = a state goes to the sites in half precision, to train from and to look at: :mod:`fedrelease.downlink`.
     """
 
     codec: str = PLAIN
     block: int = 64
     keep: float = 0.05
     error_feedback: bool = True
+    down: str = PLAIN
 
     def __post_init__(self) -> None:
         """Check bounds."""
         one_of("transport.codec", self.codec, CODECS)
+        one_of("transport.down", self.down, DOWN)
         require(8 <= self.block <= 4096, "transport.block", self.block, "is between 8 and 4096")
         require(0 < self.keep <= 1, "transport.keep", self.keep, "is above 0 and at most 1")
         rule, hint = "is another than float32 where a key of the section is set", "set it, for example to int8"
@@ -46,3 +51,8 @@ class Transport:
     def is_coded(self) -> bool:
         """Whether updates travel in another form than they are computed in."""
         return self.codec != PLAIN
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether states travel down in half precision."""
+        return self.down != PLAIN

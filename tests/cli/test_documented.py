@@ -46,5 +46,10 @@ def test_the_help_of_a_verb_ends_with_an_example_of_it(verb: str) -> None:
     assert f"    fedrelease {verb}" in after
 
 
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_help_shows_no_marks_of_another_language(verb: str) -> None:
+    assert "\\" not in VERBS[verb].get_help(click.Context(VERBS[verb], info_name=verb))
+
+
 def test_no_verb_is_documented_that_does_not_exist() -> None:
     assert set(re.findall(r"^## fedrelease ([\w ]+)$", PAGE, re.MULTILINE)) == set(VERBS)

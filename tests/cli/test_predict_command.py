@@ -2,7 +2,6 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -11,19 +10,13 @@ import pytest
 from fedrelease.cli import run
 from fedrelease.server.release import Release
 from fedrelease.server.store import Store
+from fedrelease.tasks.text_classification import LabelPrediction
 
 Capture = pytest.CaptureFixture[str]
 
 
-@dataclass(frozen=True)
-class Prediction:
-    text: str
-    label: str
-    score: float
-
-
-def label(release: Release, texts: Sequence[str], *, cache: Path) -> list[Prediction]:
-    return [Prediction(text, "positive", 0.75) for text in texts]
+def label(release: Release, texts: Sequence[str], *, cache: Path, tokens: int | None = None) -> list[LabelPrediction]:
+    return [LabelPrediction(text=text, label="positive", score=0.75) for text in texts]
 
 
 @pytest.fixture

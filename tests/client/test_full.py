@@ -31,7 +31,7 @@ from fedrelease.errors import ModelError
 from fedrelease.experiment import Adapter, Model, Training
 from fedrelease.models import booked_layers, bookkeeping
 from fedrelease.models.bases import open_base
-from fedrelease.models.booked_layers import KINDS
+from fedrelease.models.booked_kinds import KINDS
 from fedrelease.models.classifier import TextClassifier, build_classifier, load_state, trainable_state
 from fedrelease.models.prefix import with_prefix
 

@@ -214,7 +214,7 @@ def test_the_release_is_measured_as_released_and_beside_it_with_the_sites_own_pa
     answer = evaluate_site(site, replace(request, directives=HEAD), state, model)
     assert plain.metrics == {} and plain.confusion == new.confusion == answer.confusion
     load_state(model, state)
-    accuracy = scores(look(model, site.data.holdout, classes=2)[0])["accuracy"]
+    accuracy = scores(look(model, site.data.holdout, ("a", "b")).matrix)["accuracy"]
     assert new.metrics == {"accuracy_private": accuracy}
     assert answer.metrics == {"accuracy_private": pytest.approx(1 - accuracy)} and accuracy != 0.5
 

@@ -254,7 +254,7 @@ def test_other_labels_are_refused_for_training_and_evaluation(
 
 def exact(site: Site, state: dict[str, Tensor], model: TextClassifier) -> numpy.ndarray[tuple[int, int], numpy.dtype]:  # type: ignore[type-arg]
     load_state(model, state)
-    return look(model, site.data.holdout, classes=2)[0]
+    return look(model, site.data.holdout, ("a", "b")).matrix
 
 
 def test_a_noised_look_tells_whole_numbers_and_a_receipt_and_nothing_else(
@@ -342,7 +342,7 @@ def test_exact_metrics_and_no_privacy_tell_the_true_counts_and_loss(
     answer = evaluate_site(site, with_privacy(request_, **privacy), state, model)
     assert answer.confusion == tuple(tuple(row) for row in exact(site, state, model).tolist())
     assert answer.examples == len(site.data.holdout) == sum(map(sum, answer.confusion or ()))
-    assert answer.loss == look(model, site.data.holdout, classes=2)[1]
+    assert answer.loss == look(model, site.data.holdout, ("a", "b")).loss
     assert answer.receipt is None
 
 
@@ -352,11 +352,11 @@ def test_patience_uses_the_sites_own_holdout(
     seen: list[int] = []
     losses = iter([1.0, 2.0, 3.0])
 
-    def count(model: TextClassifier, rows: object, *, classes: int) -> tuple[None, float]:
+    def count(model: TextClassifier, rows: object) -> float:
         seen.append(len(site.data.holdout) if rows is site.data.holdout else -1)
-        return None, next(losses)
+        return next(losses)
 
-    monkeypatch.setattr(site_module, "look", count)
+    monkeypatch.setattr(site_module, "mean_loss", count)
     training = replace(request_.experiment.training, epochs=9, patience=1)
     plain = with_privacy(request_, unit="none")
     answer, _ = train_site(site, replace(plain, experiment=replace(plain.experiment, training=training)), state, model)
@@ -402,9 +402,9 @@ def test_a_strategy_that_asks_for_it_is_told_the_loss_of_the_state_that_came(
     answer, trained = train_site(site, replace(plain, directives={"tell_loss": True}), state, model)
     _, untold = train_site(site, replace(plain, directives={"tell_loss": False}), state, model)
     load_state(model, state)
-    assert answer.metrics["loss"] == look(model, site.data.train, classes=2)[1] > 0
+    assert answer.metrics["loss"] == look(model, site.data.train, ("a", "b")).loss > 0
     load_state(model, trained)
-    assert answer.metrics["loss"] != look(model, site.data.train, classes=2)[1]
+    assert answer.metrics["loss"] != look(model, site.data.train, ("a", "b")).loss
     assert answer.metrics.keys() == {"loss", "steps"} and untold.keys() == trained.keys()
 
 

@@ -370,6 +370,22 @@ def test_the_rate_warms_up_and_then_stays_or_falls() -> None:
     assert [rate_factor(step, 10, both) for step in (3, 4, 7)] == pytest.approx([0.8, 1, 0.5])
 
 
+def test_the_first_step_of_adagrad_is_the_rate_for_every_number_whatever_its_gradient(
+    model: TextClassifier, rows: TokenRows
+) -> None:
+    """Duchi et al. (2011): the gradient over the square root of its squares so far, of which there is one."""
+    start = trainable_state(model)
+    ended = trained(model, make_job(rows, replace(ONE_STEP, optimizer="adagrad", lr=0.25), None, steps=1))
+    moved = (ended["head.weight"] - start["head.weight"]).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.25), atol=1e-4, rtol=0)
+
+
+def test_a_cosine_is_half_way_at_half_time_and_flat_at_both_ends() -> None:
+    """(1 + cos(pi t)) / 2 at t = 0, 1/3, 1/2, 2/3."""
+    factors = [rate_factor(step, 12, Training(schedule="cosine")) for step in (0, 4, 6, 8)]
+    assert factors == pytest.approx([1, 0.75, 0.5, 0.25])
+
+
 def test_the_schedule_goes_on_from_round_to_round(model: TextClassifier, rows: TokenRows) -> None:
     linear = replace(ONE_STEP, schedule="linear")
     job = replace(make_job(rows, linear, None, steps=1), total=10)

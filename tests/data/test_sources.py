@@ -1,11 +1,13 @@
 """Sources: every reader, and every way in which a row can be bad."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from fedrelease.data.builtin import BUILT_IN
+from fedrelease.data.cells import Example
 from fedrelease.data.readers import kind_of
 from fedrelease.data.sources import Table, load_table, source_digest, table_digest
 from fedrelease.errors import DataError
@@ -38,6 +40,13 @@ def refused(source: Path | str, match: str, **options: str) -> DataError:
     return caught.value
 
 
+def table_of(
+    *texts: str, labels: tuple[int, ...] = (0, 1), columns: Mapping[str, tuple[str, ...]] | None = None
+) -> Table:
+    examples = tuple(Example(text=text, label=label) for text, label in zip(texts, labels, strict=True))
+    return Table(examples=examples, columns=columns or {})
+
+
 def test_csv_jsonl_parquet_and_datasets_folders_give_the_same_table(tmp_path: Path) -> None:
     import datasets
     import pyarrow
@@ -49,7 +58,7 @@ def test_csv_jsonl_parquet_and_datasets_folders_give_the_same_table(tmp_path: Pa
     written = csv_file(tmp_path, 'text,label,place\n"hello, you",ham,a\nwin now,spam,b\n')
     sources = [written, jsonl_file(tmp_path, *ROWS), *(tmp_path / name for name in ("rows.parquet", "plain", "split"))]
     tables = [load(source, by="column") for source in sources]
-    assert tables[0] == Table(texts=("hello, you", "win now"), labels=(0, 1), columns={"place": ("a", "b")})
+    assert tables[0] == table_of("hello, you", "win now", columns={"place": ("a", "b")})
     assert all(table == tables[0] for table in tables)
 
 
@@ -184,7 +193,7 @@ def test_a_missing_file_is_refused_with_the_folder_that_was_looked_in(tmp_path: 
 
 def test_a_file_of_another_kind_is_refused_with_the_kinds_that_work(tmp_path: Path) -> None:
     (tmp_path / "rows.xlsx").touch()
-    assert ".csv, .jsonl, .parquet" in refused(tmp_path / "rows.xlsx", "cannot be read").rule
+    assert ".bio, .conll, .csv, .iob, .jsonl, .parquet" in refused(tmp_path / "rows.xlsx", "cannot be read").rule
 
 
 def test_what_is_neither_built_in_nor_a_path_is_a_hub_id() -> None:
@@ -199,7 +208,7 @@ def test_a_hub_id_that_cannot_be_loaded_is_refused_with_the_built_in_names(monke
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     error = refused("somebody/some-data", "could not be loaded: Couldn't reach")
-    assert "four-sites, sms-spam, trec" in error.hint
+    assert ", ".join(sorted(BUILT_IN)) in error.hint
     assert "\n" not in str(error)
 
 
@@ -255,10 +264,10 @@ def test_a_sources_digest_follows_its_content_and_not_its_path(tmp_path: Path) -
 
 
 def test_a_tables_digest_changes_with_every_part() -> None:
-    one = Table(texts=("a", "b"), labels=(0, 1), columns={})
+    one = table_of("a", "b")
     others = [
-        Table(texts=("a", "c"), labels=(0, 1), columns={}),
-        Table(texts=("a", "b"), labels=(1, 0), columns={}),
-        Table(texts=("a", "b"), labels=(0, 1), columns={"place": ("x", "y")}),
+        table_of("a", "c"),
+        table_of("a", "b", labels=(1, 0)),
+        table_of("a", "b", columns={"place": ("x", "y")}),
     ]
     assert len({table_digest(table) for table in (one, *others)}) == 4

@@ -15,17 +15,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 from tiny import experiment_text, make_rows
 
+from fedrelease.files import read_lines
 from fedrelease.server.store import Store
 
 PATIENCE_S = 240.0
 STOP_S = 40.0
+FIRST_PORT, PORTS, PLACES = 20_000, 16, 760
+"""Below those that the system gives to outgoing connections; each process has a place of its own for so many."""
 
 
 @dataclass(kw_only=True)
@@ -36,6 +39,9 @@ class Running:
     sites: Sequence[str]
     environment: dict[str, str]
     ports: int
+    base: Path
+    noise: str
+    ways: Mapping[int, int] = field(default_factory=dict)
     server: subprocess.Popen[bytes] | None = None
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -75,9 +81,23 @@ class Running:
         """``server start``."""
         self.server = self.begin("server", "start", "experiment.toml", "--folder", "server", "--store", "releases")
 
-    def start_site(self, name: str) -> None:
+    def start_site(self, name: str) -> subprocess.Popen[bytes]:
         """``site start``."""
-        self.begin("site", "start", "--folder", name)
+        return self.begin("site", "start", "--folder", name)
+
+    def join(self, name: str, *, data: str | None = None, folder: str | None = None) -> None:
+        """``site init`` by the invitation of a site, at the address by which it reaches the server."""
+        folder = folder or name
+        port = str(self.ports + 3 + self.sites.index(name))
+        begin = ("site", "init", f"{name}.invitation", "--folder", folder, "--data", data or f"{name}.csv")
+        self.command(*begin, "--port", port, "--noise", self.noise, "--wait", "60")
+        path = self.folder / folder / "site.toml"
+        path.write_text(f'base = "{self.base}"\n' + self._by_their_ways(path.read_text()))
+
+    def _by_their_ways(self, settings: str) -> str:
+        for own, other in self.ways.items():
+            settings = settings.replace(f'"127.0.0.1:{own}"', f'"127.0.0.1:{other}"')
+        return settings
 
     def wait(self, at_most_s: float = PATIENCE_S) -> int:
         """Wait for the server's end; its exit code."""
@@ -86,6 +106,10 @@ class Running:
             return self.server.wait(at_most_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the federation did not end:\n{self.said()[-3000:]}") from None
+
+    def over(self) -> bool:
+        """Whether the server has ended."""
+        return self.server is not None and self.server.poll() is not None
 
     def said(self) -> str:
         """What all commands said."""
@@ -115,19 +139,18 @@ class Running:
         except psutil.NoSuchProcess:
             return []
 
-    def kill(self, name: str) -> bool:
-        """SIGKILL to a process by its name; whether it was there."""
+    def kill(self, name: str, by: signal.Signals = signal.SIGKILL) -> int | None:
+        """A signal to a process by its name; its number, or ``None`` if it was not there."""
         number = self.processes().get(name)
         with contextlib.suppress(ProcessLookupError):
             if number is not None:
-                os.kill(number, signal.SIGKILL)
-                return True
-        return False
+                os.kill(number, by)
+                return number
+        return None
 
     def charges(self, site: str) -> list[dict[str, object]]:
-        """The lines of a site's ledger."""
-        path = self.folder / site / "home" / "ledger.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        """The whole lines of a site's ledger: one that a crash or a full disk tore never counted."""
+        return [json.loads(line) for line in read_lines(self.folder / site / "home" / "ledger.jsonl")]
 
     def versions(self) -> list[str]:
         """All releases, in order."""
@@ -143,30 +166,34 @@ def deployment(
     rounds: int,
     noise: str = "seeded",
     metrics: str = "",
+    track: Sequence[str] = (),
+    way: Callable[[int], int] | None = None,
     **settings: str,
 ) -> Iterator[Running]:
-    """A server whose sites were invited and admitted, all of them running; everything is stopped at the end."""
+    """A server whose sites were invited and admitted, all of them running; everything is stopped at the end.
+
+    ``way`` is told the gateway's port, and says by which one the sites come in.
+    """
     quick = {"privacy": 'epsilon = 8.0\naccountant = "rdp"', "rounds": str(rounds), **settings}
     (folder / "experiment.toml").write_text(experiment_text(base, folder / "rows.csv", **quick))
     _write_rows(folder, sites)
     environment = {**os.environ, "FEDRELEASE_KEYS": str(folder / "keys"), "FEDRELEASE_CACHE": str(folder / "cache")}
-    running = Running(folder=folder, sites=sites, environment=environment, ports=free_ports(4 + len(sites)))
+    ports = free_ports(4 + len(sites))
+    ways = {ports: way(ports)} if way is not None else {}
+    running = Running(
+        folder=folder, sites=sites, environment=environment, ports=ports, base=base, noise=noise, ways=ways
+    )
     running.command("server", "init", "--folder", "server", "--port", str(running.ports))
+    path = folder / "server" / "server.toml"
+    path.write_text(path.read_text().replace("track = []", f"track = {json.dumps(track)}"))
     if metrics:
-        path = folder / "server" / "server.toml"
         path.write_text(path.read_text().replace('metrics = ""', f'metrics = "{running.metrics}"'))
     for name in sites:
         running.command("server", "invite", name, "--folder", "server")
     try:
         running.start_server()
-        for place, name in enumerate(sites):
-            port = str(running.ports + 3 + place)
-            begin = ("site", "init", f"{name}.invitation", "--folder", name, "--data", f"{name}.csv", "--port", port)
-            running.command(*begin, "--noise", noise, "--wait", "60")
-            with (folder / name / "site.toml").open("r+") as file:
-                text = file.read()
-                file.seek(0)
-                file.write(f'base = "{base}"\n{text}')
+        for name in sites:
+            running.join(name)
             running.start_site(name)
         yield running
     finally:
@@ -192,7 +219,8 @@ def program(*arguments: str) -> list[str]:
 
 def free_ports(count: int) -> int:
     """The first of so many free ports in a row."""
-    for first in range(20_000 + os.getpid() % 20_000, 60_000, 50):
+    for turn in range(PLACES):
+        first = FIRST_PORT + (os.getpid() + 97 * turn) % PLACES * PORTS  # test processes have numbers in a row
         if all(_is_free(port) for port in range(first, first + count)):
             return first
     raise AssertionError("no free ports")

@@ -41,10 +41,12 @@ class Grid:
     asked: list[tuple[int, str]] = field(default_factory=list)
     waiting: dict[str, Message | None] = field(default_factory=dict)
     generation: int = 0
+    keys: dict[str, str] = field(default_factory=lambda: dict(KEYS))
+    connected: dict[str, str] = field(default_factory=lambda: dict(KEYS))
 
     def get_nodes(self) -> Iterator[Node]:
         for place, name in enumerate(sorted(self.acts), start=10):
-            yield Node(place + self.generation, key_bytes(KEYS[name]))
+            yield Node(place + self.generation, key_bytes(self.connected[name]))
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         ids = []
@@ -83,8 +85,12 @@ def sites(grid: Grid, folder: Path) -> AdmittedSites:
     def soon(nodes: dict[str, int], *, within_s: float) -> object:
         return query(nodes, within_s=min(within_s, 0.1))
 
-    keys = {name: KEYS[name] for name in grid.acts}
-    return AdmittedSites(grid, keys, ask=soon, log=Log(folder / "events.log", process="test"))  # type: ignore[arg-type]
+    return AdmittedSites(
+        grid,
+        lambda: {name: grid.keys[name] for name in grid.acts},
+        ask=soon,
+        log=Log(folder / "events.log", process="test"),
+    )  # type: ignore[arg-type]
 
 
 def test_a_site_that_is_as_it_should_be_takes_part_and_is_asked_once(tmp_path: Path) -> None:
@@ -93,6 +99,16 @@ def test_a_site_that_is_as_it_should_be_takes_part_and_is_asked_once(tmp_path: P
     found.wait_for(at_most_s=1)
     assert found.nodes() == found.nodes() == {"amazon": 10, "movie": 11}
     assert grid.asked == [(10, "query"), (11, "query")]
+
+
+def test_a_site_that_comes_back_with_a_key_that_was_admitted_meanwhile_takes_part_again(tmp_path: Path) -> None:
+    grid = Grid({"amazon": says("amazon"), "movie": says("movie")})
+    found, other = sites(grid, tmp_path), public_line(new_key().public_key()).decode()
+    assert found.nodes() == {"amazon": 10, "movie": 11}
+    grid.connected["amazon"] = other
+    assert found.nodes() == {"movie": 11}
+    grid.keys["amazon"], grid.generation = other, 2
+    assert found.nodes() == {"amazon": 12, "movie": 13}
 
 
 def test_the_query_carries_the_whole_experiment_and_its_base(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def directive(name: str) -> list[str]:
     return re.findall(rf"^\s*{name} ([^;]+);", CONFIGURATION, re.MULTILINE)
 
 
-def test_there_are_four_places_and_what_fits_none_is_forbidden() -> None:
-    assert [kind for kind, _ in LOCATIONS] == ["~", "=", "=", ""]
+def test_there_are_six_places_and_what_fits_none_is_forbidden() -> None:
+    assert [kind for kind, _ in LOCATIONS] == ["~", "=", "=", "=", "=", ""]
     assert LOCATIONS["", "/"].strip() == "return 403;"
 
 
@@ -81,7 +81,7 @@ def test_at_the_borders_both_let_the_same_through(path: str) -> None:
     assert target(path) == "fedrelease_gateway"
 
 
-@pytest.mark.parametrize("path", ["/health", "/enrol"])
+@pytest.mark.parametrize("path", ["/health", "/enrol", "/renew", "/plan"])
 def test_admission_and_health_go_to_the_gateway(path: str) -> None:
     assert target(path) == "fedrelease_gateway"
 
@@ -94,7 +94,7 @@ def test_upstream_gets_the_path_that_was_matched_and_not_the_requests_own_spelli
 
 def test_messages_and_enrolments_are_posted_and_health_is_asked_for() -> None:
     methods = [re.findall(r"limit_except (\w+) \{ deny all; \}", body) for body in LOCATIONS.values()]
-    assert methods == [["POST"], ["GET"], ["POST"], []]
+    assert methods == [["POST"], ["GET"], ["POST"], ["POST"], ["POST"], []]
 
 
 def test_the_headers_of_executors_are_dropped_exactly_as_the_gateway_drops_them() -> None:
@@ -109,7 +109,7 @@ def test_ports_and_sizes_are_those_of_a_new_server() -> None:
     settings = Settings()
     servers = re.findall(r"server 127\.0\.0\.1:(\d+);", CONFIGURATION)
     assert servers == [settings.listen.rpartition(":")[2]]  # never the SuperLink: the gateway checks more than paths
-    assert directive("client_max_body_size") == [f"{settings.message_mb}m", f"{ENROL_BYTES >> 10}k"]
+    assert directive("client_max_body_size") == [f"{settings.message_mb}m", *[f"{ENROL_BYTES >> 10}k"] * 3]
     assert [one.split()[0].rpartition(":")[2] for one in directive("listen")] == [settings.listen.rpartition(":")[2]]
 
 

@@ -14,7 +14,7 @@ from tiny import GOOD, PLAIN, experiment_text, make_rows
 from fedrelease.adapter import AdapterChange
 from fedrelease.client.app import resident_base, resident_model
 from fedrelease.client.deployment.folder import SiteFolder, SiteSettings, open_site_folder, site_toml
-from fedrelease.client.deployment.guard import answered, check_app, limited
+from fedrelease.client.deployment.guard import answered, check_app, check_room, limited
 from fedrelease.client.deployment.telling import told
 from fedrelease.client.ledger import Ledger
 from fedrelease.client.policy import (
@@ -29,7 +29,15 @@ from fedrelease.client.policy import (
 )
 from fedrelease.client.policy_words import in_words
 from fedrelease.deployment.bundle import bundle
-from fedrelease.errors import BudgetExceeded, DataError, ExperimentError, ModelError, PolicyRefused, UpdateRefused
+from fedrelease.errors import (
+    BudgetExceeded,
+    DataError,
+    ExperimentError,
+    ModelError,
+    PolicyRefused,
+    StoreError,
+    UpdateRefused,
+)
 from fedrelease.experiment import Experiment, Phase, Privacy, StrategyChoice
 from fedrelease.experiment_file import load_experiment
 from fedrelease.messages import Answer, Request, parse_answer, request_text
@@ -374,3 +382,9 @@ def test_the_value_of_an_error_stays_here_and_its_rule_is_told(site: SiteFolder)
 def test_a_server_learns_nothing_by_guessing_names_in_what_it_sends(site: SiteFolder) -> None:
     guessed, other = (UpdateRefused("unknown keys", value=name) for name in ("diagnoses.csv", "patients.csv"))
     assert told(guessed, site).replace("diagnoses", "patients") == told(other, site)
+
+
+def test_a_site_without_room_for_its_answer_refuses_before_it_is_charged(tmp_path: Path) -> None:
+    check_room(tmp_path, least_bytes=0)
+    with pytest.raises(StoreError, match="the disk is full.*before anything is charged"):
+        check_room(tmp_path, least_bytes=1 << 60)

@@ -15,6 +15,8 @@ from fedrelease.models.bases import open_base
 from fedrelease.models.classifier import TextClassifier, build_classifier
 from fedrelease.models.evaluation import look, predict_logits
 
+LABELS = ("negative", "positive")
+
 
 @pytest.fixture
 def model(tiny_base: Path) -> TextClassifier:
@@ -56,7 +58,8 @@ def test_looking_keeps_no_gradient_and_draws_no_random_number(model: TextClassif
 
 
 def test_a_look_is_the_confusion_and_the_mean_loss(model: TextClassifier, rows: TokenRows) -> None:
-    matrix, loss = look(model, rows, classes=2)
+    told = look(model, rows, LABELS)
+    matrix, loss = told.matrix, told.loss
     logits = predict_logits(model, rows)
     said = logits.argmax(1)
     for true in (0, 1):
@@ -68,9 +71,9 @@ def test_a_look_is_the_confusion_and_the_mean_loss(model: TextClassifier, rows: 
 
 def test_a_model_that_prefers_nothing_has_the_loss_of_a_coin(model: TextClassifier, rows: TokenRows) -> None:
     torch.nn.init.zeros_(model.head.weight)
-    assert look(model, rows, classes=2)[1] == pytest.approx(math.log(2))
+    assert look(model, rows, LABELS).loss == pytest.approx(math.log(2))
 
 
 def test_no_rows_have_no_counts_and_no_loss(model: TextClassifier, tmp_path: Path, tiny_base: Path) -> None:
-    matrix, loss = look(model, rows_of(tmp_path, tiny_base, 0), classes=2)
-    assert (matrix.sum(), loss) == (0, 0)
+    told = look(model, rows_of(tmp_path, tiny_base, 0), LABELS)
+    assert (told.matrix.sum(), told.loss) == (0, 0)

@@ -27,6 +27,7 @@ from fedrelease.server.gather import Seen, Setting
 from fedrelease.server.rounds import run_rounds
 from fedrelease.server.sites import Reply
 from fedrelease.server.store import Store
+from fedrelease.server.stragglers import Stragglers
 from fedrelease.update import State
 
 BASE = Base(
@@ -68,9 +69,15 @@ class FakeSites:
         return tuple(sorted(self._names))
 
     def train(
-        self, request: Request, state: State, sites: Sequence[str], companions: State | None = None
+        self,
+        request: Request,
+        state: State,
+        sites: Sequence[str],
+        companions: State | None = None,
+        stragglers: Stragglers | None = None,
     ) -> Iterator[Reply]:
         """Every site trains. Companions come back moved, too, and ``sent`` remembers them."""
+        del stragglers
         self.sent[request.version] = dict(companions or {})
         for site in self._shuffled("train", request, sites):
             told = receipt(site) if self._private else None
@@ -78,9 +85,11 @@ class FakeSites:
             arrays, beside = moved(site, request.version, state), moved(site, request.version, companions or {})
             yield self._spoilt(Reply(site=site, answer=answer, arrays=arrays, companions=beside))
 
-    def evaluate(self, request: Request, state: State, sites: Sequence[str]) -> Iterator[Reply]:
+    def evaluate(
+        self, request: Request, state: State, sites: Sequence[str], stragglers: Stragglers | None = None
+    ) -> Iterator[Reply]:
         """Every site has the same hold-out."""
-        del state
+        del state, stragglers
         for site in self._shuffled("evaluate", request, sites):
             told = receipt(site, "holdout") if self._private else None
             yield Reply(site=site, answer=Answer(site=site, metrics={}, confusion=_seen(request), receipt=told))

@@ -213,7 +213,7 @@ def test_without_the_extra_onnx_is_refused_by_its_name(
 
 def test_images_have_no_hf_form_and_are_told_which_they_have(tmp_path: Path) -> None:
     store = make_released_images(tmp_path)
-    with pytest.raises(ModelError, match="transformers knows no class for.*--format onnx"):
+    with pytest.raises(ModelError, match="transformers has no class for.*--format onnx"):
         exported(store, tmp_path / "out", "hf")
     variant = exported(store, tmp_path / "flat", "safetensors").variant
     assert variant.verdict == "pass"

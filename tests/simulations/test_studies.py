@@ -7,11 +7,12 @@ import pytest
 
 from fedrelease.catalog import CATALOG
 from fedrelease.data.builtin import BUILT_IN
-from fedrelease.data.images import IMAGES, image_labels
+from fedrelease.data.images import IMAGES
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import load_experiment
 from fedrelease.server.plan import cohort, planned_rounds
 from fedrelease.strategies import make_strategy
+from fedrelease.tasks import TASKS
 
 FOLDER = Path(str(resources.files("fedrelease.simulations.studies")))
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
@@ -30,11 +31,11 @@ def test_there_is_one_built_in_experiment_for_each_built_in_source_and_one_is_th
 def test_a_built_in_experiment_loads_and_fits_its_source(name: str) -> None:
     found = study(name)
     if found.data.source in IMAGES:
-        assert found.model.labels == tuple(image_labels(found.data.source))
+        assert found.model.labels == IMAGES[found.data.source].labels
         return
     source = BUILT_IN[found.data.source]
     assert set(found.model.labels) == set(source.labels)
-    assert {found.data.text, found.data.label} <= set(source.columns)
+    assert {getattr(found.data, key) for key in TASKS[found.model.task].columns} <= set(source.columns)
     if found.data.partition.by == "column":
         assert found.data.partition.column in source.columns
     assert found.model.base in CATALOG

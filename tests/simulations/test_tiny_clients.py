@@ -312,24 +312,24 @@ def test_a_round_that_does_not_wait_takes_who_comes_first_and_others_come_later(
     assert releases[-1].manifest.metrics.server["accuracy"] > releases[0].manifest.metrics.server["accuracy"] + 0.1
 
 
-def test_releases_of_images_say_that_they_read_no_texts(tiny: Federation, whole: Summary) -> None:
+def test_releases_of_images_name_what_is_no_image_file(tiny: Federation, whole: Summary) -> None:
     done = tiny.command("predict", "--release", "stable", "--store", "whole", "a text", "--json")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "does not read texts" in json.loads(done.stdout)["error"]["what"]
+    assert "no image that can be read" in json.loads(done.stdout)["error"]["what"]
 
 
 @pytest.mark.slow
-def test_the_summary_of_images_does_not_point_to_predict(tiny: Federation) -> None:
+def test_the_summary_of_images_points_to_predict_with_a_file(tiny: Federation) -> None:
     done = tiny.command("simulate", "tiny.toml", "--store", "shown", "--set", "phase.0.rounds=1", "--workers", "1")
     assert done.returncode == 0, done.stderr
-    assert "predict" not in done.stdout + done.stderr
+    assert 'predict --release stable --store shown "photo.png"' in done.stdout + done.stderr
     eventually(lambda: not workers_of(sites_folder(tiny.folder / "shown")), why="no worker is left")
 
 
 @pytest.mark.slow
 def test_a_text_where_pixels_belong_is_refused_with_the_way_out(tiny: Federation, tiny_base: Path) -> None:
     for settings, what in (
-        ((f"model.base='{tiny_base}'",), "this base and adapter do not train images"),
+        ((f"model.base='{tiny_base}'",), "this base does not see images"),
         (("model.adapter.kind='lora'",), "this base and adapter do not train images"),
         (("model.base='mlp:100-8'",), "the rows do not fit the base"),
     ):

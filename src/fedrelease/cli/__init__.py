@@ -20,6 +20,7 @@ import typer
 from fedrelease import __version__
 from fedrelease.cli.bisect import bisect
 from fedrelease.cli.compare import compare
+from fedrelease.cli.data import data
 from fedrelease.cli.demo import demo
 from fedrelease.cli.diff import diff
 from fedrelease.cli.doctor import doctor
@@ -76,7 +77,11 @@ VERBS: Mapping[Callable[..., None], str] = {
     repack: example("fedrelease repack", "fedrelease repack --apply"),
     push: example("fedrelease push s3://models/four-sites", "fedrelease push ../copy-of-releases --dry-run"),
     pull: example("fedrelease pull s3://models/four-sites --store here"),
-    predict: example('fedrelease predict --release stable "a warm and funny film"', "fedrelease predict < texts.txt"),
+    predict: example(
+        'fedrelease predict --release stable "a warm and funny film"',
+        "fedrelease predict < texts.txt",
+        'fedrelease predict "My fellow citizens," --tokens 40',
+    ),
     fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),
     doctor: example("fedrelease doctor"),
 }
@@ -93,7 +98,7 @@ app = typer.Typer(
 )
 for verb, epilog in VERBS.items():
     app.command(epilog=epilog)(verb)
-for group in (server, site, demo):
+for group in (server, site, data, demo):
     app.add_typer(group)
 
 
@@ -114,6 +119,7 @@ def _options(
 
 def command() -> click.Command:
     """The whole command line as one click command, for tests and documentation."""
+    typer.core.HAS_RICH = False  # typer escapes brackets for rich in help that is plain text too
     return typer.main.get_command(app)
 
 

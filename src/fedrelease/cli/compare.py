@@ -17,14 +17,15 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
-from fedrelease.cli.options import AsJson, Quiet, Settings, Workers, at_least_one
+from fedrelease.cli.options import AsJson, Quiet, Settings, Track, Workers, at_least_one
 from fedrelease.cli.output import Column, emit_json, fitting, put, section, to_stderr, to_stdout
 from fedrelease.cli.search import Objective, Searched, Trials, search_words, show_search, trial_line, wanted_search
-from fedrelease.cli.simulate import load
+from fedrelease.cli.simulate import load, tracking_of
 from fedrelease.files import Json
 from fedrelease.wording import clock, duration, number, plain
 
 if TYPE_CHECKING:
+    from fedrelease.server.tracking.choice import Tracking
     from fedrelease.simulations.compare.plan import Plan
     from fedrelease.simulations.compare.results import Results
     from fedrelease.simulations.compare.run import Ended, Progress
@@ -67,6 +68,7 @@ def compare(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of runs and results.")] = Path("comparison"),
     settings: Settings = None,
     workers: Workers = None,
+    track: Track = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,9 +89,10 @@ def compare(
     made = make_plan(given, strategies=listed, sweeps=sweeps or [], seeds=seeds, attacks=hostile, search=search)
     against = baseline_of(made, baseline)
     talk = to_stderr()
+    tracking = tracking_of(track, talk)
     if not quiet:
         _show(made, talk, against, out)
-    results = _run(made, talk, out=out, workers=workers, quiet=quiet)
+    results = _run(made, talk, out=out, workers=workers, quiet=quiet, tracking=tracking)
     verdict = judge(results, baseline=against)
     command = _command(file, listed, sweeps, seeds, baseline, settings, search, attacks)
     files = write_files(results, verdict, out=out, command=command)
@@ -130,7 +133,9 @@ def _show(plan: "Plan", console: Console, baseline: str, out: Path) -> None:
     console.print()
 
 
-def _run(plan: "Plan", talk: Console, *, out: Path, workers: int | None, quiet: bool) -> "Results":
+def _run(
+    plan: "Plan", talk: Console, *, out: Path, workers: int | None, quiet: bool, tracking: "Tracking"
+) -> "Results":
     from fedrelease.cache import cache_folder
     from fedrelease.simulations.compare.run import compare as run
 
@@ -139,7 +144,7 @@ def _run(plan: "Plan", talk: Console, *, out: Path, workers: int | None, quiet: 
             talk.print(plain(line))
 
     with _watching(talk, quiet=quiet) as watch:
-        return run(plan, out=out, cache=cache_folder(), workers=workers, watch=watch, say=say)
+        return run(plan, out=out, cache=cache_folder(), workers=workers, watch=watch, say=say, tracking=tracking)
 
 
 @contextmanager

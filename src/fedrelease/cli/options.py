@@ -14,7 +14,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["AsJson", "Quiet", "Settings", "Workers", "at_least_one", "stop_wanted"]
+__all__ = ["AsJson", "Quiet", "Settings", "Track", "Workers", "at_least_one", "stop_wanted"]
 
 
 def at_least_one(number: int | None) -> int | None:
@@ -38,6 +38,14 @@ Workers: TypeAlias = Annotated[
         metavar="N",
         callback=at_least_one,
         help="Processes that train sites [default: what fits this machine].",
+    ),
+]
+Track: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="TRACKER[:PLACE]",
+        help="Tell tensorboard, mlflow or wandb about every release too; PLACE is a folder, or MLflow's address; repeatable.",
     ),
 ]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

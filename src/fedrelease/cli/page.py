@@ -19,7 +19,9 @@ from fedrelease.server.journal import LogEntry
 from fedrelease.server.release import Release
 from fedrelease.server.retired import retired_files
 from fedrelease.server.store import Store
+from fedrelease.server.tracking.links import links_of, place_of
 from fedrelease.server.variants import variants_of
+from fedrelease.tasks import TASKS
 from fedrelease.wording import amount, duration, number, plain
 
 __all__ = ["print_release", "privacy_sentence"]
@@ -48,6 +50,7 @@ def print_release(store: Store, release: Release, console: Console) -> None:
     _print_metrics(console, manifest)
     _print_files(console, manifest)
     _print_variants(console, release)
+    _print_tracking(console, release)
     section(console, "environment", sorted(manifest.environment.items()))
 
 
@@ -81,7 +84,7 @@ def _print_model(console: Console, manifest: Manifest, *, precision: str) -> Non
         ("base", f"{manifest.base.ref}{precision}"),
         ("adapter", "every weight" if adapter.kind == "full" else factors),
         ("task", f"{task.name}: {', '.join(task.labels)}"),
-        ("text", f"at most {task.max_length} tokens" if task.name == "text-classification" else ""),
+        ("text", f"at most {task.max_length} tokens" if TASKS[task.name].reads == "texts" else ""),
     ]
     section(console, "model", pairs)
 
@@ -172,8 +175,8 @@ def _print_metrics(console: Console, manifest: Manifest) -> None:
 
 
 def _metric_order(name: str) -> tuple[int, str]:
-    known = ("accuracy", "macro_f1", "loss", "examples")
-    return (known.index(name) if name in known else 2, name)
+    known = ("accuracy", "entity_f1", "macro_f1", "loss", "examples")
+    return (known.index(name) if name in known else 3, name)
 
 
 def _metric(name: str, value: float | None) -> str:
@@ -206,3 +209,10 @@ def _print_variants(console: Console, release: Release) -> None:
         Column(header="checked on", cells=[variant.rows for variant in variants], rank=3),
     ]
     put(console, fitting(console, columns))
+
+
+def _print_tracking(console: Console, release: Release) -> None:
+    """The runs of trackers that have these numbers, where there are any."""
+    if links := links_of(release):
+        told = [(link.tracker, f"run {link.run} in {place_of(link, release.root)}") for link in links]
+        section(console, "tracking", told)

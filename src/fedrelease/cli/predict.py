@@ -4,6 +4,7 @@ Example::
 
     fedrelease predict --release stable "a warm and funny film"
     fedrelease predict --file reviews.txt --json
+    fedrelease predict "My fellow citizens," --tokens 40
 """
 
 import sys
@@ -17,10 +18,9 @@ from rich.text import Text
 from fedrelease.cli.output import emit_json, put, table, to_stdout
 from fedrelease.cli.read import RELEASES, JsonOption, StoreOption, open_store
 from fedrelease.errors import ExperimentError
-from fedrelease.wording import number, plain
 
 if TYPE_CHECKING:
-    from fedrelease.server.predict import Prediction
+    from fedrelease.tasks.contract import Prediction
 
 __all__ = ["predict", "text_lines"]
 
@@ -36,22 +36,33 @@ def predict(
     file: Annotated[
         Path | None, typer.Option("--file", metavar="FILE", help="Read texts from a file, one a line.")
     ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--tokens",
+            metavar="N",
+            show_default=False,
+            help="Of a language model: continue each text by at most so many tokens [default: 40].",
+        ),
+    ] = None,
     store: StoreOption = RELEASES,
     as_json: JsonOption = False,
 ) -> None:
-    """Label texts with a release.
+    """Label texts with a release, or continue them.
 
-    TEXT is what to label; without any, the lines of --file or of stdin are labelled. Empty lines are left out.
+    TEXT is what to label; without any, the lines of --file or of stdin are labelled. Empty lines are left out. A release of
+    token-classification tells each word's tag, and the names that the tags make. One of causal-lm continues each text by the
+    most likely tokens. One of image-classification is given names of image files.
     """
     asked = _texts(texts or [], file)
     found = open_store(store).find(release)
     from fedrelease.cache import cache_folder
     from fedrelease.server.predict import predict as label
 
-    predictions = label(found, asked, cache=cache_folder())
+    predictions = label(found, asked, cache=cache_folder(), tokens=tokens)
     if as_json:
         emit_json(
-            {"version": found.version, "digest": found.digest, "predictions": [_document(one) for one in predictions]}
+            {"version": found.version, "digest": found.digest, "predictions": [one.document() for one in predictions]}
         )
     else:
         _print(predictions)
@@ -91,12 +102,9 @@ def _stdin_lines() -> list[str]:
     return [] if sys.stdin.isatty() else sys.stdin.read().splitlines()
 
 
-def _document(one: "Prediction") -> dict[str, str | float]:
-    return {"text": one.text, "label": one.label, "score": one.score}
-
-
-def _print(predictions: Sequence["Prediction"]) -> None:
-    rows = table("label", "score>", "text")
-    for one in predictions:
-        rows.add_row(Text(one.label), number(one.score), Text(plain(one.text)))
+def _print(predictions: "Sequence[Prediction]") -> None:
+    lines = [line for one in predictions for line in one.lines()]
+    rows = table(*lines[0])
+    for line in lines:
+        rows.add_row(*(Text(cell) for cell in line.values()))
     put(to_stdout(), rows)

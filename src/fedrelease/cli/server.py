@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrelease.cli.options import AsJson, Quiet, Settings, stop_wanted
+from fedrelease.cli.options import AsJson, Quiet, Settings, Track, stop_wanted
 from fedrelease.cli.output import emit, emit_json, example, section, to_stderr, to_stdout
 from fedrelease.cli.server_status import status
-from fedrelease.cli.simulate import finish, load, plan
+from fedrelease.cli.simulate import finish, load, plan, tracking_of
 from fedrelease.errors import IdentityError
 from fedrelease.experiment import Experiment
 from fedrelease.wording import plain
 
 if TYPE_CHECKING:
     from fedrelease.server.deployment.start import Plan
+    from fedrelease.server.tracking.choice import Tracking
 
 __all__ = ["dismiss", "init", "invite", "renew", "server", "start", "stop"]
 
@@ -149,6 +150,7 @@ def start(
     store: Annotated[
         Path | None, typer.Option("--store", metavar="DIR", help="Folder of releases [default: federation.store].")
     ] = None,
+    track: Track = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -163,6 +165,7 @@ def start(
 
     experiment = load(file, settings or [], store)
     opened, talk = open_server(folder), to_stderr()
+    tracking = tracking_of(track or opened.settings.track, talk)
     if not quiet:
         plan(experiment, talk, data=f"each site's own rows, {experiment.data.holdout:.0%} of them held out there")
 
@@ -173,13 +176,13 @@ def start(
     begun = time.monotonic()
     os.environ.setdefault("FEDRELEASE_KEYS", str((folder / "keys").absolute()))
     with hold(folder / ".lock", of=folder), stop_wanted() as stopped, watching(talk, quiet=quiet) as watch:
-        experiment, what = _prepared(experiment, say)
+        experiment, what = _prepared(experiment, say, tracking)
         resumed = what.store.exists()
         serve(opened, what, watch=watch, say=say, until=stopped)
     finish(experiment, what.store, seconds=time.monotonic() - begun, resumed=resumed, as_json=as_json)
 
 
-def _prepared(experiment: Experiment, say: Callable[[str], None]) -> tuple[Experiment, "Plan"]:
+def _prepared(experiment: Experiment, say: Callable[[str], None], tracking: "Tracking") -> tuple[Experiment, "Plan"]:
     """The experiment with everything decided here, and where its base is."""
     from fedrelease.cache import cache_folder
     from fedrelease.experiment_document import to_document
@@ -190,7 +193,8 @@ def _prepared(experiment: Experiment, say: Callable[[str], None]) -> tuple[Exper
     experiment = replace(experiment, model=chosen_precision(experiment.model, cache_folder()))
     base = fetched_base(experiment, cache_folder(), say)
     document = json.dumps(to_document(experiment))
-    return experiment, Plan(experiment=document, store=Path(experiment.federation.store), base=base.folder)
+    flags = tuple(choice.anywhere() for choice in tracking.choices)
+    return experiment, Plan(experiment=document, store=Path(experiment.federation.store), base=base.folder, track=flags)
 
 
 server.command(epilog=example("fedrelease server status", "fedrelease server status --watch"))(status)

@@ -111,10 +111,15 @@ def _sites(console: Console, found: "ServerStatus") -> None:
         Column(header="connected", cells=[there[one.connected] for one in them]),
         Column(header="last seen", cells=[_when(one.last_seen) for one in them]),
         Column(header="this round", cells=[_answer(one.answer, one.refused) for one in them]),
+        Column(header="certificate", cells=[_days(one.certificate_days) for one in them], rank=2),
         Column(header="key", cells=[one.fingerprint[:16] for one in them], rank=1),
     ]
     console.print()
     put(console, fitting(console, columns))
+
+
+def _days(left: float | None) -> str:
+    return "-" if left is None else "ended" if left <= 0 else f"{left:.0f} days"
 
 
 def _answer(answer: str | None, refused: str | None) -> str:

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from fedrelease.cli.options import AsJson, Quiet, Settings, Workers
+from fedrelease.cli.options import AsJson, Quiet, Settings, Track, Workers
 from fedrelease.cli.output import Column, emit_json, fitting, put, section, table, to_stderr, to_stdout
 from fedrelease.errors import ExperimentError, RoundFailed
 from fedrelease.experiment import Experiment, Model, Phase, Privacy
@@ -29,10 +29,11 @@ from fedrelease.wording import amount, duration, number, plain
 
 if TYPE_CHECKING:
     from fedrelease.server.store import Store
+    from fedrelease.server.tracking.choice import Tracking
     from fedrelease.simulations.report import Row
     from fedrelease.simulations.simulate import Summary
 
-__all__ = ["built_in", "finish", "load", "plan", "simulate"]
+__all__ = ["built_in", "finish", "load", "plan", "simulate", "tracking_of"]
 
 DEFAULT = "default"
 STUDIES = "fedrelease.simulations.studies"
@@ -64,6 +65,7 @@ def simulate(
             help="A running Ray cluster, auto or host:port, for --engine ray [default: Ray is started here].",
         ),
     ] = None,
+    track: Track = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     listing: Annotated[bool, typer.Option("--list", help="List the built-in experiments.")] = False,
@@ -81,9 +83,11 @@ def simulate(
         raise typer.BadParameter("a cluster's address goes with --engine ray", param_hint="--ray-address")
     experiment = load(file, settings or [], store)
     talk = to_stderr()
+    tracking = tracking_of(track, talk)
     if not quiet:
         plan(experiment, talk)
-    summary = _run(experiment, talk, workers=workers, quiet=quiet, ray=engine == "ray", address=ray_address)
+    ray, address = engine == "ray", ray_address
+    summary = _run(experiment, talk, workers=workers, quiet=quiet, ray=ray, address=address, tracking=tracking)
     _finish(experiment, summary, as_json=as_json)
 
 
@@ -213,7 +217,14 @@ def _phase(phase: Phase) -> str:
 
 
 def _run(
-    experiment: Experiment, talk: Console, *, workers: int | None, quiet: bool, ray: bool, address: str | None
+    experiment: Experiment,
+    talk: Console,
+    *,
+    workers: int | None,
+    quiet: bool,
+    ray: bool,
+    address: str | None,
+    tracking: "Tracking",
 ) -> "Summary":
     from fedrelease.cache import cache_folder
     from fedrelease.simulations.progress import watching
@@ -234,7 +245,19 @@ def _run(
             watch=watch,
             say=say,
             ray=Ray(address=address) if ray else None,
+            tracking=tracking,
         )
+
+
+def tracking_of(flags: Sequence[str] | None, talk: Console) -> "Tracking":
+    """The trackers that were asked for; what one of them cannot do is said however quiet it is otherwise.
+
+    Raises:
+        ExperimentError: there is no such tracker, or it is not installed. Nothing was run.
+    """
+    from fedrelease.server.tracking.choice import Tracking, chosen_trackers
+
+    return Tracking(choices=chosen_trackers(flags or ()), warn=lambda line: talk.print(plain(line)))
 
 
 def finish(experiment: Experiment, store: Path, *, seconds: float, resumed: bool, as_json: bool) -> None:
@@ -283,10 +306,13 @@ def _document(summary: "Summary") -> dict[str, str | int | float | bool | None]:
 
 
 def _columns(rows: Sequence["Row"]) -> list[Column]:
+    from fedrelease.cli.views import shown_columns
+
     return [
         Column(header="version", cells=[row.version for row in rows]),
         Column(header="round>", cells=[str(row.round) for row in rows], rank=3),
         Column(header="accuracy>", cells=[number(row.accuracy) for row in rows]),
+        *shown_columns(rows),
         Column(header="worst>", cells=[number(row.worst_accuracy) for row in rows]),
         Column(header="site", cells=[row.worst_site or "-" for row in rows], rank=1),
         Column(header="epsilon>", cells=[number(row.epsilon, 2) for row in rows]),
@@ -303,10 +329,12 @@ def _any_held(rows: Sequence["Row"]) -> bool:
 
 def _next(store: "Store", experiment: Experiment, summary: "Summary") -> list[str]:
     """The commands to try now, ready to copy."""
+    from fedrelease.tasks import TASKS
+
     folder = str(summary.store)
     where = "" if folder == "releases" else f" --store {shlex.quote(folder)}"
     release = "stable" if "stable" in store.channels().channels else summary.head
-    texts = experiment.model.task == "text-classification"
+    texts = TASKS[experiment.model.task].predict is not None
     predict = f'fedrelease predict --release {release}{where} "{_sample(experiment)}"'
     return [
         f"fedrelease log{where}",
@@ -317,4 +345,9 @@ def _next(store: "Store", experiment: Experiment, summary: "Summary") -> list[st
 
 
 def _sample(experiment: Experiment) -> str:
-    return "a warm and funny film" if experiment.data.source == "four-sites" else "your text"
+    known = {"four-sites": "a warm and funny film", "wnut": "Ada Lovelace lives in London"}
+    from fedrelease.tasks import TASKS
+
+    if TASKS[experiment.model.task].reads == "images":
+        return "photo.png"
+    return known.get(experiment.data.source, "your text")

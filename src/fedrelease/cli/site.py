@@ -3,8 +3,10 @@
 Example::
 
     fedrelease site init amazon.invitation --data reviews.csv
+    fedrelease site agree
     fedrelease site check
     fedrelease site start
+    fedrelease site renew
     fedrelease site ledger
     fedrelease site policy
 """
@@ -19,6 +21,7 @@ import typer
 from fedrelease.cache import cache_folder
 from fedrelease.cli.options import AsJson, Quiet, stop_wanted
 from fedrelease.cli.output import emit, emit_json, example, put, section, table, to_stderr, to_stdout
+from fedrelease.cli.site_agree import agree
 from fedrelease.cli.site_check import check
 from fedrelease.errors import IdentityError
 from fedrelease.files import Json
@@ -27,7 +30,7 @@ from fedrelease.wording import number
 if TYPE_CHECKING:
     from fedrelease.client.deployment.folder import SiteFolder
 
-__all__ = ["init", "ledger", "policy", "site", "start"]
+__all__ = ["init", "ledger", "policy", "renew", "site", "start"]
 
 FOLDER = Path("site")
 Folder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder of the site.")]
@@ -99,6 +102,7 @@ def _until(end: float, act: Callable[[], object]) -> None:
             time.sleep(0.5)
 
 
+site.command(epilog=example("fedrelease site agree", "fedrelease site agree --folder amazon --yes"))(agree)
 site.command(epilog=example("fedrelease site check", "fedrelease site check reviews.toml --folder amazon"))(check)
 
 
@@ -119,6 +123,31 @@ def start(folder: Folder = FOLDER, as_json: AsJson = False, quiet: Quiet = False
         run_site(opened, until=stopped)
     if as_json:
         emit_json({"site": opened.settings.site, "stopped": True})
+
+
+@site.command(epilog=example("fedrelease site renew", "fedrelease site renew --folder amazon --json"))
+def renew(folder: Folder = FOLDER, as_json: AsJson = False) -> None:
+    """Get a new certificate from the server, for the same key. `fedrelease site start` does so by itself in time."""
+    from datetime import UTC, datetime
+
+    from fedrelease.client.deployment.folder import open_site_folder
+    from fedrelease.client.deployment.renewal import renew_certificate
+    from fedrelease.deployment.certificates import days_left
+
+    opened, now = open_site_folder(folder), datetime.now(UTC)
+    made = renew_certificate(opened, now=now)
+    expires, days = made.not_valid_after_utc.isoformat(), days_left(made, now)
+    if as_json:
+        emit_json(
+            {
+                "site": opened.settings.site,
+                "certificate": str(opened.certificate_file),
+                "expires": expires,
+                "days": days,
+            }
+        )
+        return
+    emit(f"{opened.certificate_file} is for {opened.settings.site}, until {expires}: {days:.0f} days")
 
 
 @site.command(epilog=example("fedrelease site ledger", "fedrelease site ledger --folder amazon --json"))

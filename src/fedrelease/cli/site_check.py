@@ -38,9 +38,10 @@ def check(
     ] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """See whether this site can take part: keys, network, clock, versions, base, rows, memory, disk, one private step.
+    """See whether this site can take part: keys, network, clock, versions, policy, base, rows, memory, disk, one private step.
 
-    Nothing is charged to the ledger, and nothing is sent but a question to the server's /health. Exit code 1 if any check fails.
+    The policy is compared with what the server is about to ask, and with EXPERIMENT if you name one. Nothing is charged to the
+    ledger; the server is asked for its /health and its plan, and is told nothing but who asks. Exit code 1 if any check fails.
     """
     from fedrelease.client.deployment.folder import open_site_folder
     from fedrelease.client.deployment.preflight import preflight

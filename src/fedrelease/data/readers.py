@@ -1,4 +1,4 @@
-"""Readers of users' own rows: CSV, JSON lines, Parquet, a ``datasets`` folder, a hub id. They judge form, not content.
+"""Readers of users' own rows: CSV, JSON lines, Parquet, CoNLL, a ``datasets`` folder, a hub id. They judge form, not content.
 
 Example::
 
@@ -11,13 +11,15 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedrelease.data.builtin import BUILT_IN
+from fedrelease.data.conll import read_conll
 from fedrelease.data.rows import RawRow, Sheet
+from fedrelease.data.written import decoded, empty
 from fedrelease.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["kind_of", "read_source"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_TORN = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What ``datasets`` raises about a folder whose files are not what it wrote."""
 _DATASETS_MARKS = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
@@ -63,28 +67,14 @@ def read_source(source: str) -> Sheet:
     return _read_folder(path) if kind == "folder" else _FILE_READERS[kind](path)
 
 
-def _empty(name: str) -> DataError:
-    return DataError(f"{name} holds no rows", value=name, rule="a source has at least one row", hint="name another")
-
-
-def _decoded(path: Path) -> str:
-    data = path.read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        what = f"{path.name} line {line} is not UTF-8 text"
-        raise DataError(what, value=str(path), rule="text files are UTF-8", hint="save it as UTF-8") from error
-
-
 def _read_csv(path: Path) -> Sheet:
-    reader = csv.reader(io.StringIO(_decoded(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(decoded(path), newline=""), strict=True)
     try:
         header = tuple(next(reader, ()))
     except csv.Error as error:
         raise DataError(f"{path.name} line 1 is not CSV: {error}", value=str(path), hint="mend its header") from error
     if not header:
-        raise _empty(path.name)
+        raise empty(path.name)
     repeated = sorted({column for column in header if header.count(column) > 1})
     if repeated:
         what = f"{path.name} has the column {repeated[0]} more than once"
@@ -109,10 +99,10 @@ def _csv_rows(reader: "_csv.Reader", header: Sequence[str]) -> Iterator[RawRow]:
 
 
 def _read_jsonl(path: Path) -> Sheet:
-    lines = enumerate(_decoded(path).split("\n"), start=1)
+    lines = enumerate(decoded(path).split("\n"), start=1)
     rows = [_json_row(number, line) for number, line in lines if line.strip()]
     if not rows:
-        raise _empty(path.name)
+        raise empty(path.name)
     columns = tuple(dict.fromkeys(column for row in rows for column in row.values))
     return Sheet(name=path.name, place="line", columns=columns, rows=rows)
 
@@ -120,7 +110,7 @@ def _read_jsonl(path: Path) -> Sheet:
 def _json_row(number: int, line: str) -> RawRow:
     try:
         value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, or a number of thousands of digits
         return RawRow(line=number, values={}, fault=f"not JSON: {error}")
     if not isinstance(value, dict):
         return RawRow(line=number, values={}, fault="it is not a JSON object")
@@ -151,7 +141,7 @@ def _read_folder(path: Path) -> Sheet:
 
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
+    except _TORN as error:
         hint = "write it again with save_to_disk"
         raise DataError(f"{path} does not load as datasets: {error}", value=str(path), hint=hint) from error
     return _datasets_sheet(path.name, loaded)
@@ -178,15 +168,32 @@ def _datasets_sheet(name: str, loaded: Any) -> Sheet:
         splits = {"train": splits["train"]}
     ordered = [splits[split] for split in sorted(splits)]
     if not ordered or not any(len(split) for split in ordered):
-        raise _empty(name)
+        raise empty(name)
     features = ordered[0].features
-    classes = {column: tuple(feature.names) for column, feature in features.items() if hasattr(feature, "int2str")}
-    rows = (RawRow(line=line, values=values) for line, values in enumerate(chain(*ordered), start=1))
+    parts = {
+        column: getattr(feature, "feature", feature) for column, feature in features.items()
+    }  # of a list its parts
+    classes = {column: tuple(part.names) for column, part in parts.items() if hasattr(part, "int2str")}
+    rows = _datasets_rows(name, chain(*ordered))
     return Sheet(name=name, place="row", columns=tuple(features), rows=rows, classes=classes)
 
 
+def _datasets_rows(name: str, found: Iterable[Mapping[str, object]]) -> Iterator[RawRow]:
+    """Rows are decoded when they are asked for, so that a damaged one is found only then."""
+    line = 0
+    try:
+        for line, values in enumerate(found, start=1):
+            yield RawRow(line=line, values=values)
+    except _TORN as error:
+        what, hint = f"{name} row {line + 1} cannot be read: {error}", "write it again with save_to_disk"
+        raise DataError(what, value=name, rule="a source can be read to its end", hint=hint) from error
+
+
 _FILE_READERS: Mapping[str, Callable[[Path], Sheet]] = {
+    ".bio": read_conll,
+    ".conll": read_conll,
     ".csv": _read_csv,
+    ".iob": read_conll,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }

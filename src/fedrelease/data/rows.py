@@ -20,11 +20,13 @@ class RawRow:
         line: physical line (CSV, JSON lines) or row number, counted from 1.
         values: by column; empty when the row could not be read at all.
         fault: why it could not be read.
+        lines: of the parts of its lists, where each has a line of its own.
     """
 
     line: int
     values: Mapping[str, object]
     fault: str | None = None
+    lines: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

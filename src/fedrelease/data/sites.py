@@ -13,21 +13,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
+from torch import Tensor
 
 from fedrelease.cache import workspace
 from fedrelease.data.plan import POOL, SitePlan, SitesPlan, plan_pool, plan_sites
 from fedrelease.data.row_files import Rows, of_labels, open_rows
 from fedrelease.data.sources import Table, load_table, source_digest, table_digest
-from fedrelease.data.tokens import Tokenizer, load_tokenizer, save_rows, tokenise
+from fedrelease.data.tokens import Tokenizer, load_tokenizer, save_rows
 from fedrelease.data.virtual import POPULATION, ByLabel, Pool, by_label, draw_rows, open_pool, write_pool
 from fedrelease.errors import DataError
 from fedrelease.experiment import Experiment
+from fedrelease.experiment_sections import CLASSIFICATION
 from fedrelease.fetch import FetchProgress
 from fedrelease.files import Json, canonical_bytes, digest_bytes, write_durably
 from fedrelease.population import Population
+from fedrelease.tasks import TASKS
 
 __all__ = [
     "PrepareProgress",
@@ -163,7 +166,8 @@ def find_prepared(experiment: Experiment, *, tokenizer_digest: str, cache: Path)
 
 
 def _table(experiment: Experiment, cache: Path, progress: Listener | None) -> Table:
-    return load_table(experiment.data, experiment.model.labels, cache=cache, progress=progress)
+    model = experiment.model
+    return load_table(experiment.data, model.labels, cache=cache, task=model.task, progress=progress)
 
 
 def _silence(event: FetchProgress | PrepareProgress) -> None:
@@ -173,7 +177,11 @@ def _silence(event: FetchProgress | PrepareProgress) -> None:
 def prepared_key(experiment: Experiment, content: str, tokenizer_digest: str) -> str:
     """A digest of all that the rows depend on, and of nothing else."""
     data: dict[str, Json] = {name: value for name, value in asdict(experiment.data).items() if name != "source"}
+    if data["words_per_text"] is None:  # it came later, and what is prepared without it stays
+        del data["words_per_text"]
+    task = experiment.model.task
     parts: dict[str, Json] = {
+        **({} if task in CLASSIFICATION else {"task": task}),  # those came first, and what is prepared for them stays
         "format": _FORMAT,
         "content": content,
         "data": data,
@@ -202,22 +210,28 @@ def write_prepared(
 ) -> None:
     """Write a new folder with the sites of a plan; ``tokenizer`` is for texts. It is complete when its summary is there."""
 
-    def save(path: Path, rows: Sequence[int]) -> None:
-        labels = [table.labels[row] for row in rows]
+    task = TASKS[experiment.model.task]
+
+    def save(path: Path, rows: Sequence[int]) -> Tensor:
+        examples = [table.examples[row] for row in rows]
         if table.features is not None:
-            save_rows(path, {"features": table.features[list(rows)], "labels": torch.tensor(labels)})
-        elif tokenizer is not None:
-            texts = [table.texts[row] for row in rows]
-            save_rows(path, tokenise(texts, labels, tokenizer, experiment.training.max_length))
+            labels = torch.tensor([one.label for one in examples])
+            save_rows(path, {"features": table.features[list(rows)], "labels": labels})
+            return labels
+        encoded = task.encode(
+            examples, experiment.model.labels, cast(Tokenizer, tokenizer), experiment.training.max_length
+        )
+        save_rows(path, encoded)
+        return encoded["labels"]
 
     partition = experiment.data.partition
     folder.mkdir()
     if plan.server:
         save(folder / _SERVER, plan.server)
     for done, (name, site) in enumerate(plan.sites.items(), start=1):
-        save(folder / name / "train.safetensors", site.train)
-        save(folder / name / "holdout.safetensors", site.holdout)
-        facts = _site_facts(name, site, table, experiment.model.labels)
+        train = save(folder / name / "train.safetensors", site.train)
+        holdout = save(folder / name / "holdout.safetensors", site.holdout)
+        facts = _site_facts(name, site, table, experiment.model.labels, train=train, holdout=len(holdout))
         (folder / name / "site.json").write_bytes(facts)
         tell(PrepareProgress(site=name, done=done, total=len(plan.sites)))
     if partition.by == "virtual":
@@ -232,26 +246,33 @@ def write_prepared(
     write_durably(folder / _SUMMARY, canonical_bytes(summary))
 
 
-def _site_facts(name: str, site: SitePlan, table: Table, labels: Sequence[str]) -> bytes:
-    counts = dict.fromkeys(labels, 0)
-    for row in site.train:
-        counts[labels[table.labels[row]]] += 1
-
-    def content(rows: Sequence[int]) -> Json:
-        return sorted([table.texts[row], labels[table.labels[row]]] for row in rows)
-
-    fingerprint = digest_bytes(canonical_bytes(content(site.rows)))
+def _site_facts(
+    name: str, site: SitePlan, table: Table, labels: Sequence[str], *, train: Tensor, holdout: int
+) -> bytes:
+    """``train``: the labels of the rows to train on, of which a long text may give several."""
+    counted = torch.bincount(train, minlength=len(labels)).tolist()
+    fingerprint = digest_bytes(canonical_bytes(_content(table, site.rows, labels)))
+    sides = [_content(table, rows, labels) for rows in (site.train, site.holdout)]
     facts: dict[str, Json] = {
         "name": name,
         "fingerprint": fingerprint,
-        "split": digest_bytes(canonical_bytes([fingerprint, content(site.train), content(site.holdout)])),
+        "split": digest_bytes(canonical_bytes([fingerprint, *sides])),
         "rows": len(site.rows),
-        "train": len(site.train),
-        "holdout": len(site.holdout),
-        "label_counts": counts,
+        "train": len(train),
+        "holdout": holdout,
+        "label_counts": dict(zip(labels, counted, strict=True)),
         "labels": list(labels),
     }
     return canonical_bytes(facts)
+
+
+def _content(table: Table, rows: Sequence[int], labels: Sequence[str]) -> Json:
+    """What rows hold, in an order of their own; labels by name, since a fingerprint does not change with their order.
+
+    Of a row with content that is all: its label may be no more than the place of one among many.
+    """
+    examples = [table.examples[row] for row in rows]
+    return sorted([one.text, labels[one.label] if one.content is None else json.dumps(one.content)] for one in examples)
 
 
 def training_rows(prepared: Prepared, site: str) -> int:

@@ -6,27 +6,32 @@ Example::
     table.texts[0], table.labels[0], table.columns["site"][0]
 """
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor
 
 from fedrelease.catalog import CATALOG
 from fedrelease.data.builtin import BUILT_IN
-from fedrelease.data.images import IMAGES, image_labels, image_sheet
+from fedrelease.data.cells import BadRow, Cells, Example
+from fedrelease.data.image_folders import is_image_folder, read_image_folder
+from fedrelease.data.images import IMAGES, Images, image_sheet
 from fedrelease.data.readers import kind_of, read_source
-from fedrelease.data.rows import RawRow, Sheet
+from fedrelease.data.rows import Sheet
 from fedrelease.errors import DataError
 from fedrelease.experiment import Data
 from fedrelease.fetch import FetchProgress, fetch, locate
-from fedrelease.files import canonical_bytes, digest_bytes, digest_file
+from fedrelease.files import Json, canonical_bytes, digest_bytes, digest_file
+from fedrelease.tasks import TASKS
+from fedrelease.tasks.contract import Task
 
 __all__ = ["Table", "load_table", "source_digest", "table_digest"]
 
-_INTEGER = re.compile(r"([0-9]{1,9})(\.0+)?")
+WANTED = {"text": "a text", "label": "a label of the experiment"}
+"""What a row has in the column that a key of ``[data]`` names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +39,24 @@ class Table:
     """Rows that passed every check; private to whoever holds them.
 
     Attributes:
-        texts: not empty, in the source's order; of an image, the sha256 of its pixels.
-        labels: index into the experiment's labels, one a row.
+        examples: in the source's order.
         columns: the partition's column, one text a row; empty when the partition needs none.
         features: of images, float32 [rows, width]; ``None`` for texts.
     """
 
-    texts: tuple[str, ...]
-    labels: tuple[int, ...]
+    examples: tuple[Example, ...]
     columns: Mapping[str, tuple[str, ...]]
     features: Tensor | None = None
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """What rows are told by, one text a row."""
+        return tuple(example.text for example in self.examples)
+
+    @cached_property
+    def labels(self) -> tuple[int, ...]:
+        """Place among the experiment's labels, one a row."""
+        return tuple(example.label for example in self.examples)
 
 
 def load_table(
@@ -51,6 +64,7 @@ def load_table(
     labels: Sequence[str],
     *,
     cache: Path,
+    task: str = "text-classification",
     fetch_missing: bool = True,
     progress: Callable[[FetchProgress], None] | None = None,
 ) -> Table:
@@ -60,6 +74,7 @@ def load_table(
         data: source and column names; ``data.partition`` decides whether a column is kept.
         labels: the experiment's labels; a row's label is one of these names, or an index into them.
         cache: where built-in sources are, or are fetched to.
+        task: what the rows are for.
         fetch_missing: fetch a built-in source that is not in the cache; otherwise it is refused.
         progress: told about a fetch.
 
@@ -70,22 +85,34 @@ def load_table(
         DataError: the source, a column or a row cannot be used.
         FetchError: a built-in source cannot be fetched.
     """
-    if data.source in IMAGES:
-        return _images(data, labels)
+    wanted = TASKS[task]
+    column = data.partition.column if data.partition.by == "column" else None
+    if data.source in IMAGES or (wanted.reads == "images" and is_image_folder(Path(data.source).expanduser())):
+        images, sheet = _images(data, labels, cache, fetch_missing, progress)
+        _check_columns(sheet, wanted, data, column)
+        return replace(_checked(sheet, wanted, data, labels, column), features=images[0])
     built_in = data.source in BUILT_IN
     sheet = (
         _open_built_in(data.source, labels, cache, fetch_missing, progress) if built_in else read_source(data.source)
     )
-    column = data.partition.column if data.partition.by == "column" else None
-    _check_columns(sheet, data, column)
-    return _checked(sheet, data, labels, column)
+    _check_columns(sheet, wanted, data, column)
+    return _checked(sheet, wanted, data, labels, column)
 
 
-def _images(data: Data, labels: Sequence[str]) -> Table:
-    _check_labels(data.source, labels, image_labels(data.source))
-    sheet, column = image_sheet(data.source), data.partition.column if data.partition.by == "column" else None
-    _check_columns(sheet, data, column)
-    return replace(_checked(sheet, data, labels, column), features=IMAGES[data.source]()[0])
+def _images(
+    data: Data,
+    labels: Sequence[str],
+    cache: Path,
+    fetch_missing: bool,
+    progress: Callable[[FetchProgress], None] | None,
+) -> tuple[Images, Sheet]:
+    if data.source not in IMAGES:
+        images, columns = read_image_folder(Path(data.source).expanduser(), labels, data.pixels)
+        return images, image_sheet(Path(data.source).name, images, labels, **columns)
+    source = IMAGES[data.source]
+    _check_labels(data.source, labels, source.labels)
+    images = source.read(_fetched(data.source, cache, fetch_missing, progress) if source.fetched else cache)
+    return images, image_sheet(data.source, images, source.labels)
 
 
 def _check_labels(alias: str, labels: Sequence[str], own: Sequence[str]) -> None:
@@ -105,15 +132,20 @@ def _open_built_in(
 ) -> Sheet:
     source = BUILT_IN[alias]
     _check_labels(alias, labels, source.labels)
+    folder = _fetched(alias, cache, fetch_missing, progress)
+    return Sheet(name=alias, place="line", columns=source.columns, rows=source.read(folder))
+
+
+def _fetched(alias: str, cache: Path, fetch_missing: bool, progress: Callable[[FetchProgress], None] | None) -> Path:
     folder = fetch(alias, cache=cache, progress=progress) if fetch_missing else locate(alias, cache)
     if folder is None:
         hint = "run it once with a network, or set FEDRELEASE_CACHE to a cache that has it"
         raise DataError(f"{alias} is not in the cache", value=str(cache), rule="fetching was not allowed", hint=hint)
-    return Sheet(name=alias, place="line", columns=source.columns, rows=source.read(folder))
+    return folder
 
 
-def _check_columns(sheet: Sheet, data: Data, column: str | None) -> None:
-    wanted = [("[data] text", data.text), ("[data] label", data.label)]
+def _check_columns(sheet: Sheet, task: Task, data: Data, column: str | None) -> None:
+    wanted = [(f"[data] {key}", getattr(data, key)) for key in task.columns]
     wanted += [("[data.partition] column", column)] if column is not None else []
     for key, name in wanted:
         if name not in sheet.columns:
@@ -125,97 +157,33 @@ def _check_columns(sheet: Sheet, data: Data, column: str | None) -> None:
             raise DataError(what, value=name, rule=f"{key} names a column of the source", hint=hint)
 
 
-def _checked(sheet: Sheet, data: Data, labels: Sequence[str], column: str | None) -> Table:
-    texts: list[str] = []
-    indices: list[int] = []
+def _checked(sheet: Sheet, task: Task, data: Data, labels: Sequence[str], column: str | None) -> Table:
+    examples: list[Example] = []
     values: list[str] = []
     faults: list[tuple[int, str]] = []
-    label_of = _label_reader(data.label, labels, sheet.classes.get(data.label))
     for row in sheet.rows:
+        cells = Cells(row=row, labels=labels, classes=sheet.classes)
         try:
-            text, index = _text(row, data.text), label_of(row)
-            value = "" if column is None else _cell(row, column, sheet.classes.get(column))
-        except _BadRow as error:
-            faults.append((row.line, str(error)))
+            example, value = task.read(cells, data), "" if column is None else cells.named(column)
+        except BadRow as error:
+            faults.append((row.line if error.line is None else error.line, str(error)))
             continue
-        texts.append(text)
-        indices.append(index)
+        examples.append(example)
         values.append(value)
-    _refuse_faults(sheet, faults, len(texts))
-    columns = {} if column is None else {column: tuple(values)}
-    return Table(texts=tuple(texts), labels=tuple(indices), columns=columns)
+    _refuse_faults(sheet, task, faults, len(examples))
+    return Table(examples=tuple(examples), columns={} if column is None else {column: tuple(values)})
 
 
-class _BadRow(Exception):
-    """Why one row cannot be used; never leaves this module."""
-
-
-def _refuse_faults(sheet: Sheet, faults: Sequence[tuple[int, str]], good: int) -> None:
+def _refuse_faults(sheet: Sheet, task: Task, faults: Sequence[tuple[int, str]], good: int) -> None:
     if faults:
         line, reason = faults[0]
         more = f"; {len(faults) - 1} more rows are bad" if len(faults) > 1 else ""
         what = f"{sheet.name} {sheet.place} {line} cannot be used: {reason}{more}"
         hint = f"mend or remove {'those rows' if more else 'that row'}"
-        raise DataError(what, rule="every row has a text and a label of the experiment", hint=hint)
+        rule = f"every row has {' and '.join(WANTED[key] for key in task.columns)}"
+        raise DataError(what, rule=rule, hint=hint)
     if not good:
         raise DataError(f"{sheet.name} holds no rows", rule="a source has at least one row", hint="name another source")
-
-
-def _present(row: RawRow, column: str) -> object:
-    """The cell's value; a row without it, or with null or NaN in it, is bad."""
-    if row.fault is not None:
-        raise _BadRow(row.fault)
-    value = row.values.get(column)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise _BadRow(f"{column!r} is missing")
-    return value
-
-
-def _text(row: RawRow, column: str) -> str:
-    value = _present(row, column)
-    if not isinstance(value, str):
-        raise _BadRow(f"{column!r} is {_shortened(value)}, which is not text")
-    if not value.strip():
-        raise _BadRow(f"{column!r} is empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _BadRow(f"{column!r} holds half of a surrogate pair, which is not Unicode text") from None
-    return value
-
-
-def _cell(row: RawRow, column: str, classes: Sequence[str] | None) -> str:
-    value = _present(row, column)
-    text = classes[value] if classes and isinstance(value, int) and 0 <= value < len(classes) else str(value)
-    if not text.strip():
-        raise _BadRow(f"{column!r} is empty")
-    return text
-
-
-def _label_reader(column: str, labels: Sequence[str], classes: Sequence[str] | None) -> Callable[[RawRow], int]:
-    """Names win over indices; a source's own class names count when the experiment has labels of those names."""
-    by_name = {name: index for index, name in enumerate(labels)}
-    named = classes if classes is not None and set(classes) <= set(labels) else None
-
-    def read(row: RawRow) -> int:
-        value = _present(row, column)
-        if named is not None and isinstance(value, int) and 0 <= value < len(named):
-            return by_name[named[value]]
-        text = str(value).strip()
-        if not isinstance(value, bool) and text in by_name:
-            return by_name[text]
-        number = _INTEGER.fullmatch(text)
-        if not isinstance(value, bool) and number and int(number[1]) < len(labels):
-            return int(number[1])
-        rule = f"one of {', '.join(labels)}, or an index from 0 to {len(labels) - 1}"
-        raise _BadRow(f"{column!r} is {_shortened(value)}, which is not {rule}")
-
-    return read
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def source_digest(source: str) -> str | None:
@@ -224,9 +192,9 @@ def source_digest(source: str) -> str | None:
     Raises:
         DataError: the source does not exist.
     """
-    if source in IMAGES:
+    if source in IMAGES and not IMAGES[source].fetched:
         return None
-    if source in BUILT_IN:
+    if source in BUILT_IN or source in IMAGES:
         return CATALOG[source].digest
     kind = kind_of(source)
     path = Path(source).expanduser()
@@ -243,4 +211,6 @@ def source_digest(source: str) -> str | None:
 def table_digest(table: Table) -> str:
     """The sha256 of all that a table holds."""
     columns = {name: list(values) for name, values in table.columns.items()}
-    return digest_bytes(canonical_bytes({"texts": table.texts, "labels": table.labels, "columns": columns}))
+    content: list[Json] = [cast(Json, example.content) for example in table.examples]
+    more: dict[str, Json] = {"content": content} if any(one is not None for one in content) else {}
+    return digest_bytes(canonical_bytes({"texts": table.texts, "labels": table.labels, "columns": columns, **more}))

@@ -9,7 +9,7 @@ Example::
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -24,7 +24,21 @@ from torch import Tensor
 
 from fedrelease.errors import DataError, ExperimentError, ModelError
 
-__all__ = ["Batch", "TokenRows", "Tokenizer", "load_tokenizer", "save_rows", "text_rows", "tokenise"]
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "TokenRows",
+    "Tokenizer",
+    "check_length",
+    "load_tokenizer",
+    "row_tensors",
+    "save_rows",
+    "text_rows",
+    "tokenise",
+]
+
+IGNORED = -100
+"""The target of a token that nothing is to be said about; torch's own default."""
 
 _CHUNK = 4096
 _NAMES = ("input_ids", "labels", "offsets", "pad_id")
@@ -58,6 +72,8 @@ class Batch:
         input_ids: int64 [B, T].
         attention_mask: int64 [B, T], 1 for a token and 0 for padding.
         labels: int64 [B].
+        targets: int64 [B, T], one a token, ``IGNORED`` at padding and wherever nothing is to be said; ``None`` where a row has a
+            label only.
         prefix: [B, T, width] in the base's precision: hidden states below the adapter, where the rows carry them; any value at
             padding.
     """
@@ -65,6 +81,7 @@ class Batch:
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+    targets: Tensor | None = None
     prefix: Tensor | None = None
 
     @property
@@ -85,10 +102,12 @@ class TokenRows:
         try:
             with safe_open(str(path), framework="pt") as file:
                 ids, labels, offsets, pad_id = (file.get_tensor(name) for name in _NAMES)
+                targets = file.get_tensor("targets") if "targets" in file.keys() else None  # noqa: SIM118  # no mapping
         except (SafetensorError, OSError) as error:
             hint = f"delete {path.parent.parent} and run again: it will be prepared anew"
             raise DataError(f"{path} cannot be read: {error}", value=str(path), hint=hint) from error
         self._ids: Tensor = ids
+        self._targets: Tensor | None = targets
         self._starts: Tensor = offsets[:-1]
         self._pad_id = int(pad_id)
         self.path = path
@@ -138,8 +157,15 @@ class TokenRows:
         mask = columns < lengths[:, None]
         places = torch.where(mask, self._starts[rows][:, None] + columns, 0)
         input_ids = torch.where(mask, self._ids[places], self._pad_id).to(torch.int64)
-        prefix = None if self._hidden is None else self._hidden[places]
-        return Batch(input_ids=input_ids, attention_mask=mask.to(torch.int64), labels=self.labels[rows], prefix=prefix)
+        return Batch(
+            input_ids=input_ids,
+            attention_mask=mask.to(torch.int64),
+            labels=self.labels[rows],
+            targets=None
+            if self._targets is None
+            else torch.where(mask, self._targets[places], IGNORED).to(torch.int64),
+            prefix=None if self._hidden is None else self._hidden[places],
+        )
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -178,11 +204,23 @@ def tokenise(texts: Sequence[str], labels: Sequence[int], tokenizer: Tokenizer, 
         ExperimentError: the base cannot take ``max_length`` tokens.
         DataError: a text has no token at all.
     """
-    _check_length(tokenizer, max_length)
+    check_length(tokenizer, max_length)
+    starts = range(0, len(texts), _CHUNK)
+    chunks = (_token_ids(list(texts[start : start + _CHUNK]), tokenizer, max_length) for start in starts)
+    return row_tensors(chunks, labels, tokenizer)
+
+
+def row_tensors(
+    chunks: Iterable[Sequence[Sequence[int]]], labels: Sequence[int], tokenizer: Tokenizer
+) -> dict[str, Tensor]:
+    """Token ids of rows, many rows at a time, as the tensors of :func:`tokenise`.
+
+    Raises:
+        DataError: a row has no token at all.
+    """
     ids: list[Tensor] = []
     lengths: list[int] = []
-    for start in range(0, len(texts), _CHUNK):
-        rows = _token_ids(list(texts[start : start + _CHUNK]), tokenizer, max_length)
+    for rows in chunks:
         lengths += [len(row) for row in rows]
         ids.append(torch.tensor([token for row in rows for token in row], dtype=torch.int32))
     if 0 in lengths:
@@ -210,7 +248,12 @@ def _token_ids(texts: list[str], tokenizer: Tokenizer, max_length: int) -> list[
     return encoded["input_ids"]
 
 
-def _check_length(tokenizer: Tokenizer, max_length: int) -> None:
+def check_length(tokenizer: Tokenizer, max_length: int) -> None:
+    """Refuse texts that are longer than the base can take.
+
+    Raises:
+        ExperimentError: it is.
+    """
     if max_length > tokenizer.model_max_length:
         rule = f"training.max_length is at most the base's own limit, {tokenizer.model_max_length}"
         raise ExperimentError(

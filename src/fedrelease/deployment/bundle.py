@@ -15,10 +15,12 @@ from importlib.metadata import version
 
 from fedrelease import __version__
 
-__all__ = ["SETTINGS", "Bundle", "bundle", "flower_version"]
+__all__ = ["CLIENT_APP", "SETTINGS", "Bundle", "bundle", "flower_version"]
 
 SETTINGS = "settings"
 """The only key of the run's configuration: a file on the server's machine."""
+CLIENT_APP = "fedrelease.client.app:app"
+"""What a site runs for it."""
 _PYPROJECT = f"""
 [project]
 name = "fedrelease-federation"
@@ -30,7 +32,7 @@ publisher = "fedrelease"
 
 [tool.flwr.app.components]
 serverapp = "fedrelease.server.app:app"
-clientapp = "fedrelease.client.app:app"
+clientapp = "{CLIENT_APP}"
 
 [tool.flwr.app.config]
 {SETTINGS} = ""

@@ -33,6 +33,8 @@ from fedrelease.errors import IdentityError
 __all__ = [
     "Authority",
     "certificate_of",
+    "days_left",
+    "names_of",
     "new_authority",
     "new_key",
     "private_openssh",
@@ -83,6 +85,20 @@ def certificate_of(pem: bytes) -> x509.Certificate:
     return found
 
 
+def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The host names that a certificate is for; a site's has its name in that place, and no other."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return ()
+    return tuple(found.get_values_for_type(x509.DNSName))
+
+
+def days_left(certificate: x509.Certificate, now: datetime) -> float:
+    """Until a certificate ends, to a tenth of a day; below 0 when it has ended."""
+    return round((certificate.not_valid_after_utc - now).total_seconds() / 86400, 1)
+
+
 def signing_request(site: str, key: ec.EllipticCurvePrivateKey) -> bytes:
     """A request in PEM that proves who has the key; the key itself stays where it is."""
     return (
@@ -129,7 +145,10 @@ class Authority:
         Raises:
             IdentityError: the request cannot be read, or whoever made it does not have the key.
         """
-        key = request_key(request)
+        return self.site_certificate_again(request_key(request), site, now=now)
+
+    def site_certificate_again(self, key: ec.EllipticCurvePublicKey, site: str, *, now: datetime) -> x509.Certificate:
+        """A certificate for a key whose owner has proved before that it has the private half."""
         return self._sign(key, _name(site), ExtendedKeyUsageOID.CLIENT_AUTH, [x509.DNSName(site)], now)
 
     def _sign(

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, final
 
-from fedrelease.files import Json
+from fedrelease.files import Json, naming
 
 __all__ = ["KEPT", "LARGEST", "Line", "Log", "Tail", "read_log", "turn_over"]
 
@@ -49,7 +49,7 @@ class Log:
     def __call__(self, event: str, **facts: Json) -> None:
         """Write one line with the time of now in UTC."""
         told = {key: value[:LONGEST] if isinstance(value, str) else value for key, value in facts.items()}
-        with _at_end(self.path, self._largest) as file:
+        with naming(self.path), _at_end(self.path, self._largest) as file:
             time = datetime.now(UTC).isoformat(timespec="milliseconds")  # in the lock: times go up in the file
             line = json.dumps({"time": time, **self._about, "event": event, **told}, ensure_ascii=True)
             file.write(line.encode("ascii") + b"\n")

@@ -4,8 +4,11 @@ Example::
 
     found = read_toml(folder / "site.toml", missing="folder holds no site", hint="make one: fedrelease site init INVITATION")
     SiteSettings(**checked(found, SiteSettings, "site.toml"))
+    with_text(text, "bundle", digest, place="site.toml")         # one key is another, every comment is still there
 """
 
+import json
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import fields
@@ -15,7 +18,7 @@ from typing import Any
 
 from fedrelease.errors import ExperimentError
 
-__all__ = ["checked", "read_toml"]
+__all__ = ["checked", "read_toml", "with_text"]
 
 TEXTS = tuple[str, ...]
 
@@ -64,3 +67,34 @@ def _fits(value: object, wanted: object) -> bool:
     if wanted == TEXTS:
         return isinstance(value, list) and all(isinstance(one, str) for one in value)
     return isinstance(value, (int, float) if wanted is float else wanted)  # type: ignore[arg-type]  # str, int or float
+
+
+def with_text(file: str, key: str, value: str, *, place: str) -> str:
+    """A file of settings with another text for one key at its top level; all else, comments too, stays as it is.
+
+    Raises:
+        ExperimentError: the key is written in a way that only a person can change.
+    """
+    line = f"{key} = {json.dumps(value)}"
+    head, table, tables = _top(file)
+    found = re.compile(rf"""^[ \t]*{re.escape(key)}[ \t]*=[ \t]*(?:"[^"\n]*"|'[^'\n]*')""", re.MULTILINE)
+    changed, count = found.subn(lambda match: line, head)
+    made = (changed if count else f"{line}\n{head}") + table + tables
+    try:
+        right = tomllib.loads(made) == {**tomllib.loads(file), key: value}
+    except tomllib.TOMLDecodeError:
+        right = False
+    if not right:
+        raise ExperimentError(
+            f"{place}: {key} cannot be changed by a program",
+            value=key,
+            rule="one line, key = text",
+            hint=f"write {line}",
+        )
+    return made
+
+
+def _top(file: str) -> tuple[str, str, str]:
+    """What stands before the first table, and the rest."""
+    table = re.search(r"^[ \t]*\[", file, re.MULTILINE)
+    return (file, "", "") if table is None else (file[: table.start()], table[0], file[table.end() :])

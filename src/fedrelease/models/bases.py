@@ -8,7 +8,7 @@ Example::
 """
 
 import json
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +16,12 @@ from pathlib import Path
 
 from fedrelease.errors import ModelError
 from fedrelease.fetch import ALIASES, locate
-from fedrelease.files import canonical_bytes, digest_bytes, digest_file, write_durably
+from fedrelease.files import canonical_bytes, digest_bytes, digest_file
+from fedrelease.models.converted import converted
+from fedrelease.models.described import ImageShape, describe, read_description, read_shape
 
 __all__ = ["Base", "Pooling", "open_base", "read_pooling"]
 
-NETWORK = re.compile(r"mlp:([1-9][0-9]{0,5}(?:-[1-9][0-9]{0,5})*)")
 WEIGHTS = "*.safetensors"
 PARTS = (WEIGHTS, "*.json", "*.txt", "*.model", "*_Pooling/config.json")
 READERS = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "preprocessor_config.json")
@@ -50,6 +51,8 @@ class Base:
         files: sha256 of each file that decides what it computes, by path within the folder.
         pooling: what its own ``modules.json`` declares; mean pooling when it declares nothing.
         architecture: widths of the layers of a base that has no weights, such as ``mlp:784-64``; else ``None``.
+        shape: of the images that it takes; ``None`` where it takes none.
+        channels: of the layers of a base without weights that takes images, such as ``cnn:1x28x28-16-32``.
     """
 
     ref: str
@@ -57,6 +60,31 @@ class Base:
     files: Mapping[str, str]
     pooling: Pooling
     architecture: tuple[int, ...] | None = None
+    shape: ImageShape | None = None
+    channels: tuple[int, ...] = ()
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether rows are pixels, and not tokens."""
+        return self.shape is not None or self.architecture is not None
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it is only a description, so that every weight is drawn from the seed."""
+        return self.architecture is not None or bool(self.channels)
+
+    @property
+    def pixels(self) -> str:
+        """Channels x height x width of an image; of a base that takes any numbers, those of a grey square."""
+        side = math.isqrt(self.row_width)
+        return str(self.shape) if self.shape is not None else f"1x{side}x{self.row_width // side}"
+
+    @property
+    def row_width(self) -> int:
+        """Numbers in a row, where rows are no texts."""
+        if self.shape is not None:
+            return math.prod(self.shape.sizes)
+        return self.architecture[0] if self.architecture else 1
 
     @cached_property
     def digest(self) -> str:
@@ -70,16 +98,17 @@ class Base:
 
 
 def open_base(ref: str, *, cache: Path) -> Base:
-    """Find a base by alias, folder or hub id and take the digests of its files; ``mlp:784-64`` is made on the spot.
+    """Find a base by alias, folder or hub id and take the digests of its files; one like ``mlp:784-64`` is made on the spot.
 
     Raises:
         ModelError: nothing by that name, or the folder holds no safetensors model, or no tokenizer: without its files,
             transformers would make an empty one that knows no word.
     """
-    folder = _network(ref, cache) or _find(ref, cache)
-    widths = _widths(folder)
-    if widths is not None:
-        return Base(ref, folder, {"config.json": digest_file(folder / "config.json")}, Pooling(), widths)
+    folder = describe(ref, cache) or _find(ref, cache)
+    described = read_description(folder)
+    if described is not None:
+        files = {"config.json": digest_file(folder / "config.json")}
+        return Base(ref, folder, files, Pooling(), described.widths, described.shape, described.channels)
     for needed, patterns in (("config.json", ("config.json",)), (WEIGHTS, (WEIGHTS,)), ("tokenizer", READERS)):
         if not any(path for pattern in patterns for path in folder.glob(pattern)):
             raise ModelError(
@@ -90,27 +119,7 @@ def open_base(ref: str, *, cache: Path) -> Base:
             )
     paths = sorted({path for part in PARTS for path in folder.glob(part) if path.is_file()})
     files = {path.relative_to(folder).as_posix(): digest_file(path) for path in paths}
-    return Base(ref, folder, files, read_pooling(folder))
-
-
-def _network(ref: str, cache: Path) -> Path | None:
-    """The folder of a base that is only a description."""
-    described = NETWORK.fullmatch(ref)
-    if described is None:
-        return None
-    folder = cache / "bases" / f"mlp-{described[1]}"
-    if not (folder / "config.json").is_file():
-        widths = [int(width) for width in described[1].split("-")]
-        write_durably(folder / "config.json", canonical_bytes({"model_type": "mlp", "widths": widths}))
-    return folder
-
-
-def _widths(folder: Path) -> tuple[int, ...] | None:
-    try:
-        described = json.loads((folder / "config.json").read_bytes())
-        return tuple(int(width) for width in described["widths"]) if described["model_type"] == "mlp" else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return Base(ref, folder, files, read_pooling(folder), shape=read_shape(folder))
 
 
 def _find(ref: str, cache: Path) -> Path:
@@ -118,7 +127,7 @@ def _find(ref: str, cache: Path) -> Path:
         folder = locate(ref, cache)
         if folder is None:
             raise ModelError(f"the base {ref} is not in the cache", value=ref, hint=f"fedrelease fetch {ref}")
-        return folder
+        return converted(ref, folder, cache)
     if Path(ref).is_dir():
         return Path(ref)
     return _from_hub(ref)

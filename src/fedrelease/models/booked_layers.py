@@ -2,7 +2,7 @@
 
 Example::
 
-    kind = KINDS[type(layer)]
+    kind = PRODUCT
     kind.squares(layer, pair, gram)          # {weight: float32 [examples], bias: float32 [examples]}
     kind.sums(layer, pair, scaled)           # {weight: float32 of its shape, bias: ...}
 
@@ -11,7 +11,7 @@ inner product of two matrices of tokens by tokens. Source: Li et al. (2022), htt
 forming it where that is smaller, Bu et al. (2022), https://arxiv.org/abs/2205.10683.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,9 +21,19 @@ from torch.autograd import Function
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from fedrelease.models.per_example import Head
-
-__all__ = ["KINDS", "Kind", "Pair", "gram"]
+__all__ = [
+    "EMBEDDING",
+    "LAYER_NORM",
+    "PRODUCT",
+    "Found",
+    "Kind",
+    "Note",
+    "Pair",
+    "gram",
+    "normal_squares",
+    "normal_sums",
+    "product_squares",
+]
 
 CANCELLED = 1e-3
 """Share of what a squared length could be. Below it tokens cancel so far that rounding would show: the gradient is formed."""
@@ -143,7 +153,8 @@ def _lookup(layer: nn.Embedding, note: Note, ids: Tensor) -> Tensor:
     return _apply(_Lookup, ids, layer.weight, note)
 
 
-def _product_squares(layer: nn.Linear, pair: Pair, gram_of: Callable[[Tensor], Tensor]) -> Found:
+def product_squares(layer: nn.Linear | nn.Conv2d, pair: Pair, gram_of: Callable[[Tensor], Tensor]) -> Found:
+    """Of a matrix product for each token, or for each place of an image."""
     found: Found = {layer.weight: _inner(pair, gram_of)}
     if layer.bias is not None:
         found[layer.bias] = pair.back.sum(1).square().sum(-1)
@@ -171,14 +182,16 @@ def _product_sums(layer: nn.Linear, pair: Pair, scaled: Callable[[Tensor], Tenso
     return found
 
 
-def _normal_squares(layer: nn.LayerNorm, pair: Pair, _: Callable[[Tensor], Tensor]) -> Found:
+def normal_squares(layer: nn.LayerNorm | nn.GroupNorm, pair: Pair, _: Callable[[Tensor], Tensor]) -> Found:
+    """Of a normalisation with a weight and a bias a channel."""
     found: Found = {layer.weight: pair.given.sum(1).square().sum(-1)}
     if layer.bias is not None:
         found[layer.bias] = pair.back.sum(1).square().sum(-1)
     return found
 
 
-def _normal_sums(layer: nn.LayerNorm, pair: Pair, scaled: Callable[[Tensor], Tensor]) -> Found:
+def normal_sums(layer: nn.LayerNorm | nn.GroupNorm, pair: Pair, scaled: Callable[[Tensor], Tensor]) -> Found:
+    """The same, scaled and added up."""
     found: Found = {layer.weight: scaled(pair.given).sum((0, 1))}
     if layer.bias is not None:
         found[layer.bias] = scaled(pair.back).sum((0, 1))
@@ -207,13 +220,6 @@ def _but_padding(layer: nn.Embedding, pair: Pair) -> Tensor:
     return pair.back.masked_fill((pair.given == layer.padding_idx)[..., None], 0.0)
 
 
-_PRODUCT = Kind(forward=_product, squares=_product_squares, sums=_product_sums)
-
-KINDS: Mapping[type[nn.Module], Kind] = {
-    Conv1D: _PRODUCT,
-    Head: _PRODUCT,
-    nn.Embedding: Kind(forward=_lookup, squares=_lookup_squares, sums=_lookup_sums),
-    nn.LayerNorm: Kind(forward=_normal, squares=_normal_squares, sums=_normal_sums),
-    nn.Linear: _PRODUCT,
-}
-"""Of exactly these types: a class below one of them may compute something else."""
+EMBEDDING = Kind(forward=_lookup, squares=_lookup_squares, sums=_lookup_sums)
+LAYER_NORM = Kind(forward=_normal, squares=normal_squares, sums=normal_sums)
+PRODUCT = Kind(forward=_product, squares=product_squares, sums=_product_sums)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from fedrelease.errors import ModelError
-from fedrelease.models.booked_layers import KINDS, Pair, gram
+from fedrelease.models.booked_kinds import KINDS
+from fedrelease.models.booked_layers import Pair, gram
 from fedrelease.models.per_example import CoreLinear, Head, LoraLinear, forget_gradients
 
 __all__ = ["Books", "book_keeping", "form_sums", "gradient_lengths", "keeps_books", "squared_lengths"]
@@ -111,6 +112,10 @@ def _covered(model: nn.Module) -> list[nn.Module]:
 
 def _known(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Embedding) and (layer.max_norm is not None or layer.scale_grad_by_freq):
+        return False
+    if isinstance(layer, nn.Conv2d) and (layer.groups > 1 or layer.padding_mode != "zeros" or layer.padding == "same"):
+        return False
+    if isinstance(layer, nn.GroupNorm) and not layer.affine:
         return False
     return type(layer) in KINDS and not (isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) > 1)
 

@@ -1,4 +1,4 @@
-"""A text classifier: base, LoRA adapter, pooled text vector, linear head. Trained are adapter and head, or every weight.
+"""A text model: base, adapter, text vector or token vectors, linear head. Trained are adapter and head, or every weight.
 
 Example::
 
@@ -8,55 +8,70 @@ Example::
 """
 
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedrelease.errors import ModelError
-from fedrelease.experiment import Adapter, Model
+from fedrelease.experiment import Model
+from fedrelease.models.adapters import put_adapter
 from fedrelease.models.bases import Base, Pooling
-from fedrelease.models.directions import directions
+from fedrelease.models.encoders import open_encoder, setting
 from fedrelease.models.every_weight import train_every_weight
-from fedrelease.models.per_example import CoreLinear, Head, LoraLinear
-from fedrelease.models.precision import DTYPES
+from fedrelease.models.per_example import Head, LoraLinear
+from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead, told
 
-__all__ = ["TextClassifier", "build_classifier", "canonical_name", "load_state", "pool", "trainable_state"]
-
-ATTENTION = "eager"
-"""Plain matrix products: on a processor, and for short texts, they take a fraction of the time of torch's fused kernel."""
-ATTENTION_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("c_attn",), ("query_key_value",))
+__all__ = [
+    "TextClassifier",
+    "adapted",
+    "build_classifier",
+    "canonical_name",
+    "draw_factors",
+    "load_state",
+    "pool",
+    "trainable_state",
+]
 
 
 class TextClassifier(nn.Module):
-    """Token ids to logits, through the base, its pooling and one linear layer."""
+    """Token ids to logits, through the base, its pooling and one linear layer; without pooling each token has logits of its own.
 
-    def __init__(self, encoder: nn.Module, pooling: Pooling, width: int, labels: int, *, scale: float = 1.0) -> None:
-        """Put a zero head on ``encoder``: at the start every label is equally likely."""
+    Attributes:
+        task: the name of what it is for.
+        head: trained from zero; or a frozen one, such as the base's own, which says what token comes next.
+    """
+
+    task = "text-classification"
+
+    def __init__(
+        self, encoder: nn.Module, pooling: Pooling | None, width: int, head: nn.Linear, *, scale: float = 1.0
+    ) -> None:
+        """A head that is trained starts from zero: every label is equally likely."""
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
         self.width = width
         self.scale = scale
-        self.head = Head(width, labels)
+        self.head = head
         self._zero_head()
 
+    @torch.no_grad()
     def _zero_head(self) -> None:
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters() if isinstance(self.head, Head) else ():
+            parameter.zero_()
 
     def draw(self, seed: int) -> None:
         """Put what is trained where training starts: factors that follow from ``seed`` alone, and a zero head."""
-        _draw_factors(self, torch.Generator().manual_seed(seed))
+        draw_factors(self, torch.Generator().manual_seed(seed))
         self._zero_head()
 
     @property
     def layers(self) -> nn.ModuleList:
         """The base's layers, lowest first; none when it does not keep them in one list."""
-        count = _setting(self.encoder, "num_hidden_layers")
+        count = setting(self.encoder, "num_hidden_layers")
         lists = (module for module in self.encoder.modules() if isinstance(module, nn.ModuleList))
         return next((found for found in lists if len(found) == count), nn.ModuleList())
 
@@ -74,17 +89,27 @@ class TextClassifier(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding).
 
+        Without pooling ``[rows, tokens, labels]``. Of a language model what :func:`fedrelease.models.vocabulary.told` says.
+
         With ``prefix``, ``[rows, tokens, width]`` in the base's precision, the frozen layers are not computed: it is what they
         would give.
         """
-        logits: Tensor = self.head(self.vectors(input_ids, attention_mask, prefix) * self.scale)
+        vectors = self.vectors(input_ids, attention_mask, prefix) * self.scale
+        if isinstance(self.head, VocabularyHead | PlainVocabularyHead):
+            return told(self.head, vectors, input_ids, attention_mask)
+        logits: Tensor = self.head(vectors)
         return logits
 
     def vectors(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
-        """Pooled text vectors, float32 ``[rows, width]``; the arguments are those of :meth:`forward`."""
+        """What the head is given, float32 ``[rows, width]``, or ``[rows, tokens, width]`` without pooling."""
+        hidden = self.hidden(input_ids, attention_mask, prefix).float()
+        return hidden if self.pooling is None else pool(hidden, attention_mask, self.pooling)
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
+        """What the base gives for each token, ``[rows, tokens, width]``, in its precision."""
         with self._given(prefix):
-            hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return pool(hidden.float(), attention_mask, self.pooling)
+            found: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return found
 
     @contextmanager
     def _given(self, prefix: Tensor | None) -> Iterator[None]:
@@ -125,8 +150,10 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     return functional.normalize(vector, dim=-1) if pooling.normalise else vector
 
 
-def build_classifier(base: Base, model: Model, *, seed: int) -> TextClassifier:
+def build_classifier(base: Base, model: Model, *, seed: int, pooled: bool = True) -> TextClassifier:
     """Load the base, switch its dropout off, and put a head on it; freeze it and put an adapter on it, or train all of it.
+
+    The head reads the text's vector, or without ``pooled`` each token's.
 
     LoRA starts as the paper says (A random, B zero), A drawn from ``seed`` alone, so that every site and every run of an
     experiment starts from the same state. Dropout is off because private and repeatable training want none.
@@ -135,192 +162,25 @@ def build_classifier(base: Base, model: Model, *, seed: int) -> TextClassifier:
         ModelError: the base does not load, has no token vectors, or lacks the layers or modules that the adapter names; or every
             weight is to be trained in bfloat16.
     """
-    if base.architecture is not None:
-        raise ModelError(
-            "this base does not read texts",
-            value=model.base,
-            rule="text-classification trains a pretrained text encoder, or factors on one",
-            hint='set [model] base = "minilm"',
-        )
-    encoder = _load_encoder(base, _dtype(model))
+    encoder = open_encoder(base, model)
+    width = setting(encoder, "hidden_size")
+    return adapted(encoder, base.pooling if pooled else None, Head(width, len(model.labels)), model, seed=seed)
+
+
+def adapted(encoder: nn.Module, pooling: Pooling | None, head: nn.Linear, model: Model, *, seed: int) -> TextClassifier:
+    """An encoder with the experiment's adapter, as training starts from it."""
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
-    _switch_off_dropout(encoder)
-    if model.adapter.kind == "lora":
-        _inject(encoder, model.adapter)
-    if model.adapter.kind == "lora-sb":
-        _put_cores(encoder, model.adapter)
-    width = _setting(encoder, "hidden_size")
-    classifier = TextClassifier(encoder, base.pooling, width, len(model.labels), scale=model.head_scale)
+    put_adapter(encoder, model.adapter)
+    classifier = TextClassifier(encoder, pooling, setting(encoder, "hidden_size"), head, scale=model.head_scale)
     if model.adapter.kind == "full":
         train_every_weight(classifier)
     classifier.draw(seed)
     return classifier
 
 
-def _dtype(model: Model) -> torch.dtype:
-    if model.adapter.kind == "full" and model.precision == "bfloat16":
-        raise ModelError(
-            "every weight is trained, in bfloat16",
-            value=model.precision,
-            rule="what is trained is float32: a step is smaller than what bfloat16 can add to a weight",
-            hint='set [model] precision = "float32" or "auto"',
-        )
-    if model.precision not in DTYPES:
-        raise ModelError(
-            "no precision was chosen",
-            value=model.precision,
-            rule=f"a model is built in {' or '.join(DTYPES)}",
-            hint="only `fedrelease simulate` chooses by itself; name one in [model] precision",
-        )
-    return DTYPES[model.precision]
-
-
-def _switch_off_dropout(encoder: nn.Module) -> None:
-    """Of modules and of plain numbers: many bases hand a rate to their attention function and have no module for it."""
-    for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name, value in vars(module).items():
-            if "drop" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
-
-
-def _load_encoder(base: Base, dtype: torch.dtype) -> nn.Module:
-    from transformers import AutoModel
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    try:
-        encoder: nn.Module = AutoModel.from_pretrained(
-            str(base.folder),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=dtype,
-            attn_implementation=ATTENTION,
-        )
-    except Exception as error:  # transformers raises whatever its model code meets: OSError, ValueError, KeyError ...
-        raise ModelError(
-            f"the base in {base.folder} does not load: {type(error).__name__}: {error}",
-            value=base.ref,
-            rule="transformers' AutoModel opens it from config.json and safetensors, without code of its own",
-            hint="save it again with model.save_pretrained(folder), or choose another base, for example minilm",
-        ) from error
-    takes_ids = getattr(encoder, "main_input_name", "") == "input_ids"
-    if not (takes_ids and hasattr(encoder.config, "hidden_size")) or getattr(
-        encoder.config, "is_encoder_decoder", False
-    ):
-        raise ModelError(
-            f"the base {base.ref} ({type(encoder).__name__}) does not fit the task",
-            value=base.ref,
-            rule="text-classification needs a base that takes token ids and gives token vectors",
-            hint="choose a text encoder, for example minilm",
-        )
-    return encoder
-
-
-def _setting(encoder: nn.Module, name: str) -> int:
-    return int(getattr(encoder.config, name))
-
-
-def _inject(encoder: nn.Module, adapter: Adapter) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
-
-    chosen = _chosen(encoder, adapter)
-    config = LoraConfig(
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=0.0,
-        target_modules=chosen,
-        fan_in_fan_out=type(encoder.get_submodule(chosen[0])).__name__ == "Conv1D",
-    )
-    inject_adapter_in_model(config, encoder)
-    for name in chosen:
-        layer: Any = encoder.get_submodule(name)
-        layer.__class__ = LoraLinear
-        layer.register_parameter("residual", _residual(layer) if adapter.residual else None)
-    for parameter in encoder.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
-def _put_cores(encoder: nn.Module, adapter: Adapter) -> None:
-    """Wrap each chosen layer; PEFT has no adapter of this form that starts from the weight alone."""
-    for name in _chosen(encoder, adapter):
-        layer = encoder.get_submodule(name)
-        weight = cast(Tensor, layer.weight)
-        turned = weight.T if type(layer).__name__ == "Conv1D" else weight
-        first, second = directions(turned, adapter.rank)
-        core = CoreLinear(layer, first, second, scaling=adapter.alpha / adapter.rank)
-        parent, _, last = name.rpartition(".")
-        setattr(encoder.get_submodule(parent), last, core)
-
-
-def _residual(layer: LoraLinear) -> nn.Parameter:
-    """Zero, ``[out, in]``, float32 whatever the base's precision: small changes of many rounds add up in it."""
-    return nn.Parameter(torch.zeros(layer.out_features, layer.in_features), requires_grad=False)
-
-
-def _chosen(encoder: nn.Module, adapter: Adapter) -> list[str]:
-    """Full names of the modules that get factors.
-
-    Not PEFT's own choice by layer, which finds none in bases that keep their layers at the top; and never in the base's pooler:
-    what that gives is not used, so that trained it would have no gradient.
-    """
-    linear = [
-        name
-        for name, module in encoder.named_modules()
-        if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and "pooler" not in name.split(".")
-    ]
-    targets = _targets({name.rsplit(".", 1)[-1] for name in linear}, adapter.targets)
-    layers = _layers(encoder, adapter.layers)
-    chosen = [name for name in linear if name.rsplit(".", 1)[-1] in targets and _in_layers(name, layers)]
-    if not chosen:
-        raise ModelError(
-            "the base has no such modules in these layers",
-            value=f"{adapter.targets} in {adapter.layers}",
-            rule="its modules are named by their layer, for example encoder.layer.5.attention.self.query",
-            hint='set [model.adapter] layers = "all"',
-        )
-    return chosen
-
-
-def _in_layers(name: str, layers: range | None) -> bool:
-    """Whether the first number in a module's name, its layer, is one of these; ``None`` means all layers."""
-    return layers is None or next((int(part) in layers for part in name.split(".") if part.isdecimal()), False)
-
-
-def _targets(linear: Set[str], targets: str) -> tuple[str, ...]:
-    if targets == "all-linear":
-        return tuple(sorted(linear))
-    wanted = [tuple(targets.split(","))] if targets != "attention" else ATTENTION_TARGETS
-    for group in wanted:
-        if set(group) <= linear:
-            return group
-    raise ModelError(
-        "the base has no such modules",
-        value=targets,
-        rule=f"model.adapter.targets names some of {', '.join(sorted(linear))}",
-        hint='set [model.adapter] targets = "all-linear"',
-    )
-
-
-def _layers(encoder: nn.Module, layers: str) -> range | None:
-    if layers == "all":
-        return None
-    count, total = int(layers.partition(":")[2]), _setting(encoder, "num_hidden_layers")
-    if count > total:
-        raise ModelError(
-            "the base has fewer layers",
-            value=layers,
-            rule=f"model.adapter.layers is at most last:{total} for this base",
-            hint='set [model.adapter] layers = "all"',
-        )
-    return range(total - count, total)
-
-
-def _draw_factors(classifier: TextClassifier, generator: torch.Generator) -> None:
+def draw_factors(classifier: nn.Module, generator: torch.Generator) -> None:
+    """Factors as LoRA starts: A drawn, in the order of the names, B zero; cores and residuals zero."""
     for name, parameter in sorted(_stated(classifier).items()):
         if name.endswith("lora_A"):
             nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)

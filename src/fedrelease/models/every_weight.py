@@ -8,7 +8,7 @@ Example::
 import torch
 from torch import Tensor, nn
 
-__all__ = ["train_every_weight"]
+__all__ = ["train_every_weight", "train_used_weights"]
 
 
 def train_every_weight(classifier: nn.Module) -> None:
@@ -17,10 +17,15 @@ def train_every_weight(classifier: nn.Module) -> None:
     What they do not depend on (the pooler of a BERT whose tokens are averaged) has no gradient: it would be sent around, and get
     noise, for nothing.
     """
+    ids = torch.zeros(1, 2, dtype=torch.int64)
+    train_used_weights(classifier, ids, torch.ones_like(ids))
+
+
+def train_used_weights(classifier: nn.Module, *inputs: Tensor) -> None:
+    """The same, of a model that takes these inputs."""
     for parameter in classifier.parameters():
         parameter.requires_grad_(True)
-    ids = torch.zeros(1, 2, dtype=torch.int64)
-    used = _leaves(classifier(ids, torch.ones_like(ids)))
+    used = _leaves(classifier(*inputs))
     for parameter in classifier.parameters():
         parameter.requires_grad_(id(parameter) in used)
 

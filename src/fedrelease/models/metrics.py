@@ -1,4 +1,4 @@
-"""Metrics of text classification, all from one confusion matrix, so that what a site tells can be made private once.
+"""Metrics of classification, all from one confusion matrix, so that what a site tells can be made private once.
 
 Example::
 
@@ -17,10 +17,13 @@ __all__ = ["Matrix", "confusion", "report", "scores"]
 Matrix = NDArray[numpy.float64]
 
 
-def confusion(labels: Sequence[int], predictions: Sequence[int], *, classes: int) -> Matrix:
-    """Counts, float64 ``[classes, classes]``: row = true label, column = predicted label."""
+def confusion(
+    labels: Sequence[int], predictions: Sequence[int], *, classes: int, weights: Sequence[float] | None = None
+) -> Matrix:
+    """Counts, float64 ``[classes, classes]``: row = true label, column = predicted label; each item counts 1, or its weight."""
     matrix = numpy.zeros((classes, classes))
-    numpy.add.at(matrix, (numpy.asarray(labels, dtype=int), numpy.asarray(predictions, dtype=int)), 1.0)
+    places = (numpy.asarray(labels, dtype=int), numpy.asarray(predictions, dtype=int))
+    numpy.add.at(matrix, places, 1.0 if weights is None else numpy.asarray(weights))
     return matrix
 
 

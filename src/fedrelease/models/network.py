@@ -23,6 +23,8 @@ __all__ = ["Network", "build_network"]
 class Network(nn.Module):
     """Linear layers with rectifiers between them; the last one, the head, has one output a label."""
 
+    task = "image-classification"
+
     def __init__(self, widths: tuple[int, ...], labels: int) -> None:
         """``widths``: of the input and of each hidden layer."""
         super().__init__()

@@ -22,6 +22,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from fedrelease.errors import ModelError
+from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead
 
 __all__ = ["CoreLinear", "Head", "LoraLinear", "forget_gradients", "per_example", "plain_layers"]
 
@@ -122,14 +123,14 @@ class _PlainCore(nn.Module):
 
 
 class Head(nn.Linear):
-    """A linear layer on one vector an example, float32: the task's, or one of a small network."""
+    """A linear layer on one vector an example, or on one a token, float32: the task's, or one of a small network."""
 
     record = False
     halves: tuple[Tensor, Tensor] | None = None
     """With stacked weights, after backward: what came in, and the loss' gradient for what went out."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[examples, out]`` of ``[examples, in]``; with stacked weights ``[sites, examples, out]`` of as many of each site."""
+        """``[examples, out]`` of ``[examples, in]``, or both with tokens between; stacked ``[sites, examples, out]``."""
         if self.weight.dim() == 3:
             return _apply(_StackedAffine, input, self.weight, self.bias, self)
         return _apply(_Affine, input, self.weight, self.bias, self.record)
@@ -181,7 +182,12 @@ def plain_layers(model: nn.Module) -> Iterator[None]:
             module.__class__ = kind
 
 
-PLAIN: Mapping[type[nn.Module], type[nn.Module]] = {LoraLinear: _PlainLora, CoreLinear: _PlainCore, Head: nn.Linear}
+PLAIN: Mapping[type[nn.Module], type[nn.Module]] = {
+    LoraLinear: _PlainLora,
+    CoreLinear: _PlainCore,
+    Head: nn.Linear,
+    VocabularyHead: PlainVocabularyHead,
+}
 """Each layer of ours, and what does the same without any gradients of ours."""
 
 
@@ -257,7 +263,7 @@ class _Core(Function):
 
 
 class _Affine(Function):
-    """A linear layer on one vector an example."""
+    """A linear layer on vectors of examples, or of their tokens."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: nn.Parameter, bias: nn.Parameter, record: bool) -> Tensor:
@@ -271,8 +277,11 @@ class _Affine(Function):
         x, weight = ctx.saved_tensors
         back = out @ weight if ctx.needs_input_grad[0] else None
         if not ctx.record:
-            return back, out.T @ x, out.sum(0), None
-        for parameter, gradients in zip(ctx.parameters, (out[:, :, None] * x[:, None, :], out), strict=True):
+            return back, out.flatten(0, -2).T @ x.flatten(0, -2), out.flatten(0, -2).sum(0), None
+        parts = (
+            (torch.bmm(out.transpose(1, 2), x), out.sum(1)) if x.dim() == 3 else (out[:, :, None] * x[:, None, :], out)
+        )
+        for parameter, gradients in zip(ctx.parameters, parts, strict=True):
             _note(parameter, gradients)
         return back, None, None, None
 

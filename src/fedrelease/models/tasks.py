@@ -1,27 +1,26 @@
-"""What a model is for decides how it is built: one entry a task.
+"""The model of an experiment, built as its task says.
 
 Example::
 
     model = build_model(base, experiment.model, seed=7)
-    logits = model(*rows.batch([0, 1]).inputs)
+    losses = task_of(model).losses(model(*batch.inputs), batch)
 """
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, cast
+
+from torch import nn
 
 from fedrelease.experiment import Model
 from fedrelease.models.bases import Base
-from fedrelease.models.classifier import TextClassifier, build_classifier
-from fedrelease.models.network import Network, build_network
+from fedrelease.models.classifier import TextClassifier
+from fedrelease.models.images import ImageClassifier
+from fedrelease.models.network import Network
+from fedrelease.tasks import TASKS
+from fedrelease.tasks.contract import Task
 
-__all__ = ["TASKS", "Classifier", "build_model"]
+__all__ = ["Classifier", "build_model", "task_of"]
 
-Classifier: TypeAlias = TextClassifier | Network
-
-TASKS: Mapping[str, Callable[..., Classifier]] = {
-    "image-classification": build_network,
-    "text-classification": build_classifier,
-}
+Classifier: TypeAlias = TextClassifier | Network | ImageClassifier
 
 
 def build_model(base: Base, model: Model, *, seed: int) -> Classifier:
@@ -30,4 +29,11 @@ def build_model(base: Base, model: Model, *, seed: int) -> Classifier:
     Raises:
         ModelError: the base or the adapter does not fit the task.
     """
-    return TASKS[model.task](base, model, seed=seed)
+    built = cast(Classifier, TASKS[model.task].build(base, model, seed=seed))
+    built.task = model.task
+    return built
+
+
+def task_of(model: nn.Module) -> Task:
+    """What a model of :func:`build_model` is for."""
+    return TASKS[cast(Classifier, model).task]

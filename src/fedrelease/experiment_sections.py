@@ -1,0 +1,370 @@
+"""The sections of an experiment, each with its bounds; :mod:`fedrelease.experiment` puts them together.
+
+Example::
+
+    Phase(name="pilot", rounds=2, sites_per_round=4)
+    Training(lr=-1)                          # ExperimentError: training.lr is above 0
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from fedrelease.adapter import Adapter, AdapterChange
+from fedrelease.bounds import amount, one_of, positive, require
+from fedrelease.gate_choice import chosen_gates
+from fedrelease.gate_rules import GateRule
+
+__all__ = [
+    "Data",
+    "Federation",
+    "Model",
+    "Partition",
+    "Phase",
+    "Privacy",
+    "StrategyChoice",
+    "Training",
+]
+
+BATCH_NORMS = ("frozen", "group")
+PRECISIONS = ("float32", "bfloat16", "auto")
+CLASSIFICATION = ("image-classification", "text-classification")
+TASKS = ("causal-lm", *CLASSIFICATION, "token-classification")
+NEXT_TOKEN = ("wrong", "right")
+"""The labels of ``causal-lm``: whether the next token was told. ``RIGHT`` is the place of the second."""
+RIGHT = 1
+PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
+UNITS = ("example", "none")
+ACCOUNTANTS = ("prv", "rdp")
+METRICS_POLICIES = ("exact", "noised", "withheld")
+ON_HELD = ("continue", "revert")
+CHANNELS = ("beta", "canary", "candidate", "stable")
+OPTIMIZERS = ("adagrad", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine", "linear")
+PIXELS = re.compile("[13]x[1-9][0-9]{0,3}x[1-9][0-9]{0,3}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """Who runs and where releases go.
+
+    Attributes:
+        name: of the model line; letters, digits, ``-``, ``_`` and ``.``.
+        seed: everything random in a simulation follows from it.
+        store: the folder of releases.
+        quorum: share of the cohort that must answer for a round to count.
+        evaluators: who looks at each candidate on its own hold-out: a share of all sites (a float) or a number of them (an
+            int). 0 = nobody; then only the server's hold-out tells what a release is worth.
+        deadline_s: seconds that a round waits for answers.
+        straggler_factor: with partner sites, once the quorum has answered, the others have at most so many times the median time
+            of those who have, and never more than ``deadline_s``; left out = they have ``deadline_s``. In a simulation nobody is
+            late, and it changes nothing.
+        keep_updates: keep accepted updates in the spool after their round.
+        max_update_norm: an update whose delta is longer (L2, parameter units) is refused.
+    """
+
+    name: str = "four-sites"
+    seed: int = 7
+    store: str = "releases"
+    quorum: float = 0.5
+    evaluators: float | int = 1.0
+    deadline_s: float = 3600.0
+    straggler_factor: float | None = None
+    keep_updates: bool = False
+    max_update_norm: float = 1000.0
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        named = bool(self.name) and all(letter.isalnum() or letter in "-_." for letter in self.name)
+        require(named, "federation.name", self.name, "has letters, digits, '-', '_' and '.' only")
+        require(0 <= self.seed < 2**31, "federation.seed", self.seed, "is between 0 and 2147483647")
+        require(bool(self.store), "federation.store", self.store, "names a folder")
+        require(0 < self.quorum <= 1, "federation.quorum", self.quorum, "is above 0 and at most 1")
+        amount("federation.evaluators", self.evaluators, least=0)
+        positive("federation.deadline_s", self.deadline_s)
+        factor = self.straggler_factor
+        rule = "is a number of at least 1, or left out"
+        require(factor is None or (math.isfinite(factor) and factor >= 1), "federation.straggler_factor", factor, rule)
+        positive("federation.max_update_norm", self.max_update_norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The base, the task and the adapter.
+
+    Attributes:
+        base: an alias, a folder or a hub id; for images, ``mlp:784-64``: an untrained network of 784 inputs and 64 hidden units.
+        task: ``text-classification``, ``token-classification`` (a tag for each word), ``causal-lm`` (the next token) or
+            ``image-classification``.
+        labels: of the task, in the order of the logits; all that any phase has. Of ``token-classification`` the first one marks
+            words that are nothing, usually ``O``. Left out with ``causal-lm``.
+        label_texts: for each label a text that says what it means. The head then starts from the base's own vectors of these
+            texts, so that version 0.0.0 tells labels apart before anybody has trained; left out = every label equally likely.
+        head_scale: text vectors are multiplied by it before the head. Vectors of length 1 leave the head's gradients small
+            beside the adapter's; about 5 balances them.
+        precision: of the frozen base: ``float32``, ``bfloat16`` (half the memory, and quicker on processors that have it), or
+            ``auto``, which a simulation replaces by what its machine is quicker with. What is trained is float32 always.
+        batch_norm: what becomes of the BatchNorm of a vision base, in which rows of a batch see each other: ``frozen`` (with the
+            statistics that it came with), or ``group`` (replaced by GroupNorm).
+    """
+
+    base: str = "minilm"
+    task: str = "text-classification"
+    labels: tuple[str, ...] = ("negative", "positive")
+    label_texts: tuple[str, ...] = ()
+    head_scale: float = 1.0
+    precision: str = "float32"
+    batch_norm: str = "frozen"
+    adapter: Adapter = field(default_factory=Adapter)
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        require(bool(self.base), "model.base", self.base, "names a base")
+        one_of("model.task", self.task, TASKS)
+        if self.task == "causal-lm":
+            rule = "is left out with causal-lm, which tells the next token"
+            require(self.labels in (NEXT_TOKEN, type(self).labels), "model.labels", list(self.labels), rule)
+            object.__setattr__(self, "labels", NEXT_TOKEN)
+        require(len(self.labels) >= 2, "model.labels", list(self.labels), "has at least two labels")
+        require(len(set(self.labels)) == len(self.labels), "model.labels", list(self.labels), "has no label twice")
+        fits = len(self.label_texts) in (0, len(self.labels)) and all(text.strip() for text in self.label_texts)
+        require(fits, "model.label_texts", list(self.label_texts), "has one text for each label, or is left out")
+        rule = "is left out: only text-classification compares a text with what a label means"
+        known = not self.label_texts or self.task in CLASSIFICATION
+        require(known, "model.label_texts", list(self.label_texts), rule)
+        positive("model.head_scale", self.head_scale)
+        one_of("model.precision", self.precision, PRECISIONS)
+        one_of("model.batch_norm", self.batch_norm, BATCH_NORMS)
+
+    def with_labels(self, count: int) -> "Model":
+        """The same model with the first ``count`` labels only."""
+        return replace(self, labels=self.labels[:count], label_texts=self.label_texts[:count])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """How rows become sites.
+
+    ``by``: ``column`` (one site per value of ``column``), ``iid``, ``dirichlet`` (label skew with concentration
+    ``alpha``), ``shards`` (``shards`` label-sorted pieces a site), ``quantity`` (sizes from a Dirichlet with
+    ``alpha``), ``virtual`` (a site is a draw of ``rows`` training rows from all of them, with replacement and label skew
+    ``alpha``, made when the site is asked: as many sites as you like).
+    """
+
+    by: str = "column"
+    column: str = "site"
+    sites: int = 4
+    alpha: float = 0.5
+    shards: int = 2
+    rows: int = 20
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        one_of("data.partition.by", self.by, PARTITIONS)
+        require(bool(self.column), "data.partition.column", self.column, "names a column")
+        require(1 <= self.sites <= 10**9, "data.partition.sites", self.sites, "is between 1 and 1000000000")
+        require(1 <= self.rows <= 1_000_000, "data.partition.rows", self.rows, "is between 1 and 1000000")
+        positive("data.partition.alpha", self.alpha)
+        require(1 <= self.shards <= 10_000, "data.partition.shards", self.shards, "is between 1 and 10000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where rows come from and what is held out.
+
+    Attributes:
+        source: a built-in name, a ``.csv``/``.jsonl``/``.parquet``/``.conll`` file, a ``datasets`` folder, a folder of images, or
+            a hub id.
+        text: column of the input text; of words where words are labelled. A ``.conll`` file's columns are ``1``, ``2`` ...; the
+            first one is also called ``text``, and the last one ``label``.
+        label: column of the label, or of the words' labels.
+        pixels: of images in a folder: channels x height x width, to which each image is brought.
+        holdout: share of each site's rows that the site never trains on.
+        server_holdout: share of all rows that no site sees and the server evaluates on.
+        limit_per_site: at most that many rows a site (before the hold-out is split off).
+        holdout_limit: at most that many hold-out rows a site.
+        words_per_text: with ``causal-lm``, of each text only so many words from its beginning; left out = all of it.
+    """
+
+    source: str = "four-sites"
+    text: str = "text"
+    label: str = "label"
+    pixels: str = "1x28x28"
+    holdout: float = 0.2
+    server_holdout: float = 0.0
+    limit_per_site: int | None = None
+    holdout_limit: int | None = None
+    words_per_text: int | None = None
+    partition: Partition = field(default_factory=Partition)
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        require(bool(self.source), "data.source", self.source, "names a source")
+        sizes = PIXELS.fullmatch(self.pixels) is not None
+        require(sizes, "data.pixels", self.pixels, "is 1 or 3 channels x height x width, such as 3x64x64")
+        require(0 < self.holdout < 1, "data.holdout", self.holdout, "is above 0 and below 1")
+        require(0 <= self.server_holdout < 1, "data.server_holdout", self.server_holdout, "is at least 0 and below 1")
+        for key in ("limit_per_site", "holdout_limit", "words_per_text"):
+            limit: int | None = getattr(self, key)
+            require(limit is None or limit >= 1, f"data.{key}", limit, "is at least 1, or left out")
+        rule, hint = "is left out with virtual sites", "set data.partition.rows instead"
+        require(
+            self.partition.by != "virtual" or not self.limit_per_site,
+            "data.limit_per_site",
+            self.limit_per_site,
+            rule,
+            hint,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Local training of one site in one round.
+
+    Attributes:
+        epochs: passes over the site's training rows in a round; may be a fraction.
+        max_steps: at most that many steps in a round, so that a large site does not drift further than the others; left out =
+            no limit.
+        batch_size: rows a step; with privacy the *expected* number under Poisson sampling.
+        micro_batch: rows that go through the model at once; changes memory, not the result's meaning.
+        lr: learning rate of the adapter. head_lr: of the task head; left out = ``lr``.
+        optimizer: ``adamw``, ``adagrad`` or ``sgd`` (momentum 0.9).
+        schedule: ``constant``, or ``linear`` or ``cosine`` to 0 over the whole plan.
+        warmup: share of the whole plan's steps over which the rate rises from 0.
+        weight_decay: decoupled (Loshchilov and Hutter, 2019) with adamw; added to the gradient with the others.
+        grad_clip: bound on the gradient's norm without privacy; left out = none.
+        patience: without privacy, stop a round early after so many epochs without a better loss on the site's hold-out.
+        max_length: tokens after which a text is cut.
+        keep_prefix: keep what the frozen layers below the adapter give for each row on the site's disk, instead of computing
+            it in every step; about 1.5 kB a token for a base of width 384.
+    """
+
+    epochs: float = 1.0
+    max_steps: int | None = None
+    batch_size: int = 32
+    micro_batch: int = 32
+    lr: float = 1e-3
+    head_lr: float | None = None
+    optimizer: str = "adamw"
+    schedule: str = "constant"
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    grad_clip: float | None = None
+    patience: int | None = None
+    max_length: int = 128
+    keep_prefix: bool = True
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        positive("training.epochs", self.epochs)
+        for key in ("batch_size", "micro_batch"):
+            require(1 <= getattr(self, key) <= 1_000_000, f"training.{key}", getattr(self, key), "is at least 1")
+        require(4 <= self.max_length <= 32_768, "training.max_length", self.max_length, "is between 4 and 32768")
+        positive("training.lr", self.lr)
+        one_of("training.optimizer", self.optimizer, OPTIMIZERS)
+        one_of("training.schedule", self.schedule, SCHEDULES)
+        require(0 <= self.warmup < 1, "training.warmup", self.warmup, "is at least 0 and below 1")
+        fits = math.isfinite(self.weight_decay) and self.weight_decay >= 0
+        require(fits, "training.weight_decay", self.weight_decay, "is a number of at least 0")
+        for key, value in (("head_lr", self.head_lr), ("grad_clip", self.grad_clip)):
+            if value is not None:
+                positive(f"training.{key}", value)
+        require(self.max_steps is None or self.max_steps >= 1, "training.max_steps", self.max_steps, "is at least 1")
+        require(self.patience is None or self.patience >= 1, "training.patience", self.patience, "is at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """The least protection of every site.
+
+    Attributes:
+        unit: ``example`` (differential privacy for one row) or ``none``.
+        epsilon: budget of the whole plan of rounds, at ``delta``.
+        clip: L2 bound on one example's gradient.
+        accountant: ``prv`` (tight) or ``rdp``.
+        metrics: what sites tell about their hold-outs: ``noised`` (a confusion matrix with calibrated noise, inside the
+            same epsilon and delta), ``withheld``, or ``exact`` (outside of the guarantee; for experiments).
+    """
+
+    unit: str = "example"
+    epsilon: float = 8.0
+    delta: float = 1e-5
+    clip: float = 1.0
+    accountant: str = "prv"
+    metrics: str = "noised"
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        one_of("privacy.unit", self.unit, UNITS)
+        positive("privacy.epsilon", self.epsilon)
+        require(0 < self.delta < 1, "privacy.delta", self.delta, "is above 0 and below 1")
+        positive("privacy.clip", self.clip)
+        one_of("privacy.accountant", self.accountant, ACCOUNTANTS)
+        one_of("privacy.metrics", self.metrics, METRICS_POLICIES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyChoice:
+    """A strategy by name, with its knobs. Which names and knobs exist is the strategies' business."""
+
+    name: str = "fedavg"
+    knobs: Mapping[str, float | int | bool | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that it can be written down: names of knobs are words, and their numbers are finite."""
+        require(bool(self.name), "phase.strategy.name", self.name, "is not empty")
+        for knob, value in self.knobs.items():
+            word = knob.isascii() and knob.isidentifier() and knob != "name"
+            require(word, f"phase.strategy.{knob}", knob, "has a name of letters, digits and '_' other than 'name'")
+            finite = isinstance(value, str) or math.isfinite(value)
+            require(finite, f"phase.strategy.{knob}", value, "is not NaN and not infinite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of rounds: its cohort, strategy and channel.
+
+    ``sites``: the only sites that may be asked to train, by name; none named = all. ``sites_per_round``: a share of them (a
+    float, 0 < share <= 1) or a number of sites (an int). All sites evaluate, whoever trains.
+
+    ``gates``: knobs of gates by name, beside those that always look (``DEFAULT_GATES``). ``on_held``: where the round after a
+    held release starts: ``continue`` from it, ``revert`` to the newest one that was released; left out = ``continue``.
+
+    ``labels``: how many of ``model.labels`` the phase has, from the first; left out = those of the phase before, and all of
+    them in the first phase. A phase with more than the one before grows the model's head, and MAJOR of its versions rises.
+
+    ``adapter``: keys of ``[model.adapter]`` that the phase and those after it have otherwise. What was learned stays as it is, so
+    that an adapter only grows; MAJOR rises.
+    """
+
+    name: str = "main"
+    rounds: int = 5
+    sites_per_round: float | int = 1.0
+    sites: tuple[str, ...] = ()
+    strategy: StrategyChoice = field(default_factory=StrategyChoice)
+    channel: str = "stable"
+    gates: Mapping[str, Mapping[str, float | int | bool | str]] = field(default_factory=dict)
+    on_held: str | None = None
+    labels: tuple[str, ...] | None = None
+    adapter: AdapterChange = field(default_factory=AdapterChange)
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        require(bool(self.name), "phase.name", self.name, "is not empty")
+        require(1 <= self.rounds <= 100_000, "phase.rounds", self.rounds, "is between 1 and 100000")
+        amount("phase.sites_per_round", self.sites_per_round, least=1)
+        require(len(set(self.sites)) == len(self.sites), "phase.sites", list(self.sites), "names no site twice")
+        one_of("phase.channel", self.channel, CHANNELS)
+        one_of("phase.on_held", self.on_held or "continue", ON_HELD)
+        chosen_gates(self.gates)
+
+    @property
+    def rules(self) -> Mapping[str, GateRule]:
+        """The gates of the phase, by name."""
+        return chosen_gates(self.gates)
+
+    @property
+    def reverts(self) -> bool:
+        """Whether a held release is left aside by the round after it."""
+        return self.on_held == "revert"

@@ -1,0 +1,169 @@
+"""Bases as torch modules: opened without code of their own, without dropout, in the experiment's precision.
+
+Example::
+
+    encoder = open_encoder(base, experiment.model)
+    encoder(input_ids=ids, attention_mask=mask).last_hidden_state       # [rows, tokens, width]
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from fedrelease.errors import ModelError
+from fedrelease.experiment import Model
+from fedrelease.models.bases import Base
+from fedrelease.models.precision import DTYPES
+from fedrelease.models.vocabulary import VocabularyHead
+
+__all__ = ["ATTENTION", "open_causal", "open_encoder", "open_vision", "open_whole", "setting"]
+
+ATTENTION = "eager"
+"""Plain matrix products: on a processor, and for short texts, they take a fraction of the time of torch's fused kernel."""
+
+
+def open_encoder(base: Base, model: Model) -> nn.Module:
+    """A base that takes token ids and gives token vectors, frozen or not as it came.
+
+    Raises:
+        ModelError: it does not load, or is no such base; or every weight is to be trained in bfloat16.
+    """
+    _check_reads_texts(base, model)
+    encoder = _opened(base, _dtype(model), causal=False)
+    _check_encoder(encoder, base, model)
+    _switch_off_dropout(encoder)
+    return encoder
+
+
+def open_causal(base: Base, model: Model) -> tuple[nn.Module, VocabularyHead]:
+    """A base that tells the next token, without its last layer; and that layer, float32.
+
+    In a float32 base it has the base's own parameters: where the base reads and writes words by one table, both stay one.
+
+    Raises:
+        ModelError: as :func:`open_encoder`.
+    """
+    _check_reads_texts(base, model)
+    whole = _opened(base, _dtype(model), causal=True)
+    encoder, last = cast(nn.Module, whole.base_model), cast(Any, whole).get_output_embeddings()
+    cast(Any, encoder).config.use_cache = False  # keys and values are kept for continuing a text only
+    _check_encoder(encoder, base, model)
+    _switch_off_dropout(encoder)
+    head = VocabularyHead(last.in_features, last.out_features, bias=last.bias is not None, device="meta")
+    head.weight = _float32(last.weight)
+    if last.bias is not None:
+        head.bias = _float32(last.bias)
+    return encoder, head
+
+
+def open_vision(base: Base, model: Model) -> nn.Module:
+    """A base that takes pixels and gives vectors of places.
+
+    Raises:
+        ModelError: it does not load, or is no such base; or every weight is to be trained in bfloat16.
+    """
+    encoder = _opened(base, _dtype(model), causal=False)
+    if getattr(encoder, "main_input_name", "") != "pixel_values":
+        raise ModelError(
+            f"the base {base.ref} ({type(encoder).__name__}) does not fit the task",
+            value=base.ref,
+            rule="image-classification needs a base that takes pixels",
+            hint='choose a vision model, or "cnn:1x28x28-16-32"',
+        )
+    _switch_off_dropout(encoder)
+    return encoder
+
+
+def open_whole(base: Base) -> nn.Module:
+    """A base that tells the next token, as transformers opens it, in float32.
+
+    Raises:
+        ModelError: it does not load.
+    """
+    return _opened(base, torch.float32, causal=True)
+
+
+def _float32(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter itself where it is float32; else a copy."""
+    parameter.requires_grad_(False)
+    return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.float(), requires_grad=False)
+
+
+def setting(encoder: nn.Module, name: str) -> int:
+    """A whole number of the base's configuration."""
+    return int(getattr(encoder.config, name))
+
+
+def _check_reads_texts(base: Base, model: Model) -> None:
+    if base.architecture is not None or base.shape is not None:
+        raise ModelError(
+            "this base does not read texts",
+            value=model.base,
+            rule=f"{model.task} trains a pretrained text encoder, or factors on one",
+            hint='set [model] base = "minilm"',
+        )
+
+
+def _check_encoder(encoder: nn.Module, base: Base, model: Model) -> None:
+    takes_ids = getattr(encoder, "main_input_name", "") == "input_ids"
+    both = getattr(encoder.config, "is_encoder_decoder", False)
+    if not (takes_ids and hasattr(encoder.config, "hidden_size")) or both:
+        raise ModelError(
+            f"the base {base.ref} ({type(encoder).__name__}) does not fit the task",
+            value=base.ref,
+            rule=f"{model.task} needs a base that takes token ids and gives token vectors",
+            hint="choose a text encoder, for example minilm",
+        )
+
+
+def _dtype(model: Model) -> torch.dtype:
+    if model.adapter.kind == "full" and model.precision == "bfloat16":
+        raise ModelError(
+            "every weight is trained, in bfloat16",
+            value=model.precision,
+            rule="what is trained is float32: a step is smaller than what bfloat16 can add to a weight",
+            hint='set [model] precision = "float32" or "auto"',
+        )
+    if model.precision not in DTYPES:
+        raise ModelError(
+            "no precision was chosen",
+            value=model.precision,
+            rule=f"a model is built in {' or '.join(DTYPES)}",
+            hint="only `fedrelease simulate` chooses by itself; name one in [model] precision",
+        )
+    return DTYPES[model.precision]
+
+
+def _switch_off_dropout(encoder: nn.Module) -> None:
+    """Of modules and of plain numbers: many bases hand a rate to their attention function and have no module for it."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _opened(base: Base, dtype: torch.dtype, *, causal: bool) -> nn.Module:
+    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        found: nn.Module = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
+            str(base.folder),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=dtype,
+            attn_implementation=ATTENTION,
+        )
+    except Exception as error:  # transformers raises whatever its model code meets: OSError, ValueError, KeyError ...
+        raise ModelError(
+            f"the base in {base.folder} does not load: {type(error).__name__}: {error}",
+            value=base.ref,
+            rule="transformers' Auto classes open it from config.json and safetensors, without code of its own",
+            hint="save it again with model.save_pretrained(folder), or choose another base, for example minilm",
+        ) from error
+    return found
