@@ -24,7 +24,7 @@ from fedrelease.manifest import version_key
 from fedrelease.messages import Request
 from fedrelease.update import State, read_state, write_state
 
-__all__ = ["Shelf", "shelf_of"]
+__all__ = ["Shelf", "shelf_at", "shelf_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,13 @@ class Shelf:
 
 def shelf_of(room: Path, kind: str, request: Request) -> Shelf:
     """The shelf in a site's ``room`` for what is of this kind, in the request's experiment and version."""
-    folder = room / f"{kind}-{experiment_digest(request.experiment)[:16]}"
-    return Shelf(folder=folder, experiment=request.experiment, version=request.version)
+    return shelf_at(room, kind, request.experiment, version=request.version)
+
+
+def shelf_at(room: Path, kind: str, experiment: Experiment, *, version: str) -> Shelf:
+    """The same of an experiment that nobody asks about just now."""
+    folder = room / f"{kind}-{experiment_digest(experiment)[:16]}"
+    return Shelf(folder=folder, experiment=experiment, version=version)
 
 
 def _first_phase(experiment: Experiment, phase: int) -> int:

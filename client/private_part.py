@@ -13,20 +13,23 @@ with all else that is trained, under one charge: what they do to the tensors tha
 How they lie on disk, and what a round that is asked again starts from: :mod:`fedrelease.client.left_behind`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from fedrelease.client.directives import parse_directives
-from fedrelease.client.left_behind import Shelf, shelf_of
+from fedrelease.client.left_behind import Shelf, shelf_at, shelf_of
 from fedrelease.errors import DataError, ModelError
+from fedrelease.experiment import Experiment
+from fedrelease.manifest import version_key
 from fedrelease.messages import Request
 from fedrelease.private_part import private_names
+from fedrelease.strategies import STRATEGIES, make_strategy
 from fedrelease.update import State
 
-__all__ = ["PrivatePart", "open_private_part", "own_tensors"]
+__all__ = ["PrivatePart", "open_private_part", "own_tensors", "part_of_release"]
 
 WITHOUT = "the release's, as a site that is new"
 """What a site begins with that has no private part yet."""
@@ -75,6 +78,39 @@ def own_tensors(home: Path, request: Request, state: State) -> State | None:
     return _read(shelf, shelf.newest(), ours)
 
 
+def part_of_release(home: Path, experiment: Experiment, state: State, *, version: str) -> State:
+    """A site's own tensors in the places of a release's, for who asks that release at the site.
+
+    Args:
+        home: the site's folder. experiment: that the release came from. state: the release's. version: its own.
+
+    Raises:
+        DataError: no site kept a part of that release there, or what lies there does not fit the state.
+        UpdateRefused: it cannot be read.
+    """
+    phase = version_key(version)[1]
+    directives = make_strategy(experiment.phases[phase - 1].strategy).directives(1) if phase else {}
+    part = parse_directives(directives).private
+    names = private_names(state, part)
+    shelf = shelf_at(home / "private", part or "", experiment, version=version)
+    path = shelf.newest() if names else None
+    if path is None:
+        keeping = ", ".join(f"{name} ({part})" for name, part in _keeping().items())
+        raise DataError(
+            f"no site keeps a part of {version} there",
+            value=str(home),
+            rule=f"a site that trained in a phase of {keeping} has its own part in private/, in its own folder",
+            hint="name the folder of such a site, in a simulation STORE.sites/SITE, or leave --own out",
+        )
+    return shelf.read(path, like={name: state[name] for name in names}, what="private part", without=WITHOUT)
+
+
+def _keeping() -> Mapping[str, str]:
+    """Strategies that let sites keep a part, and which one."""
+    found = {name: kind().directives(1).get("private") for name, kind in STRATEGIES.items()}
+    return {name: str(part) for name, part in found.items() if part}
+
+
 def _asked(home: Path, request: Request, state: State) -> tuple[Shelf, State] | None:
     """Where the part lies, and the state's own tensors in its places."""
     part = parse_directives(request.directives).private
@@ -90,8 +126,8 @@ def _check_there(names: Iterable[str], part: str) -> None:
         raise ModelError(
             "the strategy keeps at the site what the model does not have",
             value=part,
-            rule="with private = lora_B the model's adapter is LoRA",
-            hint='set [model.adapter] kind = "lora", or choose another strategy',
+            rule="with private = lora_B the model's adapter is LoRA, and with private = head its task trains a head",
+            hint="choose another strategy, such as fedavg",
         )
 
 

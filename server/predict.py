@@ -23,16 +23,20 @@ from fedrelease.server.release import Release
 from fedrelease.server.released_model import released_model, same_base
 from fedrelease.tasks import TASKS
 from fedrelease.tasks.contract import AnyBatch, Asked, Prediction
+from fedrelease.update import State
 
 __all__ = ["predict", "text_model"]
 
 MOST_TOKENS = 40
 
 
-def predict(release: Release, texts: Sequence[str], *, cache: Path, tokens: int | None = None) -> Sequence[Prediction]:
+def predict(
+    release: Release, texts: Sequence[str], *, cache: Path, tokens: int | None = None, own: State | None = None
+) -> Sequence[Prediction]:
     """What a release says of texts, one after the other.
 
     Args:
+        own: a site's own tensors, in the places of the release's.
         tokens: a language model continues each text by at most so many; left out = 40.
 
     Raises:
@@ -44,7 +48,7 @@ def predict(release: Release, texts: Sequence[str], *, cache: Path, tokens: int 
     _check_continues(release, tokens)
     said = _says(release)
     base = same_base(release, cache)
-    model, sees = released_model(release, base), base.reads_images
+    model, sees = released_model(release, base, own=own), base.reads_images
     return said(
         Asked(
             texts=texts,

@@ -16,20 +16,27 @@ from fedrelease.models.bases import Base, open_base
 from fedrelease.models.classifier import load_state
 from fedrelease.models.tasks import Classifier, build_model
 from fedrelease.server.release import Release, experiment_of
+from fedrelease.update import State
 
 __all__ = ["own_model", "released_model", "same_base"]
 
 
-def released_model(release: Release, base: Base, *, precision: str | None = None) -> Classifier:
+def released_model(
+    release: Release, base: Base, *, precision: str | None = None, own: State | None = None
+) -> Classifier:
     """The model of a release on its base, see :func:`same_base`; in the precision of its experiment, or in another one.
+
+    With ``own``, a site's own tensors are in the places of the release's.
 
     Raises:
         ModelError: the state does not fit the base.
         DamagedRelease: a file of the release changed.
     """
-    own = own_model(release)
-    model = build_model(base, replace(own, precision=precision or own.precision), seed=0)  # all of it is the release's
-    load_state(model, release.state())
+    known = own_model(release)
+    model = build_model(
+        base, replace(known, precision=precision or known.precision), seed=0
+    )  # all of it is the release's
+    load_state(model, {**release.state(), **(own or {})})
     return model.eval()
 
 

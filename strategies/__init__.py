@@ -22,6 +22,7 @@ from fedrelease.strategies.fedex_lora import FedExLoRA
 from fedrelease.strategies.fedit import FedIT
 from fedrelease.strategies.fednova import FedNova
 from fedrelease.strategies.fedopt import DiLoCo, FedAvgM, FedOpt
+from fedrelease.strategies.fedper import FedPer
 from fedrelease.strategies.fedprox import FedProx
 from fedrelease.strategies.fedsa_lora import FedSALoRA
 from fedrelease.strategies.ffa_lora import FFALoRA
@@ -65,6 +66,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "fedit": FedIT,
     "fednova": FedNova,
     "fedopt": FedOpt,
+    "fedper": FedPer,
     "fedprox": FedProx,
     "fedsa-lora": FedSALoRA,
     "fedyogi": FedYogi,

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fedrelease.errors import ExperimentError, RoundFailed
-from fedrelease.update import Update
+from fedrelease.private_part import private_names
+from fedrelease.update import State, Update
 
-__all__ = ["check_weighting", "mean_delta", "moved_by_mean", "narrowed", "weights_of"]
+__all__ = ["check_weighting", "mean_delta", "mean_of_shared", "moved_by_mean", "narrowed", "weights_of"]
 
 WEIGHTINGS = ("examples", "uniform")
 
@@ -60,6 +61,19 @@ def _examples(update: Update) -> int:
 def moved_by_mean(name: str, parent: Tensor, updates: Sequence[Update], weights: Sequence[float]) -> Tensor:
     """The parent's tensor plus the weighted sum of deltas, summed in float64 in the order given, in the parent's dtype."""
     return _added(parent.to(torch.float64, copy=True), name, updates, weights).to(parent.dtype)
+
+
+def mean_of_shared(parent: State, updates: Sequence[Update], weighting: str, *, private: str) -> dict[str, Tensor]:
+    """The parent moved by the weighted mean; the tensors of the private part are the parent's bit for bit, no update's is read.
+
+    Raises:
+        RoundFailed: as :func:`weights_of`.
+    """
+    weights, kept = weights_of(updates, weighting), private_names(parent, private)
+    return {
+        name: tensor if name in kept else moved_by_mean(name, tensor, updates, weights)
+        for name, tensor in parent.items()
+    }
 
 
 def mean_delta(name: str, parent: Tensor, updates: Sequence[Update], weights: Sequence[float]) -> Tensor:

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedrelease.private_part import private_names
-from fedrelease.strategies.averaging import moved_by_mean, weights_of
+from fedrelease.strategies.averaging import mean_of_shared
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fedavg import FedAvg
 from fedrelease.update import State, Update
@@ -56,8 +55,4 @@ class FedSALoRA(Strategy):
         Raises:
             RoundFailed: as FedAvg.
         """
-        weights, private = weights_of(updates, self.weighting), private_names(parent, PART)
-        return {
-            name: tensor if name in private else moved_by_mean(name, tensor, updates, weights)
-            for name, tensor in parent.items()
-        }, {}
+        return mean_of_shared(parent, updates, self.weighting, private=PART), {}

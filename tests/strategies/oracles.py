@@ -103,10 +103,19 @@ def by_dense_products(
 
 def fedsa(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
     """Guo et al. (2024): what is no B is averaged, number by number; B is nobody's business, whatever came of it."""
+    return _but(parent, updates, ".lora_B")
+
+
+def fedper(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
+    """Arivazhagan et al. (2019): the head is nobody's business, and all else is averaged."""
+    return _but(parent, updates, "head.bias", "head.weight")
+
+
+def _but(parent: State, updates: Sequence[Update], *kept: str) -> tuple[State, State]:
     found: dict[str, Tensor] = {}
     for name, tensor in parent.items():
         numbers = _numbers(parent, name)
-        if not name.endswith("lora_B"):
+        if not name.endswith(kept):
             moves = [_numbers(one.tensors, name) for one in updates]
             numbers = [number + sum(each) / len(updates) for number, *each in zip(numbers, *moves, strict=True)]
         found[name] = _shaped(numbers, tensor)
@@ -154,6 +163,7 @@ ORACLES: Mapping[str, Oracle] = {
     "fed-sb": by_loops,
     "fedavg": by_loops,
     "feddyn": feddyn,
+    "fedper": fedper,
     "fedsa-lora": fedsa,
     "fedex-lora": fedex_lora,
     "ffa-lora": by_loops,

@@ -5,6 +5,7 @@ Example::
     fedrelease predict --release stable "a warm and funny film"
     fedrelease predict --file reviews.txt --json
     fedrelease predict "My fellow citizens," --tokens 40
+    fedrelease predict "a warm and funny film" --own releases.sites/movie
 """
 
 import sys
@@ -20,7 +21,9 @@ from fedrelease.cli.read import RELEASES, JsonOption, StoreOption, open_store
 from fedrelease.errors import ExperimentError
 
 if TYPE_CHECKING:
+    from fedrelease.server.release import Release
     from fedrelease.tasks.contract import Prediction
+    from fedrelease.update import State
 
 __all__ = ["predict", "text_lines"]
 
@@ -45,6 +48,15 @@ def predict(
             help="Of a language model: continue each text by at most so many tokens [default: 40].",
         ),
     ] = None,
+    own: Annotated[
+        Path | None,
+        typer.Option(
+            "--own",
+            metavar="FOLDER",
+            show_default=False,
+            help="Put the part of the model that a site keeps to itself in its place; FOLDER is that site's.",
+        ),
+    ] = None,
     store: StoreOption = RELEASES,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,20 +64,30 @@ def predict(
 
     TEXT is what to label; without any, the lines of --file or of stdin are labelled. Empty lines are left out. A release of
     token-classification tells each word's tag, and the names that the tags make. One of causal-lm continues each text by the
-    most likely tokens. One of image-classification is given names of image files.
+    most likely tokens. One of image-classification is given names of image files. Where the strategy lets each site keep a part
+    of the model, --own asks the model that a site has.
     """
     asked = _texts(texts or [], file)
     found = open_store(store).find(release)
     from fedrelease.cache import cache_folder
     from fedrelease.server.predict import predict as label
 
-    predictions = label(found, asked, cache=cache_folder(), tokens=tokens)
+    part = {"own": _own(found, own)} if own else {}
+    predictions = label(found, asked, cache=cache_folder(), tokens=tokens, **part)
     if as_json:
         emit_json(
             {"version": found.version, "digest": found.digest, "predictions": [one.document() for one in predictions]}
         )
     else:
         _print(predictions)
+
+
+def _own(release: "Release", folder: Path) -> "State":
+    """What the site of this folder has in place of the release's tensors."""
+    from fedrelease.client.private_part import part_of_release
+    from fedrelease.server.release import experiment_of
+
+    return part_of_release(folder, experiment_of(release), release.state(), version=release.version)
 
 
 def _texts(given: Sequence[str], file: Path | None) -> list[str]:
