@@ -7,6 +7,7 @@ Example::
 
 import difflib
 import importlib.util
+from collections.abc import Mapping
 
 from fedrelease.errors import ExperimentError, ModelError
 from fedrelease.manifest import Manifest
@@ -16,6 +17,13 @@ __all__ = ["FORMATS", "check_format", "check_installed"]
 
 FORMATS = ("hf", "onnx", "int8", "safetensors")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
+WHOLE: Mapping[str, str] = {
+    "full": "every weight was trained",
+    "head": "the head alone was trained",
+    "layers": "weights of the base itself were trained",
+    "norms": "weights of the base itself were trained",
+}
+"""Adapters that are no adapter to peft, and why."""
 INSTALL = 'pip install -c constraints.txt "fedrelease[export]"'
 
 
@@ -58,11 +66,11 @@ def _check_hugging_face(manifest: Manifest, *, merged: bool) -> None:
             rule="--format hf is for LoRA factors, or with --merged for every weight",
             hint="fedrelease predict answers with it",
         )
-    if manifest.adapter.kind == "full" and not merged:
+    if manifest.adapter.kind in WHOLE and not merged:
         raise ModelError(
             f"{manifest.version} has no adapter",
             value=manifest.adapter.kind,
-            rule="every weight was trained, so that there are no factors that peft could open",
+            rule=f"{WHOLE[manifest.adapter.kind]}, so that there are no factors that peft could open",
             hint="--format hf --merged",
         )
 

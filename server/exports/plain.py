@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedrelease.data.row_files import Rows
 from fedrelease.data.tokens import IGNORED, Batch
-from fedrelease.experiment import Model
+from fedrelease.experiment import Adapter, Model
 from fedrelease.factors import FIRST, SECOND, layers_of
 from fedrelease.models.bases import Base, Pooling
 from fedrelease.models.classifier import TextClassifier, load_state, pool
@@ -141,7 +141,7 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
     if own.adapter.kind == "full":
         load_state(model, release.state())
     else:
-        _add(model.get_submodule("encoder"), release.state(), own.adapter.alpha / own.adapter.rank)
+        _put_adapter(model.get_submodule("encoder"), release.state(), own.adapter)
         _set_head(model, release.state())
     text = isinstance(model, TextClassifier)
     return Plain(
@@ -152,6 +152,21 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
         labels=task.labels,
         max_length=task.max_length if text else None,
     )
+
+
+def _put_adapter(encoder: nn.Module, state: State, adapter: Adapter) -> None:
+    if adapter.trains_base:
+        _put_own(encoder, state)
+    else:
+        _add(encoder, state, adapter.alpha / adapter.rank)
+
+
+@torch.no_grad()
+def _put_own(encoder: nn.Module, state: State) -> None:
+    """Weights of the base that were trained, by the base's own names."""
+    for name, tensor in state.items():
+        if not name.startswith("head."):
+            encoder.get_parameter(name).copy_(tensor)
 
 
 @torch.no_grad()
@@ -176,7 +191,7 @@ def _plain_language(release: Release, base: Base, own: Model) -> Plain:
     if own.adapter.kind == "full":
         _put(module, state)
     else:
-        _add(module.encoder, state, own.adapter.alpha / own.adapter.rank)
+        _put_adapter(module.encoder, state, own.adapter)
     task = release.manifest.task
     return Plain(
         module=module.eval(),

@@ -1,4 +1,4 @@
-"""What is trained: LoRA factors on a base, a core, or every weight; and how a phase of the plan changes it.
+"""What is trained: LoRA factors on a base, a core, some of the base's own weights or all of them; and how a phase changes it.
 
 Example::
 
@@ -9,18 +9,45 @@ Example::
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
 
 from fedrelease.bounds import one_of, positive, require
 
-__all__ = ["ADAPTER_KINDS", "TARGETS", "Adapter", "AdapterChange"]
+__all__ = ["ADAPTER_KINDS", "FACTORS", "KEYS", "OWN_WEIGHTS", "TARGETS", "Adapter", "AdapterChange", "trained_words"]
 
-ADAPTER_KINDS = ("full", "lora", "lora-sb")
+ADAPTER_KINDS = ("full", "head", "layers", "lora", "lora-sb", "norms")
+KEYS: Mapping[str, tuple[str, ...]] = {
+    "full": (),
+    "head": (),
+    "layers": ("layers",),
+    "lora": ("alpha", "layers", "rank", "residual", "site_ranks", "targets"),
+    "lora-sb": ("alpha", "layers", "rank", "targets"),
+    "norms": ("layers",),
+}
+"""The keys that each kind reads; what the others say means nothing."""
+FACTORS = ("lora", "lora-sb")
+"""Kinds with factors or cores, by rank, alpha and targets."""
+OWN_WEIGHTS = ("full", "layers", "norms")
+"""Kinds that train weights of the base itself, which is no longer frozen."""
+WORDS: Mapping[str, str] = {
+    "full": "every weight",
+    "head": "the head alone",
+    "layers": "every weight of layers {layers}",
+    "lora": "LoRA factors of rank {rank}",
+    "lora-sb": "cores of rank {rank}",
+    "norms": "the normalisations of layers {layers}",
+}
+"""What is trained beside the head."""
 TARGETS = ("all-linear", "attention")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """What is trained: LoRA factors on chosen layers, and always the task head; or, with ``kind = "full"``, every weight.
+    """What is trained: LoRA factors on chosen layers, and always the task head; or, by ``kind``, something else.
+
+    ``head`` trains the task head alone. ``norms`` trains weights and biases of the base's normalisations in ``layers``: Zhao et
+    al. (2023), https://arxiv.org/abs/2312.11420. ``layers`` trains every weight of these layers; a phase with more of them thaws
+    the base gradually: Howard and Ruder (2018), https://arxiv.org/abs/1801.06146.
 
     ``lora-sb`` trains one small core R ``[rank, rank]`` a layer, between the leading singular directions of the layer's own
     weight, which stay and never travel: Balazy et al. (2024), https://arxiv.org/abs/2405.17604. ``full`` is for a base such as
@@ -54,6 +81,16 @@ class Adapter:
         require(fits, "model.adapter.site_ranks", dict(self.site_ranks), f'is left out with kind = "{self.kind}"')
         fits = self.kind == "lora" or not self.residual
         require(fits, "model.adapter.residual", self.residual, f'is left out with kind = "{self.kind}"')
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys beside ``kind`` that mean something."""
+        return KEYS[self.kind]
+
+    @property
+    def trains_base(self) -> bool:
+        """Whether weights of the base itself are trained: they are float32 then, and part of every state."""
+        return self.kind in OWN_WEIGHTS
 
     @property
     def form(self) -> "Adapter":
@@ -102,3 +139,24 @@ class AdapterChange:
         rank = before.rank if self.rank is None else self.rank
         alpha = before.alpha if rank == before.rank else before.alpha * rank / before.rank
         return replace(before, **{"alpha": alpha, **self.given})  # type: ignore[arg-type]  # fields of the same names and types
+
+
+class Told(Protocol):
+    """What an adapter and the facts of a release both say."""
+
+    @property
+    def kind(self) -> str:
+        """One of ``ADAPTER_KINDS``."""
+
+    @property
+    def rank(self) -> int:
+        """Where the kind has one."""
+
+    @property
+    def layers(self) -> str:
+        """``all`` or ``last:k``."""
+
+
+def trained_words(adapter: Told) -> str:
+    """What is trained beside the head, such as ``LoRA factors of rank 8``."""
+    return WORDS[adapter.kind].format(rank=adapter.rank, layers=adapter.layers)

@@ -20,7 +20,8 @@ from fedrelease.experiment import Model
 from fedrelease.models.adapters import put_adapter
 from fedrelease.models.bases import Base, Pooling
 from fedrelease.models.encoders import open_encoder, setting
-from fedrelease.models.every_weight import train_every_weight
+from fedrelease.models.every_weight import train_used_weights, words
+from fedrelease.models.layers import layer_list
 from fedrelease.models.per_example import Head, LoraLinear
 from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead, told
 
@@ -71,9 +72,7 @@ class TextClassifier(nn.Module):
     @property
     def layers(self) -> nn.ModuleList:
         """The base's layers, lowest first; none when it does not keep them in one list."""
-        count = setting(self.encoder, "num_hidden_layers")
-        lists = (module for module in self.encoder.modules() if isinstance(module, nn.ModuleList))
-        return next((found for found in lists if len(found) == count), nn.ModuleList())
+        return layer_list(self.encoder)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,9 +81,12 @@ class TextClassifier(nn.Module):
 
     @property
     def frozen_layers(self) -> int:
-        """How many layers lie below the first one that is trained: what they give for a text never changes."""
+        """How many layers lie below all that is trained: what they give for a text never changes."""
+        inside = {id(value) for layer in self.layers for value in layer.parameters()}
         trained = [any(value.requires_grad for value in layer.parameters()) for layer in self.layers]
-        return trained.index(True) if True in trained else 0
+        if any(value.requires_grad and id(value) not in inside for value in self.encoder.parameters()):
+            return 0  # tables of words, or what comes before the first layer
+        return trained.index(True) if True in trained else len(trained)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding).
@@ -173,8 +175,8 @@ def adapted(encoder: nn.Module, pooling: Pooling | None, head: nn.Linear, model:
         parameter.requires_grad_(False)
     put_adapter(encoder, model.adapter)
     classifier = TextClassifier(encoder, pooling, setting(encoder, "hidden_size"), head, scale=model.head_scale)
-    if model.adapter.kind == "full":
-        train_every_weight(classifier)
+    if model.adapter.trains_base:
+        train_used_weights(classifier, *words(), every=model.adapter.kind == "full")
     classifier.draw(seed)
     return classifier
 
