@@ -24,6 +24,8 @@ WHOLE: Mapping[str, str] = {
     "norms": "weights of the base itself were trained",
 }
 """Adapters that are no adapter to peft, and why."""
+FOREIGN = ("bottleneck", "lora-sb", "prefix", "prompt")
+"""Adapters that neither peft nor transformers has a form for, at least not with our heads and pooling."""
 INSTALL = 'pip install -c constraints.txt "fedrelease[export]"'
 
 
@@ -59,12 +61,13 @@ def _check_hugging_face(manifest: Manifest, *, merged: bool) -> None:
             rule="transformers has no class for its layers with this head",
             hint="--format onnx or --format safetensors",
         )
-    if manifest.adapter.kind == "lora-sb":
+    if manifest.adapter.kind in FOREIGN:
+        language = manifest.task.name == "causal-lm"
         raise ModelError(
             f"{manifest.version} has no factors that peft knows",
             value=manifest.adapter.kind,
-            rule="--format hf is for LoRA factors, or with --merged for every weight",
-            hint="fedrelease predict answers with it",
+            rule="--format hf is for LoRA factors, or with --merged for weights of the base",
+            hint="fedrelease predict answers with it" if language else "--format onnx or --format safetensors",
         )
     if manifest.adapter.kind in WHOLE and not merged:
         raise ModelError(

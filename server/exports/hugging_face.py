@@ -57,6 +57,7 @@ def write_adapter(release: Release, plain: Plain, folder: Path) -> None:
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=0.0,
+        use_rslora=adapter.rank_stabilised,
         target_modules=[f"{body}{layer}" for layer in layers],
         fan_in_fan_out=turned,
         task_type="CAUSAL_LM" if body else "FEATURE_EXTRACTION",

@@ -20,6 +20,8 @@ ANEW = "leave it out, or begin a new experiment with a store of its own"
 NOTHING: Mapping[str, str] = {
     "full": "every weight is trained, and there is nothing to add",
     "head": "the head alone is trained, and there is nothing to add",
+    "prefix": "another vector before the text would change what the release says",
+    "prompt": "another vector before the text would change what the release says",
 }
 
 
@@ -80,12 +82,14 @@ def _growing(kind: str) -> tuple[str, ...]:
 
 
 def _check_scale(before: Adapter, change: AdapterChange, key: str) -> None:
-    rank, scale = change.rank or before.rank, before.alpha / before.rank
+    rank, scale = change.rank or before.rank, before.scaling
     rule = f"is at least {before.rank}, the rank of the phase before: fewer cannot hold what it learned"
     require(rank >= before.rank, f"{key}.rank", change.rank, rule, ANEW)
-    fits = change.alpha is None or isclose(change.alpha, scale * rank, rel_tol=1e-12)
-    rule = f"keeps alpha / rank at {scale:g}, by which what was learned is multiplied"
-    require(fits, f"{key}.alpha", change.alpha, rule, f"leave it out: it grows with the rank, to {scale * rank:g}")
+    alpha = scale * before.divisor(rank)
+    fits = change.alpha is None or isclose(change.alpha, alpha, rel_tol=1e-12)
+    divisor = "sqrt(rank)" if before.rank_stabilised else "rank"
+    rule = f"keeps alpha / {divisor} at {scale:g}, by which what was learned is multiplied"
+    require(fits, f"{key}.alpha", change.alpha, rule, f"leave it out: it grows with the rank, to {alpha:g}")
 
 
 def _depth(layers: str) -> float:

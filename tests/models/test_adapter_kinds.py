@@ -94,7 +94,7 @@ def test_lengths_and_scaled_sums_are_those_of_one_example_at_a_time(
         assert float((found - wanted).norm()) <= 1e-4 * float(torch.as_tensor(wanted).norm()) + 1e-6, name
 
 
-@pytest.mark.parametrize("kind", BY_EXAMPLE)
+@pytest.mark.parametrize("kind", [kind for kind in BY_EXAMPLE if kind not in ("prefix", "prompt")])
 def test_the_first_state_says_what_the_base_says(kind: str, tiny_base: Path, tmp_path: Path, rows: TokenRows) -> None:
     """Through a head of ones in its first row, since a head of zeros says nothing."""
     found = []

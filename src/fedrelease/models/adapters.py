@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Adapter
+from fedrelease.models.bottleneck import put_bottlenecks
 from fedrelease.models.directions import directions
 from fedrelease.models.layers import chosen_layers, in_layers
 from fedrelease.models.own_weights import thaw_layers, thaw_norms
@@ -44,6 +45,7 @@ def _inject(encoder: nn.Module, adapter: Adapter) -> None:
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=0.0,
+        use_rslora=adapter.rank_stabilised,
         target_modules=chosen,
         fan_in_fan_out=type(encoder.get_submodule(chosen[0])).__name__ == "Conv1D",
     )
@@ -64,7 +66,7 @@ def _put_cores(encoder: nn.Module, adapter: Adapter) -> None:
         weight = cast(Tensor, layer.weight)
         turned = weight.T if type(layer).__name__ == "Conv1D" else weight
         first, second = directions(turned, adapter.rank)
-        core = CoreLinear(layer, first, second, scaling=adapter.alpha / adapter.rank)
+        core = CoreLinear(layer, first, second, scaling=adapter.scaling)
         parent, _, last = name.rpartition(".")
         setattr(encoder.get_submodule(parent), last, core)
 
@@ -114,6 +116,7 @@ def _targets(linear: Set[str], targets: str) -> tuple[str, ...]:
 
 
 PUT: Mapping[str, Callable[[nn.Module, Adapter], None]] = {
+    "bottleneck": put_bottlenecks,
     "layers": thaw_layers,
     "lora": _inject,
     "lora-sb": _put_cores,
