@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedrelease.adapter import Adapter
 from fedrelease.errors import ModelError
+from fedrelease.models.encoders import setting
 from fedrelease.models.layers import chosen_layers, layer_list
 from fedrelease.models.per_example import Head
 
@@ -41,7 +42,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``[examples, tokens, width]`` for the same."""
-        added = self.up(torch.relu(self.down(hidden.float())))
+        added: Tensor = self.up(torch.relu(self.down(hidden.float())))
         return hidden + added.to(hidden.dtype)
 
 
@@ -61,7 +62,7 @@ def put_bottlenecks(encoder: nn.Module, adapter: Adapter) -> None:
             hint='set [model.adapter] kind = "lora" with targets = "all-linear"',
         )
     for place in chosen:
-        layers[place].add_module("bottleneck", Bottleneck(encoder.config.hidden_size, adapter.rank))
+        layers[place].add_module("bottleneck", Bottleneck(setting(encoder, "hidden_size"), adapter.rank))
         layers[place].register_forward_hook(_after)
 
 

@@ -71,7 +71,12 @@ def make_prompt(encoder: nn.Module, adapter: Adapter) -> Prompt | None:
             rule="a prefix enters each layer of a transformer",
             hint='set [model.adapter] kind = "prompt", whose vectors stand before the base alone',
         )
-    return Prompt(adapter.tokens, encoder.get_input_embeddings().embedding_dim, layers=layers)
+    return Prompt(adapter.tokens, _table(encoder).embedding_dim, layers=layers)
+
+
+def _table(encoder: nn.Module) -> nn.Embedding:
+    """Of the base's words."""
+    return cast(nn.Embedding, cast(Any, encoder).get_input_embeddings())
 
 
 def positions(encoder: nn.Module) -> int | None:
@@ -108,7 +113,7 @@ def prompted(encoder: nn.Module, prompt: Prompt, input_ids: Tensor, attention_ma
         input_ids, attention_mask: int64 ``[rows, tokens]``, padded on the right.
         more: goes to the base as it is.
     """
-    text = encoder.get_input_embeddings()(input_ids)
+    text: Tensor = _table(encoder)(input_ids)
     before = text.new_zeros(len(text), prompt.tokens, text.shape[2]) if prompt.deep else prompt.at(0, text)
     mask = torch.cat([attention_mask.new_ones(len(text), prompt.tokens), attention_mask], 1)
     with _entering(encoder, prompt):
