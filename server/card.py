@@ -71,7 +71,7 @@ def metadata(release: Release, *, library: str | None = None) -> dict[str, Json]
 def _library(manifest: Manifest) -> str | None:
     if not TASKS[manifest.task.name].opens_in_transformers:
         return None
-    return "peft" if manifest.adapter.kind == "lora" else "transformers"
+    return "peft" if manifest.adapter.kind in ("lora", "prompt") else "transformers"
 
 
 def _experiment(release: Release) -> Experiment | None:

@@ -24,7 +24,7 @@ WHOLE: Mapping[str, str] = {
     "norms": "weights of the base itself were trained",
 }
 """Adapters that are no adapter to peft, and why."""
-FOREIGN = ("bottleneck", "lora-sb", "prefix", "prompt")
+FOREIGN = ("bottleneck", "lora-sb", "prefix")
 """Adapters that neither peft nor transformers has a form for, at least not with our heads and pooling."""
 INSTALL = 'pip install -c constraints.txt "fedrelease[export]"'
 
@@ -66,8 +66,15 @@ def _check_hugging_face(manifest: Manifest, *, merged: bool) -> None:
         raise ModelError(
             f"{manifest.version} has no factors that peft knows",
             value=manifest.adapter.kind,
-            rule="--format hf is for LoRA factors, or with --merged for weights of the base",
+            rule="--format hf is for LoRA factors and prompts, or with --merged for weights of the base",
             hint="fedrelease predict answers with it" if language else "--format onnx or --format safetensors",
+        )
+    if manifest.adapter.kind == "prompt" and merged:
+        raise ModelError(
+            f"{manifest.version} cannot be merged",
+            value=manifest.adapter.kind,
+            rule="vectors before the text are no part of the base's weights",
+            hint="--format hf, which peft opens",
         )
     if manifest.adapter.kind in WHOLE and not merged:
         raise ModelError(

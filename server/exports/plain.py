@@ -53,10 +53,20 @@ class PlainText(nn.Module):
     """Token ids to logits: the encoder, its pooling, a linear layer; without pooling each token has logits of its own."""
 
     def __init__(
-        self, encoder: nn.Module, pooling: Pooling | None, head: nn.Linear, prompt: Prompt | None = None
+        self,
+        encoder: nn.Module,
+        pooling: Pooling | None,
+        head: nn.Linear,
+        *,
+        prompt: Prompt | None = None,
+        before: int = 0,
     ) -> None:
-        """``head`` already has what text vectors are multiplied by in its weights. ``prompt``: vectors before the text."""
+        """``head`` already has what text vectors are multiplied by in its weights.
+
+        ``prompt``: vectors before the text. ``before``: how many the encoder itself puts there, and gives vectors for.
+        """
         super().__init__()
+        self.before = before
         self.prompt = prompt
         self.encoder = encoder
         self.pooling = pooling
@@ -73,7 +83,7 @@ class PlainText(nn.Module):
             whole: Tensor = prompted(self.encoder, self.prompt, input_ids, attention_mask).last_hidden_state
             return whole[:, self.prompt.tokens :]
         found: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return found
+        return found[:, self.before :] if self.before else found
 
 
 class PlainLanguage(nn.Module):
@@ -261,7 +271,7 @@ def _put(module: PlainLanguage, state: State) -> None:
 def _plain_text(model: TextClassifier) -> nn.Module:
     head = _plain_linear(model.head)
     head.weight.mul_(model.scale)
-    return PlainText(model.encoder, model.pooling, head, model.prompt).requires_grad_(False)
+    return PlainText(model.encoder, model.pooling, head, prompt=model.prompt).requires_grad_(False)
 
 
 class PlainImages(nn.Module):

@@ -94,7 +94,7 @@ def test_the_check_before_private_training_passes(kind: str, tmp_path: Path) -> 
 def test_a_vision_transformer_trains_with_each_kind_that_its_layers_can_have(
     kind: str, numbers: int, tmp_path: Path
 ) -> None:
-    """32 wide: 2 x 2 x 32 in a layer's norms; 6 x (32 x 32 + 32) more in all of it; 2 x 2 x 32 + 2 + 32 of rank 2; 3 x 33 in the head."""
+    """32 wide: 4 x 32 in a layer's norms, 6 x (32 x 32 + 32) more in all of it; 128 + 2 + 32 of rank 2; 3 x 33 in the head."""
     adapter = Adapter(kind=kind, rank=2, layers="last:1")
     model = Model(task="image-classification", labels=LABELS, adapter=adapter)
     built = build_model(open_base(str(vision_base(tmp_path, "vit")), cache=tmp_path), model, seed=3)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from federations import Federation, write_federation
+from safetensors.torch import load_file
 from tiny import language_experiment, make_language_base, make_rows, token_rows
 
 from fedrelease.adapter import ADAPTER_KINDS
-from fedrelease.errors import ExperimentError, FedreleaseError, ModelError
+from fedrelease.errors import ExperimentError, ModelError
 from fedrelease.models.bases import open_base
 from fedrelease.models.classifier import build_classifier, trainable_state
 from fedrelease.server.card import card
@@ -34,6 +35,7 @@ adapter = {{ layers = "last:2" }}
 NEW = [kind for kind in ADAPTER_KINDS if kind not in ("full", "lora", "lora-sb")]
 GROWS = [kind for kind in NEW if kind in ("bottleneck", "layers", "norms")]
 PLAIN = ("privacy.unit=none",)
+SHORT = ("training.max_length=32", "model.adapter.tokens=3")
 
 
 class Stopped(Exception):
@@ -42,7 +44,9 @@ class Stopped(Exception):
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Federation:
-    return write_federation(tmp_path_factory.mktemp("kinds"), tiny_base, rounds="1", phase=GATES)
+    return write_federation(
+        tmp_path_factory.mktemp("kinds"), tiny_base, rounds="1", phase=GATES, training="max_steps = 2"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +60,15 @@ def lender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lender]:
         yield lender
 
 
+def language_federation(folder: Path) -> Federation:
+    base = make_language_base(folder / "base", "llama")
+    rows = make_rows(folder / "rows.csv", sites=("a", "b"), rows=24)
+    file = folder / "language.toml"
+    text = language_experiment(base, rows, privacy='epsilon = 8.0\naccountant = "rdp"', rounds="1", phase=GATES)
+    file.write_text(text, encoding="utf-8")
+    return Federation(folder=folder, file=file, rows=rows, cache=folder / "cache")
+
+
 def learned(store: Store, version: str) -> float:
     """How far a version's state is from the first one's, but for its head, as a share of its length."""
     before, after = (store.find(one).state() for one in ("0.0.0", version))
@@ -67,7 +80,7 @@ def learned(store: Store, version: str) -> float:
 def test_every_kind_trains_privately_and_exports_what_it_says(
     kind: str, federation: Federation, lender: Lender, tiny_base: Path, tmp_path: Path
 ) -> None:
-    federation.simulate(kind, f"model.adapter.kind={kind}", "model.adapter.tokens=3", lender=lender)
+    federation.simulate(kind, f"model.adapter.kind={kind}", *SHORT, lender=lender)
     store = Store.open(federation.folder / kind)
     release = store.find("0.1.1")
     assert learned(store, "0.1.1") > 0 and verify(store).ok
@@ -107,11 +120,29 @@ def test_layers_that_thaw_begin_as_the_base_has_them_and_a_run_that_was_stopped_
 
 
 def test_manifests_and_cards_tell_what_is_trained(federation: Federation, lender: Lender) -> None:
-    settings = ("model.adapter.kind=prefix", "model.adapter.tokens=5", *PLAIN)
+    settings = ("model.adapter.kind=prefix", "model.adapter.tokens=5", "training.max_length=59", *PLAIN)
     federation.simulate("told", *settings, lender=lender)
     release = Store.open(federation.folder / "told").find("0.1.1")
     assert (release.manifest.adapter.kind, release.manifest.adapter.tokens) == ("prefix", 5)
     assert "5 learned vectors before the text at each layer and a linear head" in card(release)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            ("model.adapter.kind=prompt", "model.adapter.tokens=5"),
+            r"5 \+ 64 tokens.*at most 64.*max_length to at most 59",
+        ),
+        (("model.adapter.kind=bottleneck", "model.adapter.layers=last:3"), r"fewer layers.*last:3.*at most last:2"),
+    ],
+)
+def test_what_the_base_has_no_place_for_is_refused_before_training_with_the_way_out(
+    settings: tuple[str, ...], said: str, federation: Federation, lender: Lender
+) -> None:
+    with pytest.raises(ModelError, match=said):
+        federation.simulate("refused", *settings, lender=lender)
+    assert Store.open(federation.folder / "refused").head() is None
 
 
 @pytest.mark.parametrize("kind", NEW)
@@ -122,34 +153,43 @@ def test_a_rule_for_factors_refuses_a_kind_without_any(kind: str, federation: Fe
     assert not (federation.folder / f"refused-{kind}").exists()
 
 
-@pytest.mark.parametrize("kind", ["bottleneck", "head", "layers", "norms", "prefix", "prompt"])
+@pytest.mark.parametrize("kind", NEW)
 def test_forms_of_others_are_refused_where_they_have_no_word_for_it(
     kind: str, federation: Federation, lender: Lender
 ) -> None:
-    federation.simulate(kind, f"model.adapter.kind={kind}", "model.adapter.tokens=3", lender=lender)
+    federation.simulate(kind, f"model.adapter.kind={kind}", *SHORT, lender=lender)
     manifest = Store.open(federation.folder / kind).find("0.1.1").manifest
-    merged = kind in ("head", "layers", "norms")
-    hint = "--format hf --merged" if merged else "--format onnx or --format safetensors"
-    with pytest.raises(ModelError, match=hint):
-        check_format("hf", merged=False, manifest=manifest)
-    if merged:
-        assert check_format("hf", merged=True, manifest=manifest) == "hf-merged"
+    forms = {"head": (True,), "layers": (True,), "norms": (True,), "prompt": (False,)}.get(kind, ())
+    for merged in (False, True):
+        if merged in forms:
+            assert check_format("hf", merged=merged, manifest=manifest).startswith("hf")
+            continue
+        with pytest.raises(ModelError, match="--format hf" if forms else "--format onnx or --format safetensors"):
+            check_format("hf", merged=merged, manifest=manifest)
 
 
 @pytest.mark.parametrize("kind", ["bottleneck", "layers", "norms", "prefix", "prompt"])
 def test_a_language_model_is_trained_privately_with_each_kind_and_goes_on_with_a_text(
     kind: str, lender: Lender, tmp_path: Path
 ) -> None:
-    base = make_language_base(tmp_path / "base", "llama")
-    rows = make_rows(tmp_path / "rows.csv", sites=("a", "b"), rows=24)
-    file = tmp_path / "language.toml"
-    text = language_experiment(base, rows, privacy='epsilon = 8.0\naccountant = "rdp"', rounds="1", phase=GATES)
-    file.write_text(text, encoding="utf-8")
-    federation = Federation(folder=tmp_path, file=file, rows=rows, cache=tmp_path / "cache")
-    settings = ("training.max_length=32", "model.adapter.tokens=3", "model.adapter.targets=all-linear")
-    try:
-        federation.simulate("store", f"model.adapter.kind={kind}", *settings, lender=lender)
-    except FedreleaseError as error:
-        raise AssertionError(str(error)) from error
+    federation = language_federation(tmp_path)
+    settings = (*SHORT, "model.adapter.targets=all-linear")
+    federation.simulate("store", f"model.adapter.kind={kind}", *settings, lender=lender)
     (found,) = predict(Store.open(tmp_path / "store").find("0.1.1"), ["the film"], cache=federation.cache, tokens=4)
     assert found.document()
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "text-classification"])
+def test_peft_opens_a_prompt_and_says_what_the_release_says(
+    task: str, federation: Federation, lender: Lender, tmp_path: Path
+) -> None:
+    if task == "causal-lm":
+        federation = language_federation(tmp_path)
+    federation.simulate("prompt", "model.adapter.kind=prompt", *SHORT, lender=lender)
+    store = Store.open(federation.folder / "prompt")
+    done = export(store, store.find("0.1.1"), Wanted(format="hf", out=tmp_path / "out"), cache=federation.cache)
+    assert done.variant.verdict == "pass"
+    shapes = {name: tuple(value.shape) for name, value in load_file(tmp_path / "out/adapter_model.safetensors").items()}
+    assert shapes == {"prompt_embeddings": (3, 32)}
+    code = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert ("last_hidden_state[:, 3:]" in code) == (task != "causal-lm")

@@ -80,7 +80,10 @@ def _precision(release: Release) -> str:
 
 def _print_model(console: Console, manifest: Manifest, *, precision: str) -> None:
     adapter, task = manifest.adapter, manifest.task
-    factors = f"{adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.targets} of {adapter.layers}"
+    root = " over the root of the rank" if adapter.rank_stabilised else ""
+    factors = (
+        f"{adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}{root}, {adapter.targets} of {adapter.layers}"
+    )
     pairs = [
         ("base", f"{manifest.base.ref}{precision}"),
         ("adapter", factors if adapter.kind in FACTORS else trained_words(adapter)),
