@@ -51,7 +51,7 @@ class Prompt(nn.Module):
 
     def at(self, place: int, like: Tensor) -> Tensor:
         """The vectors of a layer for each row of ``like``, ``[rows, tokens, width]``, in its precision."""
-        return cast(Tensor, self.layer[place](len(like))).to(like.dtype)
+        return cast(Tensor, self.layer[place](like.shape[0])).to(like.dtype)
 
 
 def make_prompt(encoder: nn.Module, adapter: Adapter) -> Prompt | None:
@@ -114,8 +114,8 @@ def prompted(encoder: nn.Module, prompt: Prompt, input_ids: Tensor, attention_ma
         more: goes to the base as it is.
     """
     text: Tensor = _table(encoder)(input_ids)
-    before = text.new_zeros(len(text), prompt.tokens, text.shape[2]) if prompt.deep else prompt.at(0, text)
-    mask = torch.cat([attention_mask.new_ones(len(text), prompt.tokens), attention_mask], 1)
+    before = text.new_zeros(text.shape[0], prompt.tokens, text.shape[2]) if prompt.deep else prompt.at(0, text)
+    mask = torch.cat([attention_mask.new_ones(text.shape[0], prompt.tokens), attention_mask], 1)
     with _entering(encoder, prompt):
         return encoder(inputs_embeds=torch.cat([before, text], 1), attention_mask=mask, **more)
 
