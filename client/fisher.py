@@ -10,6 +10,7 @@ Computed from every training row, without noise: a site with privacy never tells
 import torch
 from torch import Tensor, nn
 
+from fedrelease.adapter import ADAPTER_KINDS, OWN_WEIGHTS
 from fedrelease.client.training import summed_loss
 from fedrelease.data.row_files import Rows
 from fedrelease.errors import ModelError
@@ -20,19 +21,21 @@ from fedrelease.models.per_example import forget_gradients, per_example
 __all__ = ["check_fisher", "fisher_of"]
 
 COMPANION = "fisher"
+FORMED = tuple(kind for kind in ADAPTER_KINDS if kind not in OWN_WEIGHTS)
+"""Adapters whose gradients are small enough to be formed by example."""
 
 
 def check_fisher(model: nn.Module) -> None:
     """Refuse a model whose gradients are never formed by example.
 
     Raises:
-        ModelError: every weight of a text model is trained.
+        ModelError: weights of the base itself are trained.
     """
     if keeps_books(model):
         raise ModelError(
             "the strategy asks for squared gradients by example, which this model does not form",
             value="tell_fisher = true",
-            rule='model.adapter.kind is "lora" or "lora-sb", or the model a small network',
+            rule=f"model.adapter.kind is one of {', '.join(FORMED)}, or the model a small network",
             hint="choose another strategy, such as fedavg",
         )
 

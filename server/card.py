@@ -14,6 +14,7 @@ Example::
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fedrelease.adapter import trained_words
 from fedrelease.experiment import Experiment
 from fedrelease.files import Json
 from fedrelease.manifest import Manifest
@@ -70,7 +71,7 @@ def metadata(release: Release, *, library: str | None = None) -> dict[str, Json]
 def _library(manifest: Manifest) -> str | None:
     if not TASKS[manifest.task.name].opens_in_transformers:
         return None
-    return "peft" if manifest.adapter.kind == "lora" else "transformers"
+    return "peft" if manifest.adapter.kind in ("lora", "prompt") else "transformers"
 
 
 def _experiment(release: Release) -> Experiment | None:
@@ -115,8 +116,8 @@ def _base(manifest: Manifest) -> str:
 
 def _what(manifest: Manifest) -> str:
     adapter, task = manifest.adapter, manifest.task
-    head = "" if task.name == "causal-lm" else " and a linear head"
-    trained = "every weight" if adapter.kind == "full" else f"LoRA factors of rank {adapter.rank}{head}"
+    head = "" if task.name == "causal-lm" or adapter.kind == "full" else " and a linear head"
+    trained = "a linear head" if adapter.kind == "head" else f"{trained_words(adapter)}{head}"
     labels = "" if task.name == "causal-lm" else f" with the labels {_some(task.labels)}"
     return (
         f"A model for {task.name}{labels}. It is {_base(manifest)} with {trained}, trained by"

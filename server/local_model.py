@@ -19,6 +19,7 @@ from fedrelease.experiment import Experiment, Model
 from fedrelease.models.bases import Base
 from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
 from fedrelease.models.evaluation import judge, outcomes, tally
+from fedrelease.models.prompts import check_room
 from fedrelease.models.tasks import Classifier, build_model, task_of
 from fedrelease.models.zero_shot import label_vectors
 from fedrelease.server.gather import Seen
@@ -39,6 +40,8 @@ def initial_state(base: Base, experiment: Experiment, *, round: int = 0) -> Stat
 def drawn_state(classifier: Classifier, base: Base, experiment: Experiment, *, round: int = 0) -> State:
     """The same, from a model of that round that is there already: whatever state it has is drawn anew, in place."""
     classifier.draw(experiment.federation.seed)
+    if isinstance(classifier, TextClassifier) and classifier.prompt is not None:
+        check_room(classifier.encoder, classifier.prompt.tokens, experiment.training.max_length)
     texts = experiment.model_at(round).label_texts
     state = trainable_state(classifier)
     if not texts or not isinstance(classifier, TextClassifier):

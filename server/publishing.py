@@ -199,7 +199,13 @@ def _keep(store: Store, path: str, role: str, data: bytes) -> FileEntry:
 
 def _adapter(adapter: Adapter) -> AdapterFacts:
     return AdapterFacts(
-        kind=adapter.kind, rank=adapter.rank, alpha=adapter.alpha, targets=adapter.targets, layers=adapter.layers
+        kind=adapter.kind,
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        targets=adapter.targets,
+        layers=adapter.layers,
+        rank_stabilised=adapter.rank_stabilised,
+        tokens=adapter.tokens if "tokens" in adapter.keys else 0,
     )
 
 

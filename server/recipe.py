@@ -14,10 +14,11 @@ POOLED = {"mean": "hidden.mean(1)", "first": "hidden[:, 0]", "max": "hidden.amax
 """Of one text, which has no padding: a vector of the tokens' vectors, as ``fedrelease.models.classifier.pool`` makes it."""
 
 
-def recipe(base: str, pooling: Pooling | None, *, max_length: int, merged: bool) -> str:
+def recipe(base: str, pooling: Pooling | None, *, max_length: int, merged: bool, before: int = 0) -> str:
     """Python that ends with ``logits``, float32 ``[1, labels]``, of one text; at most twelve lines.
 
-    Without ``pooling`` they are of each token, ``[1, tokens, labels]``.
+    Without ``pooling`` they are of each token, ``[1, tokens, labels]``. ``before``: vectors of a prompt, put before the
+    text by peft, which are no tokens of it.
 
     The precision is named because transformers would take that of the base's file.
     """
@@ -32,11 +33,12 @@ def recipe(base: str, pooling: Pooling | None, *, max_length: int, merged: bool)
     if not merged:
         inner = f'AutoModel.from_pretrained("{base}", dtype=torch.float32)'
         opened = f'PeftModel.from_pretrained({inner}, ".").eval()'
+    cut = f"[:, {before}:]" if before else ""
     lines = [
         f"model = {opened}",
         'tokenizer, head = AutoTokenizer.from_pretrained("."), load_file("head.safetensors")',
         f'row = tokenizer("{TEXT}", truncation=True, max_length={max_length}, return_tensors="pt")',
-        'hidden = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]).last_hidden_state',
+        f'hidden = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]).last_hidden_state{cut}',
         f'logits = {vector} @ head["weight"].T + head["bias"]',
     ]
     return "\n".join([*imports, *lines])

@@ -85,7 +85,7 @@ def repack(store: Store, steps: Sequence[PackStep]) -> Iterator[Packed]:
 
 
 def _large_files(release: Release) -> Iterator[FileEntry]:
-    if release.manifest.adapter.kind == "full":
+    if release.manifest.adapter.kind in ("full", "layers"):
         for file in release.manifest.files:
             if file.role in ROLES and file.path.endswith(".safetensors"):
                 yield file

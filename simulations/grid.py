@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedrelease.errors import EngineError
+from fedrelease.errors import EngineError, ModelError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import to_document
 from fedrelease.files import Json
@@ -171,13 +171,18 @@ class LocalGrid(Grid):
         A worker that dies over it is replaced, and the next one asked.
 
         Raises:
-            EngineError: none could.
+            ModelError: the base has no place for the adapter, or does not fit the task.
+            EngineError: no worker could.
         """
         node: dict[str, Json] = {"base": str(base.folder.absolute()), "site": "none"}
         for _ in range(ATTEMPTS):
             document = to_document(experiment)
             self._engine.submit(INITIAL, {"kind": INITIAL, "experiment": document, "round": round, "node": node})
-            (found,) = _contents(self._outcome(INITIAL), 1)
+            outcome = self._outcome(INITIAL)
+            if isinstance(refused := outcome.get("refused"), Mapping):
+                parts = {part: str(refused[part] or "") for part in ("rule", "hint")}
+                raise ModelError(str(refused["what"]), value=refused["value"], **parts)
+            (found,) = _contents(outcome, 1)
             if not isinstance(found, str):
                 return found.array_records["arrays"].to_torch_state_dict()
         raise EngineError("the first state could not be made", value=found, hint="read engine.log beside the sites")

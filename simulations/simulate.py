@@ -228,9 +228,9 @@ def federate(
 
 
 def _initial(experiment: Experiment, base: Base, grid: Grid) -> Initial | None:
-    """Who makes the first state: a worker, which has the model; a state with all of a pretrained base in it is loaded anew."""
-    whole_base = experiment.model.adapter.kind == "full" and not base.is_drawn
-    return grid.initial_state if isinstance(grid, LocalGrid) and not whole_base else None
+    """Who makes the first state: a worker, which has the model; with weights of a pretrained base in it, it is loaded anew."""
+    trained = experiment.model.adapter.trains_base and not base.is_drawn
+    return grid.initial_state if isinstance(grid, LocalGrid) and not trained else None
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fedrelease.errors import EngineError
+from fedrelease.errors import EngineError, ModelError
 from fedrelease.files import Json
 
 __all__ = ["INITIAL", "answer", "load", "main", "settle_threads"]
@@ -153,6 +153,8 @@ def answer(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
         return _answers(frame, handover)
     try:
         return {"content": _initial(frame, handover) if frame["kind"] == INITIAL else _reply(frame, handover)}
+    except ModelError as error:  # of the base or the adapter: all sites would say so
+        return {"failed": _failure(frame["node"], error), "refused": dict(error.to_json())}
     except Exception as error:  # a site may fail in any way; the others go on
         return {"failed": _failure(frame["node"], error)}
 

@@ -167,7 +167,7 @@ def _check_kind(choice: StrategyChoice, adapter: Adapter) -> None:
             f"{choice.name} does not work with this adapter",
             value=f'model.adapter.kind = "{adapter.kind}"',
             rule=f'with model.adapter.kind = "{adapter.kind}" phase.strategy is one of {able}',
-            hint=f'set [model.adapter] kind = "{wanted[-1]}", or one of those strategies',
+            hint=f'set [model.adapter] kind = "{"lora" if "lora" in wanted else wanted[-1]}", or one of those strategies',
         )
 
 

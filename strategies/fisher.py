@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedrelease.adapter import ADAPTER_KINDS
 from fedrelease.strategies.contract import Strategy, check_enough
 from fedrelease.strategies.ranges import positive
 from fedrelease.update import State, Update
@@ -26,7 +27,8 @@ class Fisher(Strategy):
     """The parent plus, number by number, the mean of the deltas weighted by the sites' Fisher information.
 
     Each site tells, beside its state, the mean square of its rows' gradients at it: twice the bytes up. It is computed from every
-    training row, so that an experiment with privacy refuses this strategy.
+    training row, so that an experiment with privacy refuses this strategy. Weights of a pretrained base have gradients that no
+    site forms by row: adapters that train them are refused.
 
     Args:
         floor: information below it counts as it, so that numbers that no site cares for become their plain mean.
@@ -36,6 +38,7 @@ class Fisher(Strategy):
     Source: Matena and Raffel (2022), https://arxiv.org/abs/2111.09832, section 3, with equal weights.
     """
 
+    adapters: ClassVar[tuple[str, ...]] = tuple(kind for kind in ADAPTER_KINDS if kind not in ("layers", "norms"))
     companions: ClassVar[tuple[str, ...]] = (KIND,)
     tells: ClassVar[tuple[str, ...]] = ("Fisher information",)
 

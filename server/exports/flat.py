@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fedrelease.files import Json
+from fedrelease.models.bottleneck import Bottleneck
 from fedrelease.server.exports.hugging_face import copy_tokenizer
 from fedrelease.server.exports.plain import Plain, PlainText
 
@@ -40,15 +41,27 @@ def write_labels(plain: Plain, folder: Path) -> None:
 def _meaning(plain: Plain) -> Mapping[str, Json]:
     facts: dict[str, Json] = {"labels": list(plain.labels), "inputs": list(plain.inputs)}
     if plain.by_token:
-        return {**facts, "max_length": plain.max_length, "pooling": None, "task": plain.task}
+        facts |= {"max_length": plain.max_length, "pooling": None, "task": plain.task}
+        return {**facts, **_learned(plain.module)}
     if isinstance(plain.module, PlainText):
         pooling = plain.base.pooling
-        return {**facts, "max_length": plain.max_length, "pooling": pooling.mode, "normalise": pooling.normalise}
+        facts |= {"max_length": plain.max_length, "pooling": pooling.mode, "normalise": pooling.normalise}
+        return {**facts, **_learned(plain.module)}
     if plain.base.shape is not None:
         shape = plain.base.shape
         pixels: dict[str, Json] = {"mean": list(shape.mean), "deviation": list(shape.deviation)}
         return {**facts, "pixels": list(shape.sizes), **pixels, "channels": list(plain.base.channels)}
     return {**facts, "layers": "linear, with rectifiers between them", "widths": list(plain.base.architecture or ())}
+
+
+def _learned(module: nn.Module) -> Mapping[str, Json]:
+    """What the base's own class does not do: the names of its tensors say where it goes."""
+    found: dict[str, Json] = {}
+    if isinstance(module, PlainText) and module.prompt is not None:
+        found["vectors_before_the_text"] = {"tokens": module.prompt.tokens, "at_each_layer": module.prompt.deep}
+    if any(isinstance(part, Bottleneck) for part in module.modules()):
+        found["after_layers_with_a_bottleneck"] = "h + up(relu(down(h)))"
+    return found
 
 
 def open_flat(plain: Plain, folder: Path) -> nn.Module:

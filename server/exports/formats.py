@@ -7,6 +7,7 @@ Example::
 
 import difflib
 import importlib.util
+from collections.abc import Mapping
 
 from fedrelease.errors import ExperimentError, ModelError
 from fedrelease.manifest import Manifest
@@ -16,6 +17,15 @@ __all__ = ["FORMATS", "check_format", "check_installed"]
 
 FORMATS = ("hf", "onnx", "int8", "safetensors")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
+WHOLE: Mapping[str, str] = {
+    "full": "every weight was trained",
+    "head": "the head alone was trained",
+    "layers": "weights of the base itself were trained",
+    "norms": "weights of the base itself were trained",
+}
+"""Adapters that are no adapter to peft, and why."""
+FOREIGN = ("bottleneck", "lora-sb", "prefix")
+"""Adapters that neither peft nor transformers has a form for, at least not with our heads and pooling."""
 INSTALL = 'pip install -c constraints.txt "fedrelease[export]"'
 
 
@@ -51,18 +61,26 @@ def _check_hugging_face(manifest: Manifest, *, merged: bool) -> None:
             rule="transformers has no class for its layers with this head",
             hint="--format onnx or --format safetensors",
         )
-    if manifest.adapter.kind == "lora-sb":
+    if manifest.adapter.kind in FOREIGN:
+        language = manifest.task.name == "causal-lm"
         raise ModelError(
             f"{manifest.version} has no factors that peft knows",
             value=manifest.adapter.kind,
-            rule="--format hf is for LoRA factors, or with --merged for every weight",
-            hint="fedrelease predict answers with it",
+            rule="--format hf is for LoRA factors and prompts, or with --merged for weights of the base",
+            hint="fedrelease predict answers with it" if language else "--format onnx or --format safetensors",
         )
-    if manifest.adapter.kind == "full" and not merged:
+    if manifest.adapter.kind == "prompt" and merged:
+        raise ModelError(
+            f"{manifest.version} cannot be merged",
+            value=manifest.adapter.kind,
+            rule="vectors before the text are no part of the base's weights",
+            hint="--format hf, which peft opens",
+        )
+    if manifest.adapter.kind in WHOLE and not merged:
         raise ModelError(
             f"{manifest.version} has no adapter",
             value=manifest.adapter.kind,
-            rule="every weight was trained, so that there are no factors that peft could open",
+            rule=f"{WHOLE[manifest.adapter.kind]}, so that there are no factors that peft could open",
             hint="--format hf --merged",
         )
 

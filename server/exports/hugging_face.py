@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from fedrelease.factors import is_factor, layers_of
 from fedrelease.models.bases import Base
@@ -29,9 +29,11 @@ from fedrelease.server.exports.tagger import open_tagger, tagger
 from fedrelease.server.release import Release
 from fedrelease.server.released_model import own_model
 
-__all__ = ["copy_tokenizer", "open_adapter", "open_merged", "write_adapter", "write_merged"]
+__all__ = ["PromptedLanguage", "copy_tokenizer", "open_adapter", "open_merged", "write_adapter", "write_merged"]
 
 HEAD = "head.safetensors"
+VECTORS = "prompt.layer.0.weight"
+"""A prompt's, in a state."""
 TOKENIZER = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -46,7 +48,28 @@ PREFIX = "base_model.model."
 
 
 def write_adapter(release: Release, plain: Plain, folder: Path) -> None:
-    """Factors in PEFT's names and form, the head, the tokenizer; the base is not in it."""
+    """Factors or a prompt in PEFT's names and form, the head, the tokenizer; the base is not in it."""
+    (_write_prompt if own_model(release).adapter.kind == "prompt" else _write_factors)(release, plain, folder)
+    _write_rest(plain, folder)
+
+
+def _write_prompt(release: Release, plain: Plain, folder: Path) -> None:
+    from peft import PromptTuningConfig
+
+    vectors = release.state()[VECTORS]
+    config = PromptTuningConfig(
+        num_virtual_tokens=vectors.shape[0],
+        token_dim=vectors.shape[1],
+        num_transformer_submodules=1,
+        task_type="CAUSAL_LM" if isinstance(plain.module, PlainLanguage) else "FEATURE_EXTRACTION",
+        inference_mode=True,
+        base_model_name_or_path=public_name(plain.base),
+    )
+    _write_json(folder / "adapter_config.json", config.to_dict())
+    save_file({"prompt_embeddings": vectors}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _write_factors(release: Release, plain: Plain, folder: Path) -> None:
     from peft import LoraConfig
 
     state, adapter = release.state(), own_model(release).adapter
@@ -57,6 +80,7 @@ def write_adapter(release: Release, plain: Plain, folder: Path) -> None:
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=0.0,
+        use_rslora=adapter.rank_stabilised,
         target_modules=[f"{body}{layer}" for layer in layers],
         fan_in_fan_out=turned,
         task_type="CAUSAL_LM" if body else "FEATURE_EXTRACTION",
@@ -68,7 +92,6 @@ def write_adapter(release: Release, plain: Plain, folder: Path) -> None:
     _write_json(folder / "adapter_config.json", facts)
     factors = {f"{PREFIX}{body}{name}.weight": state[name].contiguous() for name in sorted(state) if is_factor(name)}
     save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    _write_rest(plain, folder)
 
 
 def write_merged(plain: Plain, folder: Path) -> None:
@@ -113,7 +136,26 @@ def open_adapter(plain: Plain, folder: Path) -> nn.Module:
         language = isinstance(plain.module, PlainLanguage)
         base = open_whole(plain.base) if language else _encoder(plain.base.folder)
         opened = PeftModel.from_pretrained(base, str(folder))
-    return PlainLanguage(opened.get_base_model()).eval() if language else _with_head(plain, opened, folder)
+    config = opened.active_peft_config
+    before = config.num_virtual_tokens if config.is_prompt_learning else 0
+    if language and before:
+        return PromptedLanguage(opened, before).eval()
+    return PlainLanguage(opened.get_base_model()).eval() if language else _with_head(plain, opened, folder, before)
+
+
+class PromptedLanguage(nn.Module):
+    """A language model behind a prompt as ``peft`` has it: what comes after the last token of each row."""
+
+    def __init__(self, whole: nn.Module, before: int) -> None:
+        """``before``: vectors that stand before the text, and have logits too."""
+        super().__init__()
+        self.whole = whole
+        self.before = before
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits of the next token, float32 ``[rows, vocabulary]``, of int64 ``[rows, tokens]`` ids and mask."""
+        logits: Tensor = self.whole(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+        return logits[torch.arange(len(logits)), self.before + attention_mask.sum(1) - 1]
 
 
 def open_merged(plain: Plain, folder: Path) -> nn.Module:
@@ -134,11 +176,11 @@ def _encoder(folder: Path) -> nn.Module:
     return encoder
 
 
-def _with_head(plain: Plain, encoder: nn.Module, folder: Path) -> nn.Module:
+def _with_head(plain: Plain, encoder: nn.Module, folder: Path, before: int = 0) -> nn.Module:
     tensors = load_file(folder / HEAD)
     head = nn.Linear(tensors["weight"].shape[1], tensors["weight"].shape[0])
     head.load_state_dict(tensors)
-    return PlainText(encoder, None if plain.by_token else plain.base.pooling, head).eval()
+    return PlainText(encoder, None if plain.by_token else plain.base.pooling, head, before=before).eval()
 
 
 def _text(plain: Plain) -> PlainText | PlainLanguage:

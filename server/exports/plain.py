@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from fedrelease.data.row_files import Rows
 from fedrelease.data.tokens import IGNORED, Batch
-from fedrelease.experiment import Model
-from fedrelease.factors import FIRST, SECOND, layers_of
+from fedrelease.experiment import Adapter, Model
+from fedrelease.factors import FIRST, RESIDUAL, SECOND, layers_of
 from fedrelease.models.bases import Base, Pooling
 from fedrelease.models.classifier import TextClassifier, load_state, pool
 from fedrelease.models.continuing import next_logits
 from fedrelease.models.encoders import open_whole
 from fedrelease.models.images import ImageClassifier
 from fedrelease.models.network import Network
-from fedrelease.models.per_example import Head
+from fedrelease.models.per_example import PLAIN, CoreLinear, Head, LearnedVectors
+from fedrelease.models.prompts import Prompt, prompted
 from fedrelease.models.tasks import Classifier, build_model
 from fedrelease.server.release import Release
 from fedrelease.server.released_model import own_model, released_model, same_base
@@ -44,23 +45,45 @@ __all__ = [
 ]
 
 BATCH = 16
+BESIDE = ("bottleneck", "lora-sb", "prefix", "prompt")
+"""Kinds of adapter that are no sum of a state's tensors and the base's weights."""
 
 
 class PlainText(nn.Module):
     """Token ids to logits: the encoder, its pooling, a linear layer; without pooling each token has logits of its own."""
 
-    def __init__(self, encoder: nn.Module, pooling: Pooling | None, head: nn.Linear) -> None:
-        """``head`` already has what text vectors are multiplied by in its weights."""
+    def __init__(
+        self,
+        encoder: nn.Module,
+        pooling: Pooling | None,
+        head: nn.Linear,
+        *,
+        prompt: Prompt | None = None,
+        before: int = 0,
+    ) -> None:
+        """``head`` already has what text vectors are multiplied by in its weights.
+
+        ``prompt``: vectors before the text. ``before``: how many the encoder itself puts there, and gives vectors for.
+        """
         super().__init__()
+        self.before = before
+        self.prompt = prompt
         self.encoder = encoder
         self.pooling = pooling
         self.head = head
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask; or ``[rows, tokens, labels]``."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        hidden = self._hidden(input_ids, attention_mask)
         logits: Tensor = self.head(hidden if self.pooling is None else pool(hidden, attention_mask, self.pooling))
         return logits
+
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        if self.prompt is not None:
+            whole: Tensor = prompted(self.encoder, self.prompt, input_ids, attention_mask).last_hidden_state
+            return whole[:, self.prompt.tokens :]
+        found: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return found[:, self.before :] if self.before else found
 
 
 class PlainLanguage(nn.Module):
@@ -127,6 +150,8 @@ class Plain:
 def plain_model(release: Release, *, cache: Path) -> Plain:
     """The release, merged: ``W + alpha / rank * B A`` for each layer with factors, and the head's scale in its weight.
 
+    What cannot be merged, a bottleneck or vectors before the text, stays beside the weights.
+
     Raises:
         ModelError: the base here is not the base of the release.
         DamagedRelease: a file of the release changed.
@@ -136,13 +161,7 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
     base, own, task = same_base(release, cache), own_model(release), release.manifest.task
     if own.task == "causal-lm":
         return _plain_language(release, base, own)
-    whole = replace(own.adapter, kind="full", site_ranks={})
-    model = build_model(base, replace(own, precision="float32", adapter=whole), seed=0)  # all of it is overwritten
-    if own.adapter.kind == "full":
-        load_state(model, release.state())
-    else:
-        _add(model.get_submodule("encoder"), release.state(), own.adapter.alpha / own.adapter.rank)
-        _set_head(model, release.state())
+    model = (_beside if own.adapter.kind in BESIDE else _merged)(base, own, release.state())
     text = isinstance(model, TextClassifier)
     return Plain(
         module=(_plain_text(model) if isinstance(model, TextClassifier) else _plain_images(model)).eval(),
@@ -154,12 +173,63 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
     )
 
 
+def _merged(base: Base, own: Model, state: State) -> Classifier:
+    """Every weight of the base, with what was learned in it."""
+    whole = replace(own, precision="float32", adapter=Adapter(kind="full"))
+    model = build_model(base, whole, seed=0)  # all of it is overwritten
+    if own.adapter.kind == "full":
+        load_state(model, state)
+    else:
+        _put_adapter(model.get_submodule("encoder"), state, own.adapter)
+        _set_head(model, state)
+    return model
+
+
+def _beside(base: Base, own: Model, state: State) -> Classifier:
+    """What was learned beside the base, in layers of torch's; cores are merged."""
+    model = build_model(base, replace(own, precision="float32"), seed=0)
+    load_state(model, state)
+    _merge_cores(model)
+    for module in model.modules():
+        if type(module) in (Head, LearnedVectors) and module is not model.head:
+            cast(Any, module).__class__ = PLAIN[type(module)]
+    return model
+
+
+@torch.no_grad()
+def _merge_cores(model: nn.Module) -> None:
+    """``W + alpha / rank * B R A``, in float64 until it is added."""
+    for name, core in [(name, module) for name, module in model.named_modules() if isinstance(module, CoreLinear)]:
+        product = core.scaling * (core.second.double() @ core.lora_R.double() @ core.first.double())
+        turned = type(core.base_layer).__name__ == "Conv1D"
+        weight = core.base_layer.get_parameter("weight")
+        weight.copy_(weight.double() + (product.T if turned else product))
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, core.base_layer)
+
+
+def _put_adapter(encoder: nn.Module, state: State, adapter: Adapter) -> None:
+    if adapter.trains_base:
+        _put_own(encoder, state)
+    else:
+        _add(encoder, state, adapter.scaling)
+
+
+@torch.no_grad()
+def _put_own(encoder: nn.Module, state: State) -> None:
+    """Weights of the base that were trained, by the base's own names."""
+    for name, tensor in state.items():
+        if not name.startswith("head."):
+            encoder.get_parameter(name).copy_(tensor)
+
+
 @torch.no_grad()
 def _add(encoder: nn.Module, state: State, scale: float) -> None:
     """Factors to the weights of the base, in float64 until they are added."""
     for layer in layers_of(state.keys()):
         module = encoder.get_submodule(layer)
-        product = scale * (state[layer + SECOND].double() @ state[layer + FIRST].double())
+        missed = state[layer + RESIDUAL].double() if layer + RESIDUAL in state else 0.0
+        product = scale * (state[layer + SECOND].double() @ state[layer + FIRST].double() + missed)
         turned = type(module).__name__ == "Conv1D"  # GPT-2 keeps weights as [in, out]
         weight = module.get_parameter("weight")
         weight.copy_(weight.double() + (product.T if turned else product))
@@ -176,7 +246,7 @@ def _plain_language(release: Release, base: Base, own: Model) -> Plain:
     if own.adapter.kind == "full":
         _put(module, state)
     else:
-        _add(module.encoder, state, own.adapter.alpha / own.adapter.rank)
+        _put_adapter(module.encoder, state, own.adapter)
     task = release.manifest.task
     return Plain(
         module=module.eval(),
@@ -201,7 +271,7 @@ def _put(module: PlainLanguage, state: State) -> None:
 def _plain_text(model: TextClassifier) -> nn.Module:
     head = _plain_linear(model.head)
     head.weight.mul_(model.scale)
-    return PlainText(model.encoder, model.pooling, head).requires_grad_(False)
+    return PlainText(model.encoder, model.pooling, head, prompt=model.prompt).requires_grad_(False)
 
 
 class PlainImages(nn.Module):

@@ -226,7 +226,8 @@ def _write_card(work: _Work, *, merged: bool) -> None:
         code = language_recipe(merged=merged)
     else:
         pooling = None if work.plain.by_token else base.pooling
-        code = recipe(public_name(base), pooling, max_length=length, merged=merged)
+        before = work.release.manifest.adapter.tokens
+        code = recipe(public_name(base), pooling, max_length=length, merged=merged, before=before)
     text = card(work.release, recipe=code, library="transformers" if merged else "peft")
     (work.folder / "README.md").write_text(text, encoding="utf-8")
 

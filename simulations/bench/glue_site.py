@@ -94,6 +94,7 @@ class _Classifier(nn.Module):
         lora = LoraConfig(
             r=model.adapter.rank,
             lora_alpha=model.adapter.alpha,
+            use_rslora=model.adapter.rank_stabilised,
             lora_dropout=0.0,
             target_modules=list(settings.modules),
         )

@@ -5,17 +5,24 @@ Example::
     adapters_by_phase(Adapter(rank=2), [AdapterChange(), AdapterChange(rank=4)])       # of rank 2, then of rank 4
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from itertools import accumulate
 from math import inf, isclose
 
-from fedrelease.adapter import Adapter, AdapterChange
+from fedrelease.adapter import FACTORS, KEYS, Adapter, AdapterChange
 from fedrelease.bounds import require
 from fedrelease.errors import ExperimentError
 
 __all__ = ["adapters_by_phase", "check_adapters"]
 
 ANEW = "leave it out, or begin a new experiment with a store of its own"
+NOTHING: Mapping[str, str] = {
+    "full": "every weight is trained, and there is nothing to add",
+    "head": "the head alone is trained, and there is nothing to add",
+    "prefix": "another vector before the text would change what the release says",
+    "prompt": "another vector before the text would change what the release says",
+}
 
 
 def adapters_by_phase(first: Adapter, changes: Sequence[AdapterChange]) -> tuple[Adapter, ...]:
@@ -63,19 +70,26 @@ def _checked(before: Adapter, change: AdapterChange, key: str) -> Adapter:
 def _check_kind(before: Adapter, change: AdapterChange, key: str) -> None:
     rule = f'is "{before.kind}" as in the phase before: what one kind has learned has no place in another'
     require(change.kind in (None, before.kind), f"{key}.kind", change.kind, rule, ANEW)
-    changed = {name: value for name, value in change.given.items() if name != "kind"}
-    name = next(iter(changed), "")
-    rule = 'is left out with kind = "full": every weight is trained, and there is nothing to add'
-    require(before.kind != "full" or not changed, f"{key}.{name}", changed.get(name), rule)
+    fixed = {name: value for name, value in change.given.items() if name not in ("kind", *_growing(before.kind))}
+    name = next(iter(fixed), "")
+    rule = f'is left out with kind = "{before.kind}": {NOTHING.get(before.kind, "it says nothing there")}'
+    require(not fixed, f"{key}.{name}", fixed.get(name), rule)
+
+
+def _growing(kind: str) -> tuple[str, ...]:
+    """The keys by which a phase may change an adapter; of factors and cores each has a rule of its own."""
+    return tuple(field.name for field in fields(AdapterChange)) if kind in FACTORS else KEYS[kind]
 
 
 def _check_scale(before: Adapter, change: AdapterChange, key: str) -> None:
-    rank, scale = change.rank or before.rank, before.alpha / before.rank
+    rank, scale = change.rank or before.rank, before.scaling
     rule = f"is at least {before.rank}, the rank of the phase before: fewer cannot hold what it learned"
     require(rank >= before.rank, f"{key}.rank", change.rank, rule, ANEW)
-    fits = change.alpha is None or isclose(change.alpha, scale * rank, rel_tol=1e-12)
-    rule = f"keeps alpha / rank at {scale:g}, by which what was learned is multiplied"
-    require(fits, f"{key}.alpha", change.alpha, rule, f"leave it out: it grows with the rank, to {scale * rank:g}")
+    alpha = scale * before.divisor(rank)
+    fits = change.alpha is None or isclose(change.alpha, alpha, rel_tol=1e-12)
+    divisor = "sqrt(rank)" if before.rank_stabilised else "rank"
+    rule = f"keeps alpha / {divisor} at {scale:g}, by which what was learned is multiplied"
+    require(fits, f"{key}.alpha", change.alpha, rule, f"leave it out: it grows with the rank, to {alpha:g}")
 
 
 def _depth(layers: str) -> float:

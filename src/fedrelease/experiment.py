@@ -112,6 +112,11 @@ class Experiment:
         rule = "is not full with causal-lm and privacy: the table of words is used twice, to read and to write"
         hint = 'set model.adapter.kind = "lora", or privacy.unit = "none"'
         require(not whole, "model.adapter.kind", "full", rule, hint)
+        rule = (
+            "is not head with causal-lm, whose only head is the base's own and stays frozen: nothing would be trained"
+        )
+        hint = 'set model.adapter.kind = "norms", or "lora" with targets = "attention" and a small rank'
+        require(self.model.adapter.kind != "head", "model.adapter.kind", "head", rule, hint)
 
     def _check_attack(self) -> None:
         attack, sites, labels = self.attack, self.data.partition, self.model.labels

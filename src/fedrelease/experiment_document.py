@@ -49,6 +49,8 @@ _LEFT_OUT_WHERE_DEFAULT: tuple[KeyPath, ...] = (
     ("transport",),
     ("transport", "down"),
     ("model", "batch_norm"),
+    ("model", "adapter", "rank_stabilised"),
+    ("model", "adapter", "tokens"),
     ("data", "pixels"),
 )
 """Sections and keys that came after the first releases, which hold the resolved file: not written with their defaults."""

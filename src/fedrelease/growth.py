@@ -22,9 +22,12 @@ GROWING: Mapping[str, tuple[int, ...]] = {
     FIRST: (0,),
     SECOND: (1,),
     CORE: (0, 1),
+    ".bottleneck.down.weight": (0,),
+    ".bottleneck.down.bias": (0,),
+    ".bottleneck.up.weight": (1,),
 }
 """What the names of tensors end in that grow, of a state and of all that is kept beside it, and along which dimensions: a head
-has one row a label; a factor A one row, B one column, and a core one of each a rank."""
+has one row a label; a factor A one row, B one column, and a core one of each a rank; a bottleneck as A and B."""
 
 
 def grown(state: State, *, like: State) -> dict[str, Tensor]:

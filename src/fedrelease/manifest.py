@@ -137,13 +137,15 @@ class BaseFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFacts:
-    """What is trained and released."""
+    """What is trained and released. ``tokens``: learned vectors of a prompt or prefix; 0 for other kinds."""
 
     kind: str
     rank: int
     alpha: float
     targets: str
     layers: str
+    rank_stabilised: bool = field(default=False, metadata=facts.LATER)
+    tokens: int = field(default=0, metadata=facts.LATER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,14 +19,19 @@ from fedrelease.models.bases import open_base
 from fedrelease.models.bookkeeping import book_keeping, form_sums, gradient_lengths, keeps_books, squared_lengths
 from fedrelease.models.classifier import TextClassifier, build_classifier, load_state, trainable_state
 
-MAKES: dict[str, Callable[[], nn.Module] | None] = {"bert": None, "gpt2": small_gpt2, "roberta": small_roberta}
+MAKES: dict[str, Callable[[], nn.Module] | None] = {
+    "bert": None,
+    "gpt2": small_gpt2,
+    "llama": small_llama,
+    "roberta": small_roberta,
+}
 LAYER = "encoder.encoder.layer.1"
 
 
 def built(make: str, tiny_base: Path, tmp_path: Path) -> TextClassifier:
     """A model whose every weight is trained and differs from its neighbours; with the same arguments the same one."""
     torch.manual_seed(0)
-    other = {**MAKES, "llama": small_llama}[make]
+    other = MAKES[make]
     folder = tiny_base if other is None else other_base(tiny_base, tmp_path, other())
     model = build_classifier(
         open_base(str(folder), cache=tmp_path), Model(adapter=Adapter(kind="full"), head_scale=3.0), seed=3
@@ -188,9 +193,10 @@ def test_tied_weights_are_refused_by_name(tiny_base: Path, tmp_path: Path) -> No
 
 
 def test_layers_that_are_not_known_are_refused_by_name(tiny_base: Path, tmp_path: Path) -> None:
-    model = built("llama", tiny_base, tmp_path)
+    model = built("bert", tiny_base, tmp_path)
+    model.get_submodule("encoder.encoder.layer.1.output").LayerNorm = nn.RMSNorm(32)
     refused = pytest.raises(
-        ModelError, match=r"no gradient by example.*layernorm\.weight of LlamaRMSNorm.*kind = \"lora\""
+        ModelError, match=r"no gradient by example.*output\.LayerNorm\.weight of RMSNorm.*kind = \"lora\""
     )
     with refused, book_keeping(model):
         pass

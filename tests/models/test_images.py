@@ -90,6 +90,18 @@ def test_the_check_before_private_training_passes(kind: str, tmp_path: Path) -> 
     check_gradients(model, images(tmp_path, model.width))
 
 
+@pytest.mark.parametrize(("kind", "numbers"), [("bottleneck", 162), ("head", 0), ("layers", 6_464), ("norms", 128)])
+def test_a_vision_transformer_trains_with_each_kind_that_its_layers_can_have(
+    kind: str, numbers: int, tmp_path: Path
+) -> None:
+    """32 wide: 4 x 32 in a layer's norms, 6 x (32 x 32 + 32) more in all of it; 128 + 2 + 32 of rank 2; 3 x 33 in the head."""
+    adapter = Adapter(kind=kind, rank=2, layers="last:1")
+    model = Model(task="image-classification", labels=LABELS, adapter=adapter)
+    built = build_model(open_base(str(vision_base(tmp_path, "vit")), cache=tmp_path), model, seed=3)
+    assert sum(tensor.numel() for tensor in trainable_state(built).values()) == numbers + 99
+    check_gradients(built, images(tmp_path, built.width))
+
+
 def test_a_frozen_batch_norm_gives_what_it_gives_in_evaluation() -> None:
     norm = nn.BatchNorm2d(5).eval()
     with torch.no_grad():

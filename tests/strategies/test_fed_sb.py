@@ -77,3 +77,10 @@ def test_rules_that_freeze_a_factor_are_refused_before_training_where_every_weig
     for name in ("ffa-lora", "rolora"):
         with pytest.raises(ExperimentError, match=rf'{name} does not work.*adapter\] kind = "lora"'):
             check_adapter(StrategyChoice(name=name), Adapter(kind="full"))
+
+
+@pytest.mark.parametrize("kind", ["layers", "norms"])
+def test_squares_of_gradients_that_no_site_forms_are_not_asked_for(kind: str) -> None:
+    with pytest.raises(ExperimentError, match=r'fisher does not work with this adapter.*kind = "lora"'):
+        check_adapter(StrategyChoice(name="fisher"), Adapter(kind=kind))
+    check_adapter(StrategyChoice(name="fisher"), Adapter(kind="bottleneck"))

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.text import Text
 
+from fedrelease.adapter import FACTORS, trained_words
 from fedrelease.cli.output import Column, fitting, put, section
 from fedrelease.cli.views import moment
 from fedrelease.experiment_file import load_experiment
@@ -79,10 +80,13 @@ def _precision(release: Release) -> str:
 
 def _print_model(console: Console, manifest: Manifest, *, precision: str) -> None:
     adapter, task = manifest.adapter, manifest.task
-    factors = f"{adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.targets} of {adapter.layers}"
+    root = " over the root of the rank" if adapter.rank_stabilised else ""
+    factors = (
+        f"{adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}{root}, {adapter.targets} of {adapter.layers}"
+    )
     pairs = [
         ("base", f"{manifest.base.ref}{precision}"),
-        ("adapter", "every weight" if adapter.kind == "full" else factors),
+        ("adapter", factors if adapter.kind in FACTORS else trained_words(adapter)),
         ("task", f"{task.name}: {', '.join(task.labels)}"),
         ("text", f"at most {task.max_length} tokens" if TASKS[task.name].reads == "texts" else ""),
     ]

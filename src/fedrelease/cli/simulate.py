@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from fedrelease.adapter import FACTORS, trained_words
 from fedrelease.cli.options import AsJson, Quiet, Settings, Track, Workers
 from fedrelease.cli.output import Column, emit_json, fitting, put, section, table, to_stderr, to_stdout
 from fedrelease.errors import ExperimentError, RoundFailed
@@ -183,6 +184,8 @@ def _base(model: Model) -> str:
     if adapter.kind == "full":
         return f"{model.base}: every weight is trained"
     precision = "this machine's quicker precision" if model.precision == "auto" else model.precision
+    if adapter.kind not in FACTORS:
+        return f"{model.base} in {precision}: {trained_words(adapter)}"
     return f"{model.base} in {precision}: {adapter.kind} of rank {adapter.rank} on {adapter.targets}, layers {adapter.layers}"
 
 

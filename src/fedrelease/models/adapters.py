@@ -1,11 +1,11 @@
-"""Adapters on a frozen base: LoRA's factors, or a core between frozen directions, in the layers that an experiment names.
+"""What an experiment trains of a base: LoRA's factors, a core between frozen directions, or weights of its own, by layer.
 
 Example::
 
     put_adapter(encoder, experiment.model.adapter)
 """
 
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any, cast
 
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Adapter
+from fedrelease.models.bottleneck import put_bottlenecks
 from fedrelease.models.directions import directions
-from fedrelease.models.encoders import setting
+from fedrelease.models.layers import chosen_layers, in_layers
+from fedrelease.models.own_weights import thaw_layers, thaw_norms
 from fedrelease.models.per_example import CoreLinear, LoraLinear
 
 __all__ = ["put_adapter"]
@@ -23,15 +25,16 @@ ATTENTION_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"
 
 
 def put_adapter(encoder: nn.Module, adapter: Adapter) -> None:
-    """Put what is trained into ``encoder``; nothing where every weight is trained, or the head alone.
+    """Put what is trained into ``encoder``, all of which is frozen; nothing where every weight is trained, or the head alone.
 
     Raises:
         ModelError: the base lacks the layers or modules that the adapter names.
     """
-    if adapter.kind == "lora":
-        _inject(encoder, adapter)
-    if adapter.kind == "lora-sb":
-        _put_cores(encoder, adapter)
+    PUT.get(adapter.kind, _leave)(encoder, adapter)
+
+
+def _leave(encoder: nn.Module, adapter: Adapter) -> None:
+    """The whole model is looked at elsewhere, where its head is."""
 
 
 def _inject(encoder: nn.Module, adapter: Adapter) -> None:
@@ -42,6 +45,7 @@ def _inject(encoder: nn.Module, adapter: Adapter) -> None:
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=0.0,
+        use_rslora=adapter.rank_stabilised,
         target_modules=chosen,
         fan_in_fan_out=type(encoder.get_submodule(chosen[0])).__name__ == "Conv1D",
     )
@@ -62,7 +66,7 @@ def _put_cores(encoder: nn.Module, adapter: Adapter) -> None:
         weight = cast(Tensor, layer.weight)
         turned = weight.T if type(layer).__name__ == "Conv1D" else weight
         first, second = directions(turned, adapter.rank)
-        core = CoreLinear(layer, first, second, scaling=adapter.alpha / adapter.rank)
+        core = CoreLinear(layer, first, second, scaling=adapter.scaling)
         parent, _, last = name.rpartition(".")
         setattr(encoder.get_submodule(parent), last, core)
 
@@ -84,8 +88,8 @@ def _chosen(encoder: nn.Module, adapter: Adapter) -> list[str]:
         if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and "pooler" not in name.split(".")
     ]
     targets = _targets({name.rsplit(".", 1)[-1] for name in linear}, adapter.targets)
-    layers = _layers(encoder, adapter.layers)
-    chosen = [name for name in linear if name.rsplit(".", 1)[-1] in targets and _in_layers(name, layers)]
+    layers = chosen_layers(encoder, adapter.layers)
+    chosen = [name for name in linear if name.rsplit(".", 1)[-1] in targets and in_layers(name, layers)]
     if not chosen:
         raise ModelError(
             "the base has no such modules in these layers",
@@ -94,11 +98,6 @@ def _chosen(encoder: nn.Module, adapter: Adapter) -> list[str]:
             hint='set [model.adapter] layers = "all"',
         )
     return chosen
-
-
-def _in_layers(name: str, layers: range | None) -> bool:
-    """Whether the first number in a module's name, its layer, is one of these; ``None`` means all layers."""
-    return layers is None or next((int(part) in layers for part in name.split(".") if part.isdecimal()), False)
 
 
 def _targets(linear: Set[str], targets: str) -> tuple[str, ...]:
@@ -116,15 +115,10 @@ def _targets(linear: Set[str], targets: str) -> tuple[str, ...]:
     )
 
 
-def _layers(encoder: nn.Module, layers: str) -> range | None:
-    if layers == "all":
-        return None
-    count, total = int(layers.partition(":")[2]), setting(encoder, "num_hidden_layers")
-    if count > total:
-        raise ModelError(
-            "the base has fewer layers",
-            value=layers,
-            rule=f"model.adapter.layers is at most last:{total} for this base",
-            hint='set [model.adapter] layers = "all"',
-        )
-    return range(total - count, total)
+PUT: Mapping[str, Callable[[nn.Module, Adapter], None]] = {
+    "bottleneck": put_bottlenecks,
+    "layers": thaw_layers,
+    "lora": _inject,
+    "lora-sb": _put_cores,
+    "norms": thaw_norms,
+}

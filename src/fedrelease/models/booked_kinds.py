@@ -8,10 +8,12 @@ Example::
 from collections.abc import Mapping
 
 from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.pytorch_utils import Conv1D
 
 from fedrelease.models.booked_images import CONVOLUTION, GROUP_NORM
 from fedrelease.models.booked_layers import EMBEDDING, LAYER_NORM, PRODUCT, Kind
+from fedrelease.models.booked_norms import ROOT_NORM
 from fedrelease.models.per_example import Head
 
 __all__ = ["KINDS"]
@@ -19,6 +21,7 @@ __all__ = ["KINDS"]
 KINDS: Mapping[type[nn.Module], Kind] = {
     Conv1D: PRODUCT,
     Head: PRODUCT,
+    LlamaRMSNorm: ROOT_NORM,
     nn.Conv2d: CONVOLUTION,
     nn.Embedding: EMBEDDING,
     nn.GroupNorm: GROUP_NORM,

@@ -32,6 +32,7 @@ __all__ = [
     "gram",
     "normal_squares",
     "normal_sums",
+    "over_tokens",
     "product_squares",
 ]
 
@@ -108,7 +109,7 @@ class _Normal(Function):
     def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
         (back,) = given
         x, mean, scale, weight = ctx.saved_tensors
-        ctx.note(_over_tokens((x - mean).mul_(scale).mul_(back)), _over_tokens(back))
+        ctx.note(over_tokens((x - mean).mul_(scale).mul_(back)), over_tokens(back))
         wanted = [ctx.needs_input_grad[0], False, False]
         onward = torch.ops.aten.native_layer_norm_backward(
             back, x, list(weight.shape), mean, scale, weight, None, wanted
@@ -136,7 +137,7 @@ def _apply(function: type[Function], *given: object) -> Tensor:
     return out
 
 
-def _over_tokens(value: Tensor) -> Tensor:
+def over_tokens(value: Tensor) -> Tensor:
     """Sums over all but an example's last dimension, ``[examples, 1, width]``."""
     return value.flatten(1, -2).sum(1, keepdim=True) if value.dim() > 2 else value[:, None]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fedrelease.errors import ModelError
 from fedrelease.models.booked_kinds import KINDS
 from fedrelease.models.booked_layers import Pair, gram
-from fedrelease.models.per_example import CoreLinear, Head, LoraLinear, forget_gradients
+from fedrelease.models.per_example import SMALL, forget_gradients
 
 __all__ = ["Books", "book_keeping", "form_sums", "gradient_lengths", "keeps_books", "squared_lengths"]
 
@@ -38,8 +38,8 @@ class Books:
 
 
 def keeps_books(model: nn.Module) -> bool:
-    """Whether something is trained beside LoRA factors, cores and heads, whose gradients are small enough to be formed."""
-    small = {id(p) for m in model.modules() if isinstance(m, LoraLinear | CoreLinear | Head) for p in m.parameters()}
+    """Whether something is trained beside factors, cores, vectors and heads, whose gradients are small enough to be formed."""
+    small = {id(p) for m in model.modules() if isinstance(m, SMALL) for p in m.parameters()}
     return any(parameter.requires_grad and id(parameter) not in small for parameter in model.parameters())
 
 

@@ -10,6 +10,7 @@ Example::
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,12 @@ from fedrelease.errors import ModelError
 from fedrelease.experiment import Model
 from fedrelease.models.adapters import put_adapter
 from fedrelease.models.bases import Base, Pooling
+from fedrelease.models.bottleneck import Bottleneck
 from fedrelease.models.encoders import open_encoder, setting
-from fedrelease.models.every_weight import train_every_weight
+from fedrelease.models.every_weight import train_used_weights, words
+from fedrelease.models.layers import layer_list
 from fedrelease.models.per_example import Head, LoraLinear
+from fedrelease.models.prompts import Prompt, make_prompt, prompted
 from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead, told
 
 __all__ = [
@@ -42,12 +46,20 @@ class TextClassifier(nn.Module):
     Attributes:
         task: the name of what it is for.
         head: trained from zero; or a frozen one, such as the base's own, which says what token comes next.
+        prompt: learned vectors before the text, where the adapter has some.
     """
 
     task = "text-classification"
 
     def __init__(
-        self, encoder: nn.Module, pooling: Pooling | None, width: int, head: nn.Linear, *, scale: float = 1.0
+        self,
+        encoder: nn.Module,
+        pooling: Pooling | None,
+        width: int,
+        head: nn.Linear,
+        *,
+        scale: float = 1.0,
+        prompt: Prompt | None = None,
     ) -> None:
         """A head that is trained starts from zero: every label is equally likely."""
         super().__init__()
@@ -56,6 +68,7 @@ class TextClassifier(nn.Module):
         self.width = width
         self.scale = scale
         self.head = head
+        self.prompt = prompt
         self._zero_head()
 
     @torch.no_grad()
@@ -71,9 +84,7 @@ class TextClassifier(nn.Module):
     @property
     def layers(self) -> nn.ModuleList:
         """The base's layers, lowest first; none when it does not keep them in one list."""
-        count = setting(self.encoder, "num_hidden_layers")
-        lists = (module for module in self.encoder.modules() if isinstance(module, nn.ModuleList))
-        return next((found for found in lists if len(found) == count), nn.ModuleList())
+        return layer_list(self.encoder)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,9 +93,12 @@ class TextClassifier(nn.Module):
 
     @property
     def frozen_layers(self) -> int:
-        """How many layers lie below the first one that is trained: what they give for a text never changes."""
+        """How many layers lie below all that is trained: what they give for a text never changes."""
+        inside = {id(value) for layer in self.layers for value in layer.parameters()}
         trained = [any(value.requires_grad for value in layer.parameters()) for layer in self.layers]
-        return trained.index(True) if True in trained else 0
+        if any(value.requires_grad and id(value) not in inside for value in self.encoder.parameters()):
+            return 0  # tables of words, or what comes before the first layer
+        return 0 if self.prompt is not None else trained.index(True) if True in trained else len(trained)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding).
@@ -107,6 +121,9 @@ class TextClassifier(nn.Module):
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
         """What the base gives for each token, ``[rows, tokens, width]``, in its precision."""
+        if self.prompt is not None:
+            whole: Tensor = prompted(self.encoder, self.prompt, input_ids, attention_mask).last_hidden_state
+            return whole[:, self.prompt.tokens :]
         with self._given(prefix):
             found: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return found
@@ -172,20 +189,24 @@ def adapted(encoder: nn.Module, pooling: Pooling | None, head: nn.Linear, model:
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     put_adapter(encoder, model.adapter)
-    classifier = TextClassifier(encoder, pooling, setting(encoder, "hidden_size"), head, scale=model.head_scale)
-    if model.adapter.kind == "full":
-        train_every_weight(classifier)
+    width, prompt = setting(encoder, "hidden_size"), make_prompt(encoder, model.adapter)
+    classifier = TextClassifier(encoder, pooling, width, head, scale=model.head_scale, prompt=prompt)
+    if model.adapter.trains_base:
+        train_used_weights(classifier, *words(), every=model.adapter.kind == "full")
     classifier.draw(seed)
     return classifier
 
 
 def draw_factors(classifier: nn.Module, generator: torch.Generator) -> None:
-    """Factors as LoRA starts: A drawn, in the order of the names, B zero; cores and residuals zero."""
+    """Factors as LoRA starts: A drawn, in the order of the names, B zero; cores and residuals zero. Then what else is drawn."""
     for name, parameter in sorted(_stated(classifier).items()):
         if name.endswith("lora_A"):
             nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
         elif name.endswith(("lora_B", "lora_R")) or not parameter.requires_grad:
             nn.init.zeros_(parameter)
+    for _, module in sorted(classifier.named_modules(), key=itemgetter(0)):
+        if isinstance(module, Bottleneck | Prompt):
+            module.draw(generator)
 
 
 def canonical_name(name: str) -> str:

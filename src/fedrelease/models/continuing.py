@@ -6,6 +6,7 @@ Example::
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from fedrelease.errors import ModelError
 from fedrelease.models.classifier import TextClassifier
 from fedrelease.models.encoders import setting
 from fedrelease.models.precision import matmul
+from fedrelease.models.prompts import prompted
 
 __all__ = ["continued", "next_logits"]
 
@@ -35,13 +37,20 @@ def continued(model: TextClassifier, ids: Sequence[int], *, tokens: int, end: in
     given, past = torch.tensor([list(ids)]), None
     with matmul("medium"):
         while len(found) < tokens:
-            out = model.encoder(input_ids=given, past_key_values=past, use_cache=True)
+            out = _asked(model, given, past)
             past, best = out.past_key_values, int(next_logits(model, out.last_hidden_state[:, -1]).argmax(1))
             if best == end:
                 break
             found.append(best)
             given = torch.tensor([[best]])
     return found
+
+
+def _asked(model: TextClassifier, given: torch.Tensor, past: object) -> Any:
+    """What the base says of the tokens behind ``past``; learned vectors stand before the first ones."""
+    if past is None and model.prompt is not None:
+        return prompted(model.encoder, model.prompt, given, torch.ones_like(given), use_cache=True)
+    return model.encoder(input_ids=given, past_key_values=past, use_cache=True)
 
 
 def next_logits(model: TextClassifier, hidden: torch.Tensor) -> torch.Tensor:
@@ -51,7 +60,8 @@ def next_logits(model: TextClassifier, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _check_room(model: TextClassifier, before: int, after: int) -> None:
-    room = setting(model.encoder, "max_position_embeddings")
+    learned = 0 if model.prompt is None else model.prompt.tokens
+    room = setting(model.encoder, "max_position_embeddings") - learned
     if before + after > room:
         raise ModelError(
             "the text and what comes after it are too long for the base",

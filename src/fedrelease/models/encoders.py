@@ -118,9 +118,10 @@ def _check_encoder(encoder: nn.Module, base: Base, model: Model) -> None:
 
 
 def _dtype(model: Model) -> torch.dtype:
-    if model.adapter.kind == "full" and model.precision == "bfloat16":
+    if model.adapter.trains_base and model.precision == "bfloat16":
+        every = model.adapter.kind == "full"
         raise ModelError(
-            "every weight is trained, in bfloat16",
+            "every weight is trained, in bfloat16" if every else "weights of the base are trained, in bfloat16",
             value=model.precision,
             rule="what is trained is float32: a step is smaller than what bfloat16 can add to a weight",
             hint='set [model] precision = "float32" or "auto"',

@@ -1,30 +1,30 @@
-"""Training every weight of a text classifier: all that its logits depend on, and nothing else.
+"""Training every weight of a text classifier, or those that were chosen: all that its logits depend on, and nothing else.
 
 Example::
 
-    train_every_weight(classifier)               # parameter.requires_grad of all but, say, the base's pooler
+    train_used_weights(classifier, *words(), every=True)     # parameter.requires_grad of all but, say, the base's pooler
 """
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["train_every_weight", "train_used_weights"]
+__all__ = ["train_used_weights", "words"]
 
 
-def train_every_weight(classifier: nn.Module) -> None:
-    """Let every parameter be trained that the logits of a text depend on.
+def words() -> tuple[Tensor, Tensor]:
+    """Ids and mask of a text of two tokens, int64 ``[1, 2]``."""
+    ids = torch.zeros(1, 2, dtype=torch.int64)
+    return ids, torch.ones_like(ids)
+
+
+def train_used_weights(classifier: nn.Module, *inputs: Tensor, every: bool) -> None:
+    """Let parameters be trained that the logits of these inputs depend on: every one, or only those that were to be.
 
     What they do not depend on (the pooler of a BERT whose tokens are averaged) has no gradient: it would be sent around, and get
     noise, for nothing.
     """
-    ids = torch.zeros(1, 2, dtype=torch.int64)
-    train_used_weights(classifier, ids, torch.ones_like(ids))
-
-
-def train_used_weights(classifier: nn.Module, *inputs: Tensor) -> None:
-    """The same, of a model that takes these inputs."""
     for parameter in classifier.parameters():
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(every or parameter.requires_grad)
     used = _leaves(classifier(*inputs))
     for parameter in classifier.parameters():
         parameter.requires_grad_(id(parameter) in used)

@@ -167,6 +167,6 @@ def _pretrained(base: Base, shape: ImageShape, model: Model) -> ImageClassifier:
     config: Any = encoder.config
     width = config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else setting(encoder, "hidden_size")
     built = ImageClassifier(encoder, shape, Head(width, len(model.labels)), untrained=False)
-    if model.adapter.kind == "full":
-        train_used_weights(built, torch.zeros(1, built.width))
+    if model.adapter.trains_base:
+        train_used_weights(built, torch.zeros(1, built.width), every=model.adapter.kind == "full")
     return built

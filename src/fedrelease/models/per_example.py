@@ -24,7 +24,17 @@ from torch.nn import functional
 from fedrelease.errors import ModelError
 from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead
 
-__all__ = ["CoreLinear", "Head", "LoraLinear", "forget_gradients", "per_example", "plain_layers"]
+__all__ = [
+    "PLAIN",
+    "SMALL",
+    "CoreLinear",
+    "Head",
+    "LearnedVectors",
+    "LoraLinear",
+    "forget_gradients",
+    "per_example",
+    "plain_layers",
+]
 
 ADAPTER = "default"
 """PEFT's name of the only adapter there is."""
@@ -136,6 +146,35 @@ class Head(nn.Linear):
         return _apply(_Affine, input, self.weight, self.bias, self.record)
 
 
+class LearnedVectors(nn.Module):
+    """Vectors that are the same for every example, ``[tokens, width]``, float32: what stands before a text."""
+
+    record = False
+
+    def __init__(self, tokens: int, width: int) -> None:
+        """All zero until they are drawn."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(tokens, width))
+
+    def forward(self, examples: int) -> Tensor:
+        """A copy for each, ``[examples, tokens, width]``."""
+        return _apply(_Copied, self.weight, examples, self.record)
+
+
+class _PlainVectors(nn.Module):
+    """The same with autograd's own gradients."""
+
+    weight: nn.Parameter
+
+    def forward(self, examples: int) -> Tensor:
+        """As :class:`LearnedVectors`."""
+        return self.weight.expand(examples, *self.weight.shape)
+
+
+SMALL = (CoreLinear, Head, LearnedVectors, LoraLinear)
+"""Layers whose gradients by example are small enough to be formed."""
+
+
 def _apply(function: type[Function], *given: object) -> Tensor:
     out: Tensor = function.apply(*given)  # type: ignore[no-untyped-call]  # torch says nothing of its type
     return out
@@ -148,7 +187,7 @@ def per_example(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelError: a trained parameter is in no layer that can do so.
     """
-    layers = [module for module in model.modules() if isinstance(module, LoraLinear | CoreLinear | Head)]
+    layers = [module for module in model.modules() if isinstance(module, SMALL)]
     _check_covered(model, layers)
     try:
         for layer in layers:
@@ -186,19 +225,20 @@ PLAIN: Mapping[type[nn.Module], type[nn.Module]] = {
     LoraLinear: _PlainLora,
     CoreLinear: _PlainCore,
     Head: nn.Linear,
+    LearnedVectors: _PlainVectors,
     VocabularyHead: PlainVocabularyHead,
 }
 """Each layer of ours, and what does the same without any gradients of ours."""
 
 
-def _check_covered(model: nn.Module, layers: list[LoraLinear | CoreLinear | Head]) -> None:
+def _check_covered(model: nn.Module, layers: list[CoreLinear | Head | LearnedVectors | LoraLinear]) -> None:
     covered = {id(parameter) for layer in layers for parameter in layer.parameters()}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in covered:
             raise ModelError(
                 "a trained parameter has no gradient by example",
                 value=name,
-                rule="what is trained privately is a LoRA factor or core, or the head",
+                rule="what is trained privately is a LoRA factor or core, a learned vector, a bottleneck, or the head",
                 hint='train without privacy ([privacy] unit = "none"), or choose another adapter',
             )
 
@@ -260,6 +300,23 @@ class _Core(Function):
             _note(ctx.core, torch.bmm(out.transpose(1, 2), low))
             return back, None, None
         return back, (out.flatten(0, -2).T @ low.flatten(0, -2)).float(), None
+
+
+class _Copied(Function):
+    """One copy of a parameter for each example, so that what comes back for each is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: nn.Parameter, examples: int, record: bool) -> Tensor:
+        ctx.weight, ctx.record = weight, record
+        return weight.expand(examples, *weight.shape).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+        (out,) = given
+        if not ctx.record:
+            return out.sum(0), None, None
+        _note(ctx.weight, out)
+        return None, None, None
 
 
 class _Affine(Function):

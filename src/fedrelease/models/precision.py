@@ -76,7 +76,7 @@ def chosen_precision(model: Model, cache: Path) -> Model:
     """
     if model.precision != "auto":
         return model
-    if model.adapter.kind == "full":  # nothing is frozen, and what is trained is float32
+    if model.adapter.trains_base:  # what is trained is float32
         return replace(model, precision="float32")
     path = cache / "precision" / f"{digest_bytes(f'{platform.node()} {torch.__version__}'.encode())[:16]}.json"
     kept = _read(path)
