@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fedrelease.errors import EngineError
+from fedrelease.errors import EngineError, ModelError
 from fedrelease.files import Json
 
 __all__ = ["INITIAL", "answer", "load", "main", "settle_threads"]
@@ -154,7 +154,14 @@ def answer(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
     try:
         return {"content": _initial(frame, handover) if frame["kind"] == INITIAL else _reply(frame, handover)}
     except Exception as error:  # a site may fail in any way; the others go on
-        return {"failed": _failure(frame["node"], error)}
+        return {"failed": _failure(frame["node"], error), **_refusal(frame, error)}
+
+
+def _refusal(frame: Mapping[str, Any], error: Exception) -> dict[str, Json]:
+    """All parts of an error that whoever started the run is to mend: of no site, and so nothing of rows."""
+    if frame["kind"] != INITIAL or not isinstance(error, ModelError):
+        return {}
+    return {"refused": dict(error.to_json())}
 
 
 def _failure(node: Json, error: Exception) -> str:
