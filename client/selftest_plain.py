@@ -10,7 +10,7 @@ The counterpart of :mod:`fedrelease.client.selftest` without privacy, whose laye
 import torch
 from torch import nn
 
-from fedrelease.client.selftest_truth import EXAMPLES, compare, one_at_a_time, shaken
+from fedrelease.client.selftest_truth import EXAMPLES, TOLERANCE, compare, one_at_a_time, shaken
 from fedrelease.client.training import summed_loss
 from fedrelease.data.row_files import Rows
 from fedrelease.models.classifier import canonical_name
@@ -19,7 +19,6 @@ from fedrelease.models.precision import matmul
 
 __all__ = ["check_plain"]
 
-TOLERANCE = 1e-3
 LEAST = 1e-3
 """Of the whole gradient's length: what is shorter may be rounding."""
 
@@ -36,7 +35,8 @@ def check_plain(model: nn.Module, rows: Rows) -> None:
         found = torch.autograd.grad(summed_loss(model.eval(), rows, torch.arange(examples)), list(trained.values()))
         with plain_layers(model):
             truth = one_at_a_time(trained, lambda row: summed_loss(model, rows, torch.tensor([row])), examples=examples)
+    allowed = TOLERANCE[next(model.parameters()).dtype]
     least = LEAST * float(torch.stack([value.norm() for value in truth.sums.values()]).norm())
     for name, gradient in zip(trained, found, strict=True):
         what = f"the gradient of {canonical_name(name)} is"
-        compare(what, gradient, truth.sums[name], allowed=TOLERANCE, least=least)
+        compare(what, gradient, truth.sums[name], allowed=allowed, least=least)

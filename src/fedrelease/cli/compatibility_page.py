@@ -37,14 +37,15 @@ class _Notes:
     def number(self, outcome: Outcome) -> int:
         nearest = outcome.instead or outcome.hint
         key = (outcome.what, outcome.rule, nearest)
-        self._texts.setdefault(key, _note(outcome, nearest))
+        self._texts.setdefault(key, _note(outcome))
         return list(self._texts).index(key) + 1
 
 
-def _note(outcome: Outcome, nearest: str) -> str:
+def _note(outcome: Outcome) -> str:
     given = f" ({outcome.given})" if outcome.given and outcome.given not in outcome.what else ""
     rule = f": {outcome.rule}" if outcome.rule else ""
-    return f"{outcome.what}{given}{rule}." + (f" Works: {nearest}." if nearest else "")
+    way_out = f" Works: {outcome.instead}." if outcome.instead else f" Try: {outcome.hint}." if outcome.hint else ""
+    return f"{outcome.what}{given}{rule}.{way_out}"
 
 
 def _cell(row: Tried, notes: _Notes) -> str:

@@ -19,6 +19,7 @@ from fedrelease.models.vocabulary import VocabularyHead
 
 __all__ = ["ATTENTION", "open_causal", "open_encoder", "open_vision", "open_whole", "setting"]
 
+LEFT_TO_RIGHT = "a base that reads from left to right and tells what comes next, such as GPT-2 or Llama"
 SAME = 1e-4
 """Of a vector's length: rounding."""
 ATTENTION = "eager"
@@ -70,7 +71,7 @@ def _check_sees_no_next(encoder: nn.Module, base: Base) -> None:
         raise ModelError(
             f"the base {base.ref} ({type(encoder).__name__}) sees the token that it is to tell",
             value=base.ref,
-            rule="causal-lm needs a base that reads from left to right, such as GPT-2 or Llama",
+            rule=f"causal-lm needs {LEFT_TO_RIGHT}",
             hint='set [model] base = "smollm2", or [model] task = "text-classification"',
         )
 
@@ -100,6 +101,15 @@ def open_whole(base: Base) -> nn.Module:
         ModelError: it does not load.
     """
     return _opened(base, torch.float32, causal=True)
+
+
+def _tells_no_next(base: Base) -> ModelError:
+    return ModelError(
+        f"the base {base.ref} tells no next token",
+        value=base.ref,
+        rule=f"causal-lm needs {LEFT_TO_RIGHT}",
+        hint='set [model] base = "smollm2"',
+    )
 
 
 def _float32(parameter: nn.Parameter) -> nn.Parameter:
@@ -191,6 +201,8 @@ def _opened(base: Base, dtype: torch.dtype, *, causal: bool) -> nn.Module:
         )
     except Exception as error:  # transformers raises whatever its model code meets: OSError, ValueError, KeyError ...
         why = str(error).partition("\n")[0].rstrip(".")  # the next lines name every model that there is
+        if causal and why.startswith("Unrecognized configuration class"):
+            raise _tells_no_next(base) from error
         raise ModelError(
             f"the base in {base.folder} does not load: {type(error).__name__}: {why}",
             value=base.ref,

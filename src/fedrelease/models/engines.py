@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from fedrelease.data.row_files import Rows
 from fedrelease.data.sample import sample_rows
+from fedrelease.errors import ModelError
 from fedrelease.models.bases import Base
 from fedrelease.models.bookkeeping import book_keeping, keeps_books, squared_lengths
-from fedrelease.models.per_example import per_example
+from fedrelease.models.per_example import OTHERWISE, per_example
 from fedrelease.models.tasks import task_of
 
 __all__ = ["check_engine", "check_private", "engine_of"]
@@ -53,6 +54,20 @@ def check_engine(model: nn.Module, rows: Rows) -> None:
     else:
         with per_example(model):
             torch.autograd.backward(_loss(model, rows))
+            _check_each_has_its_own(model, min(FEW, len(rows)))
+
+
+def _check_each_has_its_own(model: nn.Module, examples: int) -> None:
+    """A layer may be given something else than examples, such as the places of tokens, which are the same for all."""
+    for name, parameter in model.named_parameters():
+        found: Tensor | None = getattr(parameter, "grad_sample", None)
+        if parameter.requires_grad and (found is None or len(found) != examples):
+            raise ModelError(
+                "a trained parameter has no gradient by example",
+                value=name,
+                rule="what is trained privately is in layers that are given [examples, tokens, width]",
+                hint=OTHERWISE,
+            )
 
 
 def _loss(model: nn.Module, rows: Rows) -> Tensor:
