@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedrelease.errors import EngineError, ModelError
+from fedrelease.errors import EngineError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import to_document
 from fedrelease.files import Json
@@ -171,15 +171,16 @@ class LocalGrid(Grid):
         A worker that dies over it is replaced, and the next one asked.
 
         Raises:
-            ModelError: the base, task and adapter do not go together.
-            EngineError: none could.
+            EngineError: none could, or the model cannot be trained as the experiment says.
         """
         node: dict[str, Json] = {"base": str(base.folder.absolute()), "site": "none"}
         for _ in range(ATTEMPTS):
             document = to_document(experiment)
             self._engine.submit(INITIAL, {"kind": INITIAL, "experiment": document, "round": round, "node": node})
             outcome = self._outcome(INITIAL)
-            _check_not_refused(outcome)
+            refused: Any = outcome.get("refused")
+            if refused:
+                raise EngineError(**refused)
             (found,) = _contents(outcome, 1)
             if not isinstance(found, str):
                 return found.array_records["arrays"].to_torch_state_dict()
@@ -202,13 +203,6 @@ class LocalGrid(Grid):
                 pending.discard(reply.metadata.reply_to_message_id)
                 replies.append(reply)
         return replies
-
-
-def _check_not_refused(outcome: Mapping[str, Json]) -> None:
-    refused = outcome.get("refused")
-    if isinstance(refused, Mapping):
-        rule, hint = str(refused["rule"]), str(refused["hint"])
-        raise ModelError(str(refused["what"]), value=refused["value"], rule=rule, hint=hint)
 
 
 def _contents(outcome: Mapping[str, Json], count: int) -> Iterator[RecordDict | str]:
