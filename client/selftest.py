@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrelease.client.selftest_books import check_books
-from fedrelease.client.selftest_truth import EXAMPLES, compare, shaken
+from fedrelease.client.selftest_truth import EXAMPLES, TOLERANCE, compare, shaken
 from fedrelease.client.training import summed_loss
 from fedrelease.data.row_files import Rows
 from fedrelease.models.bookkeeping import keeps_books
@@ -23,8 +23,6 @@ from fedrelease.models.per_example import per_example, plain_layers
 
 __all__ = ["check_gradients"]
 
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
-"""Length of the difference over length of the gradient; in bfloat16 the two ways round at different places."""
 _CHECKED: WeakKeyDictionary[nn.Module, set[frozenset[str]]] = WeakKeyDictionary()
 
 

@@ -18,6 +18,7 @@ from fedrelease.data.tokens import load_tokenizer
 from fedrelease.experiment import Experiment, Model
 from fedrelease.models.bases import Base
 from fedrelease.models.classifier import TextClassifier, load_state, trainable_state
+from fedrelease.models.engines import check_private
 from fedrelease.models.evaluation import judge, outcomes, tally
 from fedrelease.models.prompts import check_room
 from fedrelease.models.tasks import Classifier, build_model, task_of
@@ -32,6 +33,9 @@ def initial_state(base: Base, experiment: Experiment, *, round: int = 0) -> Stat
     """Factors as they are drawn, and a head that is zero or starts from the texts of the round's labels.
 
     For round 0 that is the state of version 0.0.0. It follows from the seed, the labels, the adapter and the base alone.
+
+    Raises:
+        ModelError: the base does not go with task and adapter, or cannot be trained privately where the experiment is private.
     """
     model = build_model(base, experiment.model_at(round), seed=experiment.federation.seed)
     return drawn_state(model, base, experiment, round=round)
@@ -39,6 +43,8 @@ def initial_state(base: Base, experiment: Experiment, *, round: int = 0) -> Stat
 
 def drawn_state(classifier: Classifier, base: Base, experiment: Experiment, *, round: int = 0) -> State:
     """The same, from a model of that round that is there already: whatever state it has is drawn anew, in place."""
+    if experiment.privacy.unit != "none":  # before version 0.0.0 is made, for whose evaluation sites are charged
+        check_private(classifier, base, labels=experiment.model_at(round).labels)
     classifier.draw(experiment.federation.seed)
     if isinstance(classifier, TextClassifier) and classifier.prompt is not None:
         check_room(classifier.encoder, classifier.prompt.tokens, experiment.training.max_length)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    DebertaV2Config,
+    DebertaV2Model,
     GPT2Config,
     GPT2Model,
     LlamaConfig,
@@ -54,6 +56,23 @@ def small_roberta() -> RobertaModel:
             num_attention_heads=2,
             max_position_embeddings=66,
             pad_token_id=0,
+        )
+    )
+
+
+def small_deberta() -> DebertaV2Model:
+    """Its attention has layers that are given vectors of distances, the same for all rows."""
+    return DebertaV2Model(
+        DebertaV2Config(
+            vocab_size=24,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            relative_attention=True,
+            pos_att_type=["p2c", "c2p"],
+            type_vocab_size=0,
         )
     )
 

@@ -4,13 +4,16 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedrelease.data.row_files import Rows
 from fedrelease.data.tokens import TokenRows
 from fedrelease.models.per_example import plain_layers
+from fedrelease.models.tasks import task_of
 from fedrelease.update import State
 
 
@@ -22,6 +25,49 @@ def one_gradient(model: nn.Module, parameters: Sequence[nn.Parameter], rows: Tok
         truth = batch.labels if batch.targets is None else batch.targets[0]  # of words, whose mean a row's loss is
         loss = functional.cross_entropy(logits if batch.targets is None else logits[0], truth)
     return [gradient.detach().clone() for gradient in torch.autograd.grad(loss, list(parameters))]
+
+
+def slow_gradient(model: nn.Module, parameters: Sequence[nn.Parameter], rows: Rows, row: int) -> list[Tensor]:
+    """The gradient of one example of any task: alone, through plain layers, by plain autograd; zeros where it has none."""
+    batch = rows.batch([row])
+    with plain_layers(model):
+        loss = SLOW_LOSSES.get(task_of(model).name, _own_loss)(model, batch)
+    gradients = torch.autograd.grad(loss, list(parameters))
+    return [gradient.detach().clone() for gradient in gradients]
+
+
+def _label_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Minus the logarithm of the share that the softmax gives to the label."""
+    (logits,) = model(*batch.inputs)
+    return -(logits[batch.labels[0]] - logits.logsumexp(0))
+
+
+def _tag_loss(model: nn.Module, batch: Any) -> Tensor:
+    """The same of each word, and then their mean."""
+    (logits,), (tags,) = model(*batch.inputs), batch.targets
+    nats = [-(one[tag] - one.logsumexp(0)) for one, tag in zip(logits, tags, strict=True) if tag >= 0]
+    return torch.stack(nats).mean()
+
+
+def _next_token_loss(model: Any, batch: Any) -> Tensor:
+    """Of each token but the last that of the one after it, from the whole vocabulary's logits; and then their mean."""
+    (ids,), (vectors,) = batch.input_ids, model.hidden(batch.input_ids, batch.attention_mask)
+    logits = vectors.float() @ model.head.weight.T
+    nats = [-(logits[place][ids[place + 1]] - logits[place].logsumexp(0)) for place in range(len(ids) - 1)]
+    return torch.stack(nats).mean()
+
+
+def _own_loss(model: nn.Module, batch: Any) -> Tensor:
+    """What a task says itself, where nobody has written it down a second time: only the way to the gradient is slow then."""
+    return task_of(model).losses(model(*batch.inputs), batch)[0]
+
+
+SLOW_LOSSES: Mapping[str, Callable[[Any, Any], Tensor]] = {
+    "causal-lm": _next_token_loss,
+    "image-classification": _label_loss,
+    "text-classification": _label_loss,
+    "token-classification": _tag_loss,
+}
 
 
 def norm_of(parts: Sequence[Tensor]) -> float:

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     "attacks.md": 5,
     "compare.md": 10,
+    "compatibility.md": 8,
     "deploy.md": 8,
     "operate.md": 8,
     "privacy.md": 10,

@@ -26,7 +26,7 @@ from fedrelease.models.classifier import trainable_state
 from fedrelease.models.tasks import build_model
 from fedrelease.privacy import PrivacyPlan
 
-__all__ = ["Trial", "try_training"]
+__all__ = ["Trial", "thrown_away", "try_training"]
 
 MOST_ROWS = 512
 """Enough for a few steps; tokenising millions of rows would not tell more."""
@@ -93,21 +93,21 @@ def _timed(rows: Rows, experiment: Experiment, base: Base, *, private: bool) -> 
 
 
 def _step(model: nn.Module, rows: Rows, experiment: Experiment, *, private: bool) -> None:
-    plan = _plan(rows, experiment) if private else None
+    plan = thrown_away(len(rows), experiment) if private else None
     seeds = Seeds(key="preflight", noise="secure")
     train(model, Job(rows=rows, training=experiment.training, plan=plan, start=0, steps=1, total=2, seeds=seeds))
 
 
-def _plan(rows: Rows, experiment: Experiment) -> PrivacyPlan:
+def thrown_away(rows: int, experiment: Experiment) -> PrivacyPlan:
     """A plan that costs as much time as a real one; what it would spend is nobody's, since its result is thrown away."""
-    privacy, batch = experiment.privacy, min(experiment.training.batch_size, len(rows))
+    privacy, batch = experiment.privacy, min(experiment.training.batch_size, rows)
     return PrivacyPlan(
         unit=privacy.unit,
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         clip=privacy.clip,
         accountant=privacy.accountant,
-        sample_rate=batch / len(rows),
+        sample_rate=batch / rows,
         batch_size=float(batch),
         steps_per_round=1,
         rounds=1,

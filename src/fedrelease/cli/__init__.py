@@ -20,6 +20,7 @@ import typer
 from fedrelease import __version__
 from fedrelease.cli.bisect import bisect
 from fedrelease.cli.compare import compare
+from fedrelease.cli.compatibility import compatibility
 from fedrelease.cli.data import data
 from fedrelease.cli.demo import demo
 from fedrelease.cli.diff import diff
@@ -83,6 +84,9 @@ VERBS: Mapping[Callable[..., None], str] = {
         'fedrelease predict "My fellow citizens," --tokens 40',
     ),
     fetch: example("fedrelease fetch --list", "fedrelease fetch minilm four-sites"),
+    compatibility: example(
+        "fedrelease compatibility --base minilm", "fedrelease compatibility --task causal-lm --adapter lora --json"
+    ),
     doctor: example("fedrelease doctor"),
 }
 

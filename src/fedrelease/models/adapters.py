@@ -87,6 +87,13 @@ def _chosen(encoder: nn.Module, adapter: Adapter) -> list[str]:
         for name, module in encoder.named_modules()
         if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and "pooler" not in name.split(".")
     ]
+    if not linear:
+        raise ModelError(
+            "the base has no linear layer for an adapter",
+            value=adapter.kind,
+            rule="an adapter is put on linear layers; this base has layers of other kinds only, such as convolutions",
+            hint='set [model.adapter] kind = "full"',
+        )
     targets = _targets({name.rsplit(".", 1)[-1] for name in linear}, adapter.targets)
     layers = chosen_layers(encoder, adapter.layers)
     chosen = [name for name in linear if name.rsplit(".", 1)[-1] in targets and in_layers(name, layers)]

@@ -25,6 +25,7 @@ from fedrelease.errors import ModelError
 from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead
 
 __all__ = [
+    "OTHERWISE",
     "PLAIN",
     "SMALL",
     "CoreLinear",
@@ -38,6 +39,7 @@ __all__ = [
 
 ADAPTER = "default"
 """PEFT's name of the only adapter there is."""
+OTHERWISE = 'name other [model.adapter] targets, or train without privacy ([privacy] unit = "none")'
 
 
 class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
@@ -57,6 +59,7 @@ class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
                 "a layer sees no examples",
                 value=tuple(x.shape),
                 rule="a layer with factors is given [examples, tokens, width]",
+                hint=OTHERWISE,
             )
         first, second = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
         whole = _with_residual(self, self.base_layer(x), x)
@@ -109,6 +112,7 @@ class CoreLinear(nn.Module):
                 "a layer sees no examples",
                 value=tuple(x.shape),
                 rule="a layer with a core is given [examples, tokens, width]",
+                hint=OTHERWISE,
             )
         low = functional.linear(x, self.first.to(x.dtype))
         out: Tensor = self.base_layer(x)

@@ -42,6 +42,15 @@ Sums: TypeAlias = Sequence[float]
 Report: TypeAlias = Mapping[str, Mapping[str, float]]
 Run: TypeAlias = Callable[[Mapping[str, Tensor]], Iterator[tuple[Tensor, AnyBatch, Tensor]]]
 """From encoded rows to batches of them: the rows' places, the batch, and what the model gives."""
+SAMPLE: tuple[Mapping[str, object], ...] = (
+    {"text": "a good film", "label": 1},
+    {"text": "the plot was very poor and the end is bad", "label": 0},
+    {"text": "it is quite a warm book and a great end", "label": 1},
+    {"text": "an awful film", "label": 0},
+    {"text": "the book was fine", "label": 1},
+    {"text": "a cold and very bad film with a poor plot", "label": 0},
+)
+"""Rows of several lengths, so that batches of them are padded."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,6 +160,7 @@ class Task:
         batch: rows that are looked at together.
         reads: ``texts`` or ``images``.
         skewed: whether rows have labels of their own, by which a partition can skew sites and of which there must be two.
+        sample: a few rows to try a model on, cells by key of ``[data]``, labels by place; a text column that they lack is filled.
     """
 
     name: str
@@ -174,6 +184,7 @@ class Task:
     batch: int = 64
     reads: str = "texts"
     skewed: bool = True
+    sample: tuple[Mapping[str, object], ...] = SAMPLE
 
     @property
     def sensitivity(self) -> float:

@@ -4,7 +4,7 @@ A word is read off its first piece. Entities are spans of words in the BIO schem
 counts whole spans with the right type, as CoNLL's own script and seqeval do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,14 @@ __all__ = ["TOKEN_CLASSIFICATION"]
 
 ENTITIES = 0.5
 """With noised metrics, at most so many entities a word (there, found and right: the length of the three)."""
+SAMPLE: tuple[Mapping[str, object], ...] = (
+    {"text": ["a", "good", "film"], "label": [0, 1, 0]},
+    {"text": ["the", "plot", "was", "very", "poor", "and", "it", "is", "bad"], "label": [0, 0, 0, 0, 1, 0, 0, 0, 1]},
+    {"text": ["it", "is", "quite", "a", "warm", "book"], "label": [0, 0, 0, 0, 1, 0]},
+    {"text": ["awful"], "label": [1]},
+    {"text": ["the", "book", "was", "fine"], "label": [0, 0, 0, 1]},
+    {"text": ["a", "cold", "and", "very", "bad", "film"], "label": [0, 1, 0, 0, 1, 0]},
+)
 
 
 def _read(cells: Cells, data: Data) -> Example:
@@ -128,4 +136,5 @@ TOKEN_CLASSIFICATION = Task(
     opens_in_transformers=True,
     items_a_row="many",
     skewed=False,
+    sample=SAMPLE,
 )
