@@ -132,7 +132,7 @@ def train_site(
                 request,
                 model,
                 shared=charge_facts(request, state, companions),
-                check=lambda job: check_gradients(model, job.rows),
+                check=lambda job: check_gradients(model, job.rows, again=job.aim.checkpointing),
                 carried=open_variate(site.home, request, began, companions),
                 private=private,
             )
