@@ -17,6 +17,7 @@ from typing import TypeAlias
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedrelease.augment import Augment
 from fedrelease.client.augmentation import Fill, fill_of
 from fedrelease.client.coding import coded
 from fedrelease.client.group import Trained, train_sites, tried
@@ -148,7 +149,7 @@ def _site(node: Node, request: Request, model: Classifier) -> Site:
     training, key = request.experiment.training, request.base[:16]
     if training.keep_prefix:
         data = replace(data, holdout=with_prefix(model, data.holdout, key=key))
-    if training.keep_prefix and not training.augment.tokens:  # a text that loses tokens has another prefix in each step
+    if training.keep_prefix and training.augment == Augment():  # a row that changes has another prefix in each step
         data = replace(data, train=with_prefix(model, data.train, key=key))
     fill = resident_fill(str(node["base"])) if training.augment.tokens else None
     return Site(data=data, home=Path(str(node["home"])), noise=noise, fill=fill)

@@ -68,7 +68,7 @@ def moved_images(batch: VectorBatch, draws: Draws, sizes: tuple[int, int, int], 
     """
     images = batch.features.view(-1, *sizes)
     changed = [_moved(image, numbers, augment) for image, numbers in zip(images, draws.each("images"), strict=True)]
-    return replace(batch, features=torch.stack(changed).flatten(1)) if changed else batch
+    return replace(batch, features=torch.stack(changed).flatten(1), vectors=None) if changed else batch
 
 
 def _moved(image: Tensor, numbers: torch.Generator, augment: Augment) -> Tensor:

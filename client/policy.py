@@ -225,7 +225,7 @@ def _of_model(policy: Policy, experiment: Experiment) -> Iterator[str]:
     for adapter in dict.fromkeys(experiment.phase_adapters):
         if adapter.kind not in policy.adapters:
             yield f"policy.adapters: {_listed(policy.adapters)}, asked {adapter.kind}"
-        elif adapter.kind != "full" and adapter.rank > policy.rank:
+        elif adapter.kind not in ("full", "head") and adapter.rank > policy.rank:
             yield f"policy.rank: at most {policy.rank}, asked {adapter.rank}"
 
 

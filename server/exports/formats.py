@@ -58,11 +58,11 @@ def _check_hugging_face(manifest: Manifest, *, merged: bool) -> None:
             rule="--format hf is for LoRA factors, or with --merged for every weight",
             hint="fedrelease predict answers with it",
         )
-    if manifest.adapter.kind == "full" and not merged:
+    if manifest.adapter.kind in ("full", "head") and not merged:
         raise ModelError(
             f"{manifest.version} has no adapter",
             value=manifest.adapter.kind,
-            rule="every weight was trained, so that there are no factors that peft could open",
+            rule="every weight was trained, or the head alone, so that there are no factors that peft could open",
             hint="--format hf --merged",
         )
 

@@ -14,7 +14,7 @@ from fedrelease.bounds import one_of, positive, require
 
 __all__ = ["ADAPTER_KINDS", "TARGETS", "Adapter", "AdapterChange"]
 
-ADAPTER_KINDS = ("full", "lora", "lora-sb")
+ADAPTER_KINDS = ("full", "head", "lora", "lora-sb")
 TARGETS = ("all-linear", "attention")
 
 
@@ -23,8 +23,9 @@ class Adapter:
     """What is trained: LoRA factors on chosen layers, and always the task head; or, with ``kind = "full"``, every weight.
 
     ``lora-sb`` trains one small core R ``[rank, rank]`` a layer, between the leading singular directions of the layer's own
-    weight, which stay and never travel: Balazy et al. (2024), https://arxiv.org/abs/2405.17604. ``full`` is for a base such as
-    ``mlp:784-64``, which has no weights to keep, or for all of a pretrained encoder; then the other keys say nothing.
+    weight, which stay and never travel: Balazy et al. (2024), https://arxiv.org/abs/2405.17604. ``head`` trains the task head
+    alone, on a base that stays as it is. ``full`` is for a base such as ``mlp:784-64``, which has no weights to keep, or for all
+    of a pretrained encoder. With these two the other keys say nothing.
     ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value), ``"all-linear"``, or a comma
     separated list of the base's own module names. ``site_ranks``: sites that train fewer ranks than ``rank``, by name: the
     first rows of each A and columns of each B; the product's factor stays ``alpha / rank``. ``residual``: each layer with LoRA

@@ -65,8 +65,9 @@ def _check_kind(before: Adapter, change: AdapterChange, key: str) -> None:
     require(change.kind in (None, before.kind), f"{key}.kind", change.kind, rule, ANEW)
     changed = {name: value for name, value in change.given.items() if name != "kind"}
     name = next(iter(changed), "")
-    rule = 'is left out with kind = "full": every weight is trained, and there is nothing to add'
-    require(before.kind != "full" or not changed, f"{key}.{name}", changed.get(name), rule)
+    why = {"full": "every weight is trained, and there is nothing to add", "head": "nothing of the base is trained"}
+    rule = f'is left out with kind = "{before.kind}": {why.get(before.kind)}'
+    require(before.kind not in why or not changed, f"{key}.{name}", changed.get(name), rule)
 
 
 def _check_scale(before: Adapter, change: AdapterChange, key: str) -> None:

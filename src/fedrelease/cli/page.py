@@ -82,7 +82,7 @@ def _print_model(console: Console, manifest: Manifest, *, precision: str) -> Non
     factors = f"{adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}, {adapter.targets} of {adapter.layers}"
     pairs = [
         ("base", f"{manifest.base.ref}{precision}"),
-        ("adapter", "every weight" if adapter.kind == "full" else factors),
+        ("adapter", {"full": "every weight", "head": "the head alone"}.get(adapter.kind, factors)),
         ("task", f"{task.name}: {', '.join(task.labels)}"),
         ("text", f"at most {task.max_length} tokens" if TASKS[task.name].reads == "texts" else ""),
     ]

@@ -183,6 +183,8 @@ def _base(model: Model) -> str:
     if adapter.kind == "full":
         return f"{model.base}: every weight is trained"
     precision = "this machine's quicker precision" if model.precision == "auto" else model.precision
+    if adapter.kind == "head":
+        return f"{model.base} in {precision}: the head alone is trained"
     return f"{model.base} in {precision}: {adapter.kind} of rank {adapter.rank} on {adapter.targets}, layers {adapter.layers}"
 
 

@@ -82,9 +82,9 @@ class TextClassifier(nn.Module):
 
     @property
     def frozen_layers(self) -> int:
-        """How many layers lie below the first one that is trained: what they give for a text never changes."""
+        """How many layers lie below the first one that is trained, all where none is: what they give for a text never changes."""
         trained = [any(value.requires_grad for value in layer.parameters()) for layer in self.layers]
-        return trained.index(True) if True in trained else 0
+        return trained.index(True) if True in trained else len(trained)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding).
