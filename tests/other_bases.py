@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import (
     GPT2Config,
     GPT2Model,
@@ -17,6 +18,8 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
+
+from fedrelease.models.efficientnet import LITE0, EfficientNetLite
 
 
 def other_base(tiny_base: Path, tmp_path: Path, model: torch.nn.Module) -> Path:
@@ -79,3 +82,21 @@ def vision_base(folder: Path, make: str) -> Path:
     facts = {"size": {"height": 16, "width": 16}, "image_mean": [0.5], "image_std": [0.5]}
     (folder / make / "preprocessor_config.json").write_text(json.dumps(facts))
     return folder / make
+
+
+def lite_base(folder: Path) -> Path:
+    """An EfficientNet-lite of three blocks and random weights for colours of 16 x 16, in the form of a converted one."""
+    stages = ((1, 3, 1, 1, 8), (2, 3, 2, 2, 8))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = EfficientNetLite(stages, width=12)
+        for name, value in network.named_buffers():
+            if name.endswith("running_mean"):
+                value.normal_()
+    (folder / "lite").mkdir(parents=True)
+    save_file(network.state_dict(), folder / "lite" / "model.safetensors")
+    facts = {**LITE0, "hidden_size": 12, "image_size": 16, "num_hidden_layers": 3, "stages": stages}
+    (folder / "lite" / "config.json").write_text(json.dumps(facts))
+    facts = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "lite" / "preprocessor_config.json").write_text(json.dumps(facts))
+    return folder / "lite"
