@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from fedrelease.files import Json
 
-__all__ = ["LITE0", "EfficientNetLite", "is_lite", "open_lite"]
+__all__ = ["LITE0", "Block", "EfficientNetLite", "SameConv2d", "Seen", "is_lite", "open_lite"]
 
 EPSILON = 1e-3
 STEM = 32
