@@ -17,10 +17,13 @@ from typing import TypeAlias
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedrelease.augment import Augment
+from fedrelease.client.augmentation import Fill, fill_of
 from fedrelease.client.coding import coded
 from fedrelease.client.group import Trained, train_sites, tried
 from fedrelease.client.site import Site, evaluate_site
 from fedrelease.data.sites import open_site
+from fedrelease.data.tokens import load_tokenizer
 from fedrelease.downlink import widened
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Model
@@ -30,7 +33,16 @@ from fedrelease.models.prefix import with_prefix
 from fedrelease.models.tasks import Classifier, build_model
 from fedrelease.update import State, apart
 
-__all__ = ["Node", "app", "evaluate_nodes", "facts_of", "resident_base", "resident_model", "train_nodes"]
+__all__ = [
+    "Node",
+    "app",
+    "evaluate_nodes",
+    "facts_of",
+    "resident_base",
+    "resident_fill",
+    "resident_model",
+    "train_nodes",
+]
 
 app = ClientApp()
 
@@ -48,6 +60,12 @@ def resident_base(folder: str) -> Base:
 def resident_model(folder: str, model: Model) -> Classifier:
     """The model of an experiment, built once in a process; states are swapped in and out of it."""
     return build_model(resident_base(folder), model, seed=0)
+
+
+@lru_cache(maxsize=1)
+def resident_fill(folder: str) -> Fill:
+    """What takes a token's place in training, read once in a process."""
+    return fill_of(load_tokenizer(Path(folder)))
 
 
 _request = lru_cache(maxsize=2)(parse_request)
@@ -128,13 +146,13 @@ def _arrays(tensors: State) -> dict[str, ArrayRecord]:
 def _site(node: Node, request: Request, model: Classifier) -> Site:
     noise = "seeded" if node.get("noise") == "seeded" else "secure"
     data = open_site(Path(str(node["data"])))
-    if request.experiment.training.keep_prefix:
-        data = replace(
-            data,
-            train=with_prefix(model, data.train, key=request.base[:16]),
-            holdout=with_prefix(model, data.holdout, key=request.base[:16]),
-        )
-    return Site(data=data, home=Path(str(node["home"])), noise=noise)
+    training, key = request.experiment.training, request.base[:16]
+    if training.keep_prefix:
+        data = replace(data, holdout=with_prefix(model, data.holdout, key=key))
+    if training.keep_prefix and training.augment == Augment():  # a row that changes has another prefix in each step
+        data = replace(data, train=with_prefix(model, data.train, key=key))
+    fill = resident_fill(str(node["base"])) if training.augment.tokens else None
+    return Site(data=data, home=Path(str(node["home"])), noise=noise, fill=fill)
 
 
 def _prepare(content: RecordDict, node: Node) -> tuple[Request, Classifier]:

@@ -25,6 +25,7 @@ from fedrelease.messages import Answer, Request
 from fedrelease.models.classifier import load_state
 from fedrelease.models.network import Network
 from fedrelease.models.tasks import Classifier
+from fedrelease.training_rules import is_plain
 from fedrelease.update import State
 
 __all__ = ["Trained", "train_sites", "tried"]
@@ -62,9 +63,9 @@ def train_sites(
 
 
 def _one_by_one(request: Request) -> bool:
-    """Early stopping, control variates, private parts and Fisher information are each site's own."""
-    own = {"private", "tell_fisher", "variate"} & request.directives.keys()
-    return request.experiment.training.patience is not None or bool(own)
+    """Early stopping, other losses or rows, control variates, private parts and Fisher information are each site's own."""
+    own, training = {"private", "tell_fisher", "variate"} & request.directives.keys(), request.experiment.training
+    return training.patience is not None or not is_plain(training) or bool(own)
 
 
 def _fit(model: Network, request: Request, state: State, companions: State) -> None:

@@ -8,6 +8,7 @@ Clipping bounds what it is given. Should a new version of torch, PEFT or transfo
 nothing would fail and the promise would be empty; so they are compared with one example at a time, through PEFT's own layers.
 """
 
+from contextlib import nullcontext
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,6 +19,7 @@ from fedrelease.client.selftest_truth import EXAMPLES, TOLERANCE, compare, shake
 from fedrelease.client.training import summed_loss
 from fedrelease.data.row_files import Rows
 from fedrelease.models.bookkeeping import keeps_books
+from fedrelease.models.checkpoints import recomputed
 from fedrelease.models.classifier import canonical_name
 from fedrelease.models.per_example import per_example, plain_layers
 
@@ -26,17 +28,22 @@ __all__ = ["check_gradients"]
 _CHECKED: WeakKeyDictionary[nn.Module, set[frozenset[str]]] = WeakKeyDictionary()
 
 
-def check_gradients(model: nn.Module, rows: Rows) -> None:
+def check_gradients(model: nn.Module, rows: Rows, *, again: bool = False) -> None:
     """Compare on the first rows, once for a model and what is trained of it; the model is left as it was.
+
+    Args:
+        again: whether training computes layers again on the way back; they are checked as they are trained.
 
     Raises:
         ModelError: a parameter's gradients disagree.
     """
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     done = _CHECKED.setdefault(model, set())
-    if frozenset(trained) not in done:
-        _check(model.eval(), rows, trained)
-        done.add(frozenset(trained))
+    what = frozenset({*trained, *(["again"] if again else [])})
+    if what not in done:
+        with recomputed(model) if again else nullcontext():
+            _check(model.eval(), rows, trained)
+        done.add(what)
 
 
 def _check(model: nn.Module, rows: Rows, trained: dict[str, nn.Parameter]) -> None:

@@ -17,6 +17,8 @@ import numpy
 from torch import Tensor
 
 from fedrelease.accounting import Segment
+from fedrelease.client.aim import aim_of
+from fedrelease.client.augmentation import Fill
 from fedrelease.client.calibration import Calibrations
 from fedrelease.client.correction import Correction, MeanGradient
 from fedrelease.client.directives import Directives, frozen, parse_directives
@@ -30,7 +32,7 @@ from fedrelease.client.training import Job, Seeds, train
 from fedrelease.client.variates import Carried, check_companions, open_variate
 from fedrelease.data.row_files import Rows
 from fedrelease.data.sites import SiteData
-from fedrelease.errors import PrivacyError
+from fedrelease.errors import ModelError, PrivacyError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import experiment_digest
 from fedrelease.factors import trained_part
@@ -55,11 +57,15 @@ RECEIPT_FIELDS = ("charge", "noise_multiplier", "sample_rate", "steps", "account
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A partner's data and book. ``noise``: ``seeded`` in simulations that must repeat, else ``secure``."""
+    """A partner's data and book. ``noise``: ``seeded`` in simulations that must repeat, else ``secure``.
+
+    ``fill``: what takes the place of tokens that training drops; ``None`` where it drops none.
+    """
 
     data: SiteData
     home: Path
     noise: str
+    fill: Fill | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -126,7 +132,7 @@ def train_site(
                 request,
                 model,
                 shared=charge_facts(request, state, companions),
-                check=lambda job: check_gradients(model, job.rows),
+                check=lambda job: check_gradients(model, job.rows, again=job.aim.checkpointing),
                 carried=open_variate(site.home, request, began, companions),
                 private=private,
             )
@@ -213,6 +219,13 @@ def _check_tells(directives: Directives, experiment: Experiment, model: Classifi
         )
     if directives.tell_fisher:
         check_fisher(model)
+    if directives.variate is not None and experiment.training.keep_best:
+        raise ModelError(
+            "the strategy keeps a control variate of all of a round's steps",
+            value="training.keep_best = true",
+            rule="what a site sends is then the state after all of them",
+            hint="leave training.keep_best out, or choose a strategy such as fedavg",
+        )
 
 
 def _steered(directives: Directives, carried: Carried | None) -> tuple[Correction, MeanGradient | None]:
@@ -233,6 +246,7 @@ def _job(site: Site, request: Request, model: Classifier, plan: PrivacyPlan | No
         total=steps_in_all(site.data, experiment),
         seeds=Seeds(key=key, noise=site.noise),
         validate=None if plan else lambda: _mean_loss(model, site.data.holdout),
+        aim=aim_of(experiment, model, site.data.train, labels=request.labels, fill=site.fill),
     )
 
 

@@ -18,7 +18,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fedrelease.client.aim import Aim, Losses, aimed
 from fedrelease.client.correction import Correction, MeanGradient, corrected
+from fedrelease.client.looks import Looks
 from fedrelease.client.private_step import private_stepper
 from fedrelease.client.sampling import poisson_batch, randomness, seeded_generator, shuffled_batches
 from fedrelease.client.schedule import rate_factor
@@ -57,6 +59,7 @@ class Job:
         start: steps of the whole plan before this round; ``steps``: of this round; ``total``: of the whole plan.
         validate: the loss on the site's hold-out, for early stopping without privacy.
         correction: what the strategy adds to each step's gradient. seen: notes what the gradients were before.
+        aim: how losses and rows differ from those of evaluation.
     """
 
     rows: Rows
@@ -69,10 +72,11 @@ class Job:
     validate: Callable[[], float] | None = None
     correction: Correction = field(default_factory=Correction)
     seen: MeanGradient | None = None
+    aim: Aim = field(default_factory=Aim)
 
 
 def train(model: nn.Module, job: Job) -> int:
-    """Train ``model`` in place and return how many optimizer steps happened.
+    """Train ``model`` in place and return how many optimizer steps led to the state that it has then.
 
     Guarantees (with a plan): exactly ``job.steps`` noisy steps happen, whatever the sampling draws; an empty batch adds noise
     and steps the optimizer; each example's part in a step's sum is at most ``plan.clip`` long (up to rounding), whatever state
@@ -81,37 +85,18 @@ def train(model: nn.Module, job: Job) -> int:
     """
     optimizer = optimizer_of(model, job.training)
     rates = [float(group["lr"]) for group in optimizer.param_groups]
-    patience = _Patience(job)
+    looks = Looks(job.training, rows=len(job.rows), steps=job.steps, validate=job.validate)
     adding = corrected(model, optimizer, job.correction, job.seen)
-    with training_mode(model), adding, _stepper(model, optimizer, job) as step:
+    losses = aimed(model, job.rows, job.aim, key=job.seeds.key)
+    with training_mode(model), adding, losses as loss, _stepper(model, optimizer, job, loss) as step:
         for done, indices in zip(range(job.steps), batches(job), strict=False):
             factor = rate_factor(job.start + done, job.total, job.training)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-            step(indices)
-            if patience.exhausted(done + 1):
-                return done + 1
-    return job.steps
-
-
-class _Patience:
-    """Early stopping: true once so many epochs brought no better loss on the site's hold-out."""
-
-    def __init__(self, job: Job) -> None:
-        """Ask nothing when the job has no patience or no way to validate."""
-        self._validate = job.validate
-        self._left = self._allowed = job.training.patience
-        self._epoch = -(-len(job.rows) // job.training.batch_size)
-        self._best = float("inf")
-
-    def exhausted(self, steps_done: int) -> bool:
-        """Look once an epoch."""
-        if self._validate is None or self._allowed is None or self._left is None or steps_done % self._epoch:
-            return False
-        loss = self._validate()
-        self._left = self._allowed if loss < self._best else self._left - 1
-        self._best = min(self._best, loss)
-        return self._left <= 0
+            step(indices, job.start + done)
+            if looks.are_enough(model, done + 1):
+                break
+    return looks.end(model)
 
 
 def batches(job: Job) -> Iterator[Tensor]:
@@ -151,21 +136,23 @@ def training_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _stepper(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job) -> Iterator[Callable[[Tensor], None]]:
+def _stepper(
+    model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, losses: Losses
+) -> Iterator[Callable[[Tensor, int], None]]:
     if job.plan is None:
-        yield lambda indices: _plain_step(model, optimizer, job, indices)
+        yield partial(_plain_step, model, optimizer, job, losses)
         return
     source = randomness(job.seeds.noise, "noise", job.seeds.key)
     with private_stepper(model, optimizer, job.plan, source) as step:
-        yield lambda indices: step(
-            [partial(summed_loss, model, job.rows, piece) for piece in _micro_batches(indices, job)]
-        )
+        yield lambda indices, number: step([partial(losses, piece, number) for piece in _micro_batches(indices, job)])
 
 
-def _plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, indices: Tensor) -> None:
+def _plain_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, job: Job, losses: Losses, indices: Tensor, number: int
+) -> None:
     optimizer.zero_grad()
     for piece in _micro_batches(indices, job):
-        torch.autograd.backward(summed_loss(model, job.rows, piece) / len(indices))
+        torch.autograd.backward(losses(piece, number) / len(indices))
     if job.training.grad_clip is not None:
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], job.training.grad_clip)
     optimizer.step()
@@ -178,6 +165,6 @@ def _micro_batches(indices: Tensor, job: Job) -> list[Tensor]:
 
 
 def summed_loss(model: nn.Module, rows: Rows, indices: Tensor) -> Tensor:
-    """The task's losses of these rows in nats, added up, through what they carry of the frozen layers."""
+    """The task's plain losses of these rows in nats, added up, through what they carry of the frozen layers."""
     batch = rows.batch(indices)
     return task_of(model).losses(model(*batch.inputs), batch).sum()

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from transformers import (
     DebertaV2Config,
     DebertaV2Model,
@@ -19,6 +20,8 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
+
+from fedrelease.models.efficientnet import LITE0, EfficientNetLite
 
 
 def other_base(tiny_base: Path, tmp_path: Path, model: torch.nn.Module) -> Path:
@@ -98,3 +101,23 @@ def vision_base(folder: Path, make: str) -> Path:
     facts = {"size": {"height": 16, "width": 16}, "image_mean": [0.5], "image_std": [0.5]}
     (folder / make / "preprocessor_config.json").write_text(json.dumps(facts))
     return folder / make
+
+
+def lite_base(folder: Path) -> Path:
+    """An EfficientNet-lite of three blocks and random weights for colours of 16 x 16, in the form of a converted one."""
+    stages = ((1, 3, 1, 1, 8), (2, 3, 2, 2, 8))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = EfficientNetLite(stages, width=12)
+        for norm in (layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d)):
+            norm.running_mean.normal_(std=0.1)  # type: ignore[union-attr]  # it has one
+            torch.nn.init.constant_(
+                norm.weight, 4.0
+            )  # so that what random layers see does not fade from one to the next
+    (folder / "lite").mkdir(parents=True)
+    save_file(network.state_dict(), folder / "lite" / "model.safetensors")
+    facts = {**LITE0, "hidden_size": 12, "image_size": 16, "num_hidden_layers": 3, "stages": stages}
+    (folder / "lite" / "config.json").write_text(json.dumps(facts))
+    facts = {"size": {"height": 16, "width": 16}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "lite" / "preprocessor_config.json").write_text(json.dumps(facts))
+    return folder / "lite"

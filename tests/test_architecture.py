@@ -60,6 +60,7 @@ ROOM_FOLDERS = {
 IMPURE = {"flwr", "transformers", "opacus", "safetensors", "datasets", "peft"}
 FILES_AND_CLOCKS = {"datetime", "fedrelease.files", "io", "os", "pathlib", "shutil", "tempfile", "time"}
 UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
+READS_TORCH = "fedrelease.models.converted"
 UNSAFE_CALLS = {"torch.load", "yaml.load", "numpy.load", "np.load"}
 MACHINE_PATH = re.compile(r"(?<![\w.~{}])/(?:home|Users|root|mnt|srv|work\w*)/")
 TEXTS = {
@@ -190,7 +191,11 @@ def test_strategies_are_pure(module: str) -> None:
 def test_nothing_can_run_code_from_bytes(module: str) -> None:
     assert [name for name in _imports(module) if _under(name, UNSAFE_MODULES | UNSAFE_CALLS)] == []
     nodes = list(ast.walk(_tree(module)))
-    assert [_called(node) for node in nodes if _called(node) in UNSAFE_CALLS | {"eval", "exec"}] == []
+    unsafe = [node for node in nodes if _called(node) in UNSAFE_CALLS | {"eval", "exec"}]
+    if module == READS_TORCH:  # one file, of a pinned sha256, once
+        assert [ast.unparse(node).endswith("weights_only=True)") for node in unsafe] == [True]
+        unsafe = []
+    assert [_called(node) for node in unsafe] == []
     allowed = [node for node in nodes if isinstance(node, ast.keyword) and node.arg == "allow_pickle"]
     assert [ast.unparse(node) for node in allowed if ast.unparse(node.value) != "False"] == []
 

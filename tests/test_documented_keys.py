@@ -13,6 +13,7 @@ import pytest
 from fedrelease import experiment_sections as e
 from fedrelease.adapter import ADAPTER_KINDS, TARGETS, AdapterChange
 from fedrelease.attack import KINDS, Attack
+from fedrelease.augment import Augment
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_file import load_experiment, to_toml
 from fedrelease.retention import Retention
@@ -28,6 +29,7 @@ SECTIONS: Mapping[str, type] = {
     "[data]": e.Data,
     "[data.partition]": e.Partition,
     "[training]": e.Training,
+    "[training.augment]": Augment,
     "[privacy]": e.Privacy,
     "[virtual_time]": VirtualTime,
     "[attack]": Attack,
@@ -141,7 +143,7 @@ def example() -> str:
 def test_the_complete_example_loads_with_all_sections_and_strategies_that_exist() -> None:
     loaded = load_experiment(None, text=example())
     assert (loaded.model.labels, len(loaded.phases)) == (("ham", "spam"), 2)
-    left_out = ("[virtual_time]", "[attack]", "[transport]", "[phase.adapter]")
+    left_out = ("[training.augment]", "[virtual_time]", "[attack]", "[transport]", "[phase.adapter]")
     assert [header for header in SECTIONS if header not in example() and header not in left_out] == []
     for phase in loaded.phases:
         make_strategy(phase.strategy)

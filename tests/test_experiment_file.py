@@ -107,7 +107,7 @@ def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path: Path) -> Non
 def test_an_unknown_key_is_refused_with_file_line_and_nearest_name() -> None:
     error = refused(STUDY.replace("lr = 1e-2", "epohcs = 2"))
     assert "studies/x.toml line 18" in error.what and error.value == "training.epohcs"
-    assert "batch_size, epochs" in error.rule and error.hint == "training.epochs"
+    assert "class_weights, dropout, epochs" in error.rule and error.hint == "training.epochs"
 
 
 def test_an_unknown_section_is_refused_where_it_opens() -> None:

@@ -21,6 +21,7 @@ from fedrelease.models.bases import Base
 from fedrelease.server.store import Store
 from fedrelease.simulations.bench.process import run_module
 from fedrelease.simulations.bench.script import script_of, script_text
+from fedrelease.training_rules import is_plain
 from fedrelease.update import State, read_state, state_digest
 
 __all__ = ["Place", "Run", "check_fits", "last_state", "run_bare", "run_glue", "run_ours", "write_script"]
@@ -81,6 +82,7 @@ def check_fits(experiment: Experiment) -> None:
         "every site in every round": phase.sites_per_round == 1.0 and not phase.sites,
         "whole passes": training.epochs >= 1 and training.epochs == round(training.epochs),
         "no training.max_steps and no training.patience": training.max_steps is None and training.patience is None,
+        "plain losses of rows as they are": is_plain(training),
         "sites that are looked at": experiment.privacy.unit == "none" or experiment.privacy.metrics != "withheld",
         "strategy fedavg or ffa-lora": phase.strategy.name in ("fedavg", "ffa-lora"),
     }

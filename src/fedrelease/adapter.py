@@ -62,7 +62,7 @@ class Adapter:
 
     ``lora-sb`` trains one small core R ``[rank, rank]`` a layer, between the leading singular directions of the layer's own
     weight, which stay and never travel: Balazy et al. (2024), https://arxiv.org/abs/2405.17604. ``full`` is for a base such as
-    ``mlp:784-64``, which has no weights to keep, or for all of a pretrained encoder; then the other keys say nothing.
+    ``mlp:784-64``, which has no weights to keep, or for all of a pretrained encoder. Keys that a kind does not read say nothing.
     ``layers`` is ``"all"`` or ``"last:k"``; ``targets`` is ``"attention"`` (query and value), ``"all-linear"``, or a comma
     separated list of the base's own module names. ``site_ranks``: sites that train fewer ranks than ``rank``, by name: the
     first rows of each A and columns of each B; the product's factor stays ``alpha / rank``. ``residual``: each layer with LoRA

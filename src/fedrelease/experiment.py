@@ -31,6 +31,7 @@ from fedrelease.experiment_sections import (
 from fedrelease.gate_choice import needs_items
 from fedrelease.label_plan import Labels, check_labels, labels_by_phase
 from fedrelease.retention import Retention
+from fedrelease.training_rules import check_training
 from fedrelease.transport import Transport
 from fedrelease.virtual_time import VirtualTime
 
@@ -78,6 +79,7 @@ class Experiment:
         require(not (private and self.training.patience), "training.patience", self.training.patience, rule, hint)
         rule = "is left out with privacy: every example is already clipped to privacy.clip"
         require(not (private and self.training.grad_clip), "training.grad_clip", self.training.grad_clip, rule)
+        check_training(self.training, task=self.model.task, labels=self.model.labels, private=private)
         sites, evaluators = self.data.partition, self.federation.evaluators
         many = sites.by == "virtual" and sites.sites > MOST_EVALUATORS and evaluators == 1.0
         rule = f"is not all of {sites.sites} virtual sites: every one of them would look at every candidate"
@@ -108,6 +110,8 @@ class Experiment:
     def _check_language_model(self) -> None:
         rule, hint = "is 1 with causal-lm, whose last layer is the base's own", "leave it out"
         require(self.model.head_scale == 1.0, "model.head_scale", self.model.head_scale, rule, hint)
+        rule, hint = "is not head with causal-lm, whose last layer is the base's own", 'set model.adapter.kind = "lora"'
+        require(self.model.adapter.kind != "head", "model.adapter.kind", "head", rule, hint)
         whole = self.privacy.unit != "none" and any(adapter.kind == "full" for adapter in self.phase_adapters)
         rule = "is not full with causal-lm and privacy: the table of words is used twice, to read and to write"
         hint = 'set model.adapter.kind = "lora", or privacy.unit = "none"'

@@ -52,6 +52,12 @@ _LEFT_OUT_WHERE_DEFAULT: tuple[KeyPath, ...] = (
     ("model", "adapter", "rank_stabilised"),
     ("model", "adapter", "tokens"),
     ("data", "pixels"),
+    ("training", "label_smoothing"),
+    ("training", "balance_classes"),
+    ("training", "dropout"),
+    ("training", "keep_best"),
+    ("training", "checkpointing"),
+    ("training", "augment"),
 )
 """Sections and keys that came after the first releases, which hold the resolved file: not written with their defaults."""
 _TYPE_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from fedrelease.adapter import Adapter, AdapterChange
+from fedrelease.augment import Augment
 from fedrelease.bounds import amount, one_of, positive, require
 from fedrelease.gate_choice import chosen_gates
 from fedrelease.gate_rules import GateRule
@@ -245,6 +246,13 @@ class Training:
         max_length: tokens after which a text is cut.
         keep_prefix: keep what the frozen layers below the adapter give for each row on the site's disk, instead of computing
             it in every step; about 1.5 kB a token for a base of width 384.
+        label_smoothing: share of each row's truth that is dealt evenly to all labels (Szegedy et al., 2016).
+        class_weights: by label, what a row's loss is multiplied by in training; labels that are not named have 1.
+        balance_classes: without privacy, weights that make every label of a site weigh as much as every other.
+        dropout: share of what trained layers are given that is set to 0 in training, drawn for each row by itself.
+        keep_best: without privacy, a site sends the state of the epoch with the best loss on its hold-out, not the last one.
+        checkpointing: keep only what each layer is given, and compute the rest again on the way back: less memory, more time.
+        augment: random changes of training rows.
     """
 
     epochs: float = 1.0
@@ -261,6 +269,13 @@ class Training:
     patience: int | None = None
     max_length: int = 128
     keep_prefix: bool = True
+    label_smoothing: float = 0.0
+    class_weights: Mapping[str, float] = field(default_factory=dict)
+    balance_classes: bool = False
+    dropout: float = 0.0
+    keep_best: bool = False
+    checkpointing: bool = False
+    augment: Augment = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
         """Check bounds."""
@@ -279,6 +294,8 @@ class Training:
                 positive(f"training.{key}", value)
         require(self.max_steps is None or self.max_steps >= 1, "training.max_steps", self.max_steps, "is at least 1")
         require(self.patience is None or self.patience >= 1, "training.patience", self.patience, "is at least 1")
+        for key in ("label_smoothing", "dropout"):
+            require(0 <= getattr(self, key) < 1, f"training.{key}", getattr(self, key), "is at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

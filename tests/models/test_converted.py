@@ -23,7 +23,8 @@ def test_a_base_that_is_fetched_as_it_is_used_is_not_converted(tmp_path: Path) -
 def test_what_is_missing_and_the_extra_that_brings_it_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "NEEDED", ("accelerate", "no_such_package"))
+    needs = replace(CONVERSIONS["smollm2"], needed=("accelerate", "no_such_package"))
+    monkeypatch.setattr(module, "CONVERSIONS", {"smollm2": needs})
     with pytest.raises(ModelError, match="no_such_package is not installed") as caught:
         converted("smollm2", tmp_path, tmp_path)
     assert "fedrelease[lm]" in str(caught.value)
@@ -37,7 +38,6 @@ def test_another_result_than_the_pinned_one_is_refused_and_leaves_nothing_behind
         (into / "model.safetensors").write_bytes(b"other")
 
     monkeypatch.setattr(module, "CONVERSIONS", {"small": SMALL})
-    monkeypatch.setattr(module, "NEEDED", ())
     monkeypatch.setattr(module, "_convert", convert)
     with pytest.raises(ModelError, match=r"model\.safetensors has another digest"):
         converted("small", tmp_path, tmp_path)

@@ -138,6 +138,11 @@ class TokenRows:
         """All rows of the file."""
         return self._whole or self
 
+    @property
+    def targets(self) -> Tensor | None:
+        """The targets of these rows' tokens, row after row; ``None`` where a row has a label only."""
+        return None if self._targets is None else self._targets[self.places(torch.arange(len(self)))].to(torch.int64)
+
     def places(self, rows: Tensor) -> Tensor:
         """Where the tokens of these rows lie in a tensor of all tokens, int64, row after row."""
         columns = torch.arange(int(self.lengths[rows].max()) if len(rows) else 1)

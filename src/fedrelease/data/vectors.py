@@ -22,15 +22,19 @@ __all__ = ["VectorBatch", "VectorRows"]
 
 @dataclass(frozen=True, kw_only=True)
 class VectorBatch:
-    """Rows: ``features`` float32 [B, width], ``labels`` int64 [B]."""
+    """Rows: ``features`` float32 [B, width], ``labels`` int64 [B].
+
+    ``vectors``: float32 [B, n], what the frozen layers give for them, where the rows carry it.
+    """
 
     features: Tensor
     labels: Tensor
+    vectors: Tensor | None = None
 
     @property
-    def inputs(self) -> tuple[Tensor]:
+    def inputs(self) -> tuple[Tensor, ...]:
         """What a model is given."""
-        return (self.features,)
+        return (self.features,) if self.vectors is None else (self.features, self.vectors)
 
 
 class VectorRows:
@@ -50,6 +54,8 @@ class VectorRows:
             hint = f"delete {path.parent.parent} and run again: it will be prepared anew"
             raise DataError(f"{path} cannot be read: {error}", value=str(path), hint=hint) from error
         self.path = path
+        self._vectors: Tensor | None = None
+        self._whole: VectorRows | None = None
         self._places = torch.arange(len(self.labels))
         self.lengths = torch.ones(len(self.labels), dtype=torch.int64)
 
@@ -62,9 +68,21 @@ class VectorRows:
         """How many rows there are."""
         return len(self.labels)
 
+    def carrying(self, vectors: Tensor) -> "VectorRows":
+        """The same rows, whose batches carry ``vectors``: ``[all rows of the file, n]``."""
+        rows = copy(self)
+        rows._vectors = vectors
+        return rows
+
+    @property
+    def whole(self) -> "VectorRows":
+        """All rows of the file."""
+        return self._whole or self
+
     def chosen(self, rows: Tensor) -> "VectorRows":
-        """These rows only, int64, in this order; a row may come twice."""
+        """These rows only, int64, in this order; a row may come twice. What is carried, they carry."""
         few = copy(self)
+        few._whole = self.whole
         few._places, few.labels, few.lengths = self._places[rows], self.labels[rows], self.lengths[rows]
         return few
 
@@ -77,4 +95,6 @@ class VectorRows:
         rows = torch.as_tensor(indices, dtype=torch.int64)
         if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(self)):
             raise IndexError(f"a row index lies between 0 and {len(self) - 1}")
-        return VectorBatch(features=self._features[self._places[rows]], labels=self.labels[rows])
+        places = self._places[rows]
+        carried = None if self._vectors is None else self._vectors[places]
+        return VectorBatch(features=self._features[places], labels=self.labels[rows], vectors=carried)

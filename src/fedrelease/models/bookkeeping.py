@@ -93,7 +93,7 @@ def _by_token(value: Tensor) -> Tensor:
     return value[:, None] if value.dim() == 2 else value.flatten(1, -2)
 
 
-WAY_OUT = 'set [model.adapter] kind = "lora", or train without privacy ([privacy] unit = "none")'
+WAY_OUT = 'set [model.adapter] kind = "lora" or "head", or train without privacy ([privacy] unit = "none")'
 
 
 def _covered(model: nn.Module) -> list[nn.Module]:

@@ -1,4 +1,7 @@
-"""Bases that are fetched in a form that nothing trains from, and converted once: four-bit GGUF to float32 safetensors.
+"""Bases that are fetched in a form that nothing trains from, and converted once to float32 safetensors.
+
+``smollm2`` comes as four-bit GGUF. ``efficientnet-lite0`` comes as a file of torch's own, which is read by torch's restricted
+reader only after its sha256 was found to be the pinned one, and never again.
 
 Example::
 
@@ -10,18 +13,21 @@ stored numbers, in an order of their own, and all else is written here.
 
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+
+from torch import Tensor
 
 from fedrelease.cache import workspace
 from fedrelease.errors import ModelError
 from fedrelease.files import Json, canonical_bytes, digest_bytes, digest_file, write_durably
+from fedrelease.models.efficientnet import LITE0
 
 __all__ = ["CONVERSIONS", "Conversion", "converted"]
 
-NEEDED = ("accelerate", "gguf")
 INSTALL = 'pip install -c constraints.txt "fedrelease[lm]"'
 
 
@@ -30,21 +36,33 @@ class Conversion:
     """How one base is converted.
 
     Attributes:
-        file: the GGUF file in the fetched folder.
-        config, tokenizer: what ``config.json`` and ``tokenizer_config.json`` say; the same whatever wrote the rest.
+        file: in the fetched folder.
+        config, tokenizer, processor: what ``config.json``, ``tokenizer_config.json`` and ``preprocessor_config.json`` say, the
+            same whatever wrote the rest; what is empty is not written.
         pinned: sha256 of the files that are computed.
+        needed: packages that reading takes. sha256: of a file of torch's own, taken before it is opened.
     """
 
     file: str
     config: Mapping[str, Json]
-    tokenizer: Mapping[str, Json]
+    tokenizer: Mapping[str, Json] = field(default_factory=dict)
+    processor: Mapping[str, Json] = field(default_factory=dict)
     pinned: Mapping[str, str]
+    needed: tuple[str, ...] = ()
+    sha256: str = ""
 
     @property
     def digest(self) -> str:
         """Of all that comes out."""
         parts: dict[str, Json] = {"config": dict(self.config), "tokenizer": dict(self.tokenizer)}
+        parts |= {"processor": dict(self.processor)} if self.processor else {}
         return digest_bytes(canonical_bytes({**parts, "pinned": dict(self.pinned)}))
+
+    @property
+    def written(self) -> Mapping[str, Mapping[str, Json]]:
+        """What is written beside the weights, by name of the file."""
+        named = {"config.json": self.config, "tokenizer_config.json": self.tokenizer}
+        return {name: facts for name, facts in (*named.items(), ("preprocessor_config.json", self.processor)) if facts}
 
 
 _CHAT = (
@@ -55,6 +73,17 @@ _CHAT = (
 )
 
 CONVERSIONS: Mapping[str, Conversion] = {
+    "efficientnet-lite0": Conversion(
+        file="efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        config=LITE0,
+        processor={
+            "image_mean": [127 / 255] * 3,
+            "image_std": [128 / 255] * 3,
+            "size": {"height": 224, "width": 224},
+        },
+        pinned={"model.safetensors": "9df6ff5ee9709dbc872d161a2d3aebb0d3450ac2895decf5875a972af440a46b"},
+    ),
     "smollm2": Conversion(
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         config={
@@ -86,6 +115,7 @@ CONVERSIONS: Mapping[str, Conversion] = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "unk_token": "<|endoftext|>",
         },
+        needed=("accelerate", "gguf"),
         pinned={
             "model.safetensors": "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd",
             "tokenizer.json": "7e0b8f35ca7f836d92d824d9e3db5747c22d9a1e2753ccf2ec9af24a8614e979",
@@ -108,7 +138,7 @@ def converted(alias: str, fetched: Path, cache: Path) -> Path:
         return fetched
     folder = cache / "bases" / f"{alias}-{wanted.digest[:12]}"
     if not folder.is_dir():
-        _check_installed(alias)
+        _check_installed(alias, wanted.needed)
         with workspace(folder.parent) as work:
             if not folder.is_dir():
                 _convert(wanted, fetched, work / "new")
@@ -117,8 +147,8 @@ def converted(alias: str, fetched: Path, cache: Path) -> Path:
     return folder
 
 
-def _check_installed(alias: str) -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+def _check_installed(alias: str, needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         what, rule = f"{', '.join(missing)} is not installed", f"{alias} is converted with the optional extra 'lm'"
         raise ModelError(what, value=alias, rule=rule, hint=INSTALL)
@@ -126,17 +156,42 @@ def _check_installed(alias: str) -> None:
 
 def _convert(wanted: Conversion, fetched: Path, into: Path) -> None:
     from safetensors.torch import save_file
+
+    into.mkdir()
+    read = _from_torch if wanted.file.endswith(".pth") else _from_gguf
+    state = read(wanted, fetched, into)
+    save_file(state, into / "model.safetensors", metadata={"format": "pt"})
+    for name, facts in wanted.written.items():
+        write_durably(into / name, json.dumps(facts, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def _from_torch(wanted: Conversion, fetched: Path, into: Path) -> dict[str, Tensor]:
+    """A network's weights without its last layer, which knows ImageNet's classes; names without leading underscores."""
+    import torch
+
+    del into
+    found = digest_file(fetched / wanted.file)
+    if found != wanted.sha256:
+        raise ModelError(
+            f"{wanted.file} is not the pinned one",
+            value=found,
+            rule=f"only a file whose sha256 is {wanted.sha256} is opened",
+            hint=f"remove {fetched} and fetch it again",
+        )
+    loaded = torch.load(fetched / wanted.file, map_location="cpu", weights_only=True)
+    named = {re.sub(r"(^|\.)_", r"\1", name): value.contiguous() for name, value in sorted(loaded.items())}
+    return {name: value for name, value in named.items() if not name.startswith("fc.")}
+
+
+def _from_gguf(wanted: Conversion, fetched: Path, into: Path) -> dict[str, Tensor]:
+    """The weights, and the tokenizer in its file."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    into.mkdir()
     model, tokenizer = _opened(fetched, wanted.file)
-    tied = {"lm_head.weight"} if wanted.config["tie_word_embeddings"] else set[str]()
-    state = {name: value.contiguous() for name, value in sorted(model.state_dict().items()) if name not in tied}
-    save_file(state, into / "model.safetensors", metadata={"format": "pt"})
     (into / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
-    for name, facts in (("config.json", wanted.config), ("tokenizer_config.json", wanted.tokenizer)):
-        write_durably(into / name, json.dumps(facts, indent=2, sort_keys=True).encode() + b"\n")
+    tied = {"lm_head.weight"} if wanted.config["tie_word_embeddings"] else set[str]()
+    return {name: value.contiguous() for name, value in sorted(model.state_dict().items()) if name not in tied}
 
 
 def _opened(fetched: Path, file: str) -> tuple[Any, Any]:
@@ -156,5 +211,7 @@ def _check(alias: str, wanted: Conversion, folder: Path) -> None:
                 f"{alias} did not come out as it should: {name} has another digest",
                 value=found,
                 rule=f"its sha256 is {sha256}, so that partners have the same base",
-                hint=f"use the tested versions: {INSTALL}",
+                hint=f"use the tested versions: {INSTALL}"
+                if wanted.needed
+                else "fetch it again, and update fedrelease",
             )

@@ -9,11 +9,13 @@ Example::
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Model
 from fedrelease.models.bases import Base
+from fedrelease.models.efficientnet import is_lite, open_lite
 from fedrelease.models.precision import DTYPES
 from fedrelease.models.vocabulary import VocabularyHead
 
@@ -82,7 +84,8 @@ def open_vision(base: Base, model: Model) -> nn.Module:
     Raises:
         ModelError: it does not load, or is no such base; or every weight is to be trained in bfloat16.
     """
-    encoder = _opened(base, _dtype(model), causal=False)
+    lite = is_lite(base.folder)
+    encoder = _opened_lite(base, _dtype(model)) if lite else _opened(base, _dtype(model), causal=False)
     if getattr(encoder, "main_input_name", "") != "pixel_values":
         raise ModelError(
             f"the base {base.ref} ({type(encoder).__name__}) does not fit the task",
@@ -184,6 +187,18 @@ def _switch_off_dropout(encoder: nn.Module) -> None:
         for name, value in vars(module).items():
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)
+
+
+def _opened_lite(base: Base, dtype: torch.dtype) -> nn.Module:
+    try:
+        return open_lite(base.folder, dtype)
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        raise ModelError(
+            f"the base in {base.folder} does not load: {type(error).__name__}: {error}",
+            value=base.ref,
+            rule="config.json describes the network whose weights lie in model.safetensors",
+            hint="fetch it again: fedrelease fetch efficientnet-lite0",
+        ) from error
 
 
 def _opened(base: Base, dtype: torch.dtype, *, causal: bool) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Model
@@ -18,13 +19,14 @@ from fedrelease.models.adapters import put_adapter
 from fedrelease.models.bases import Base
 from fedrelease.models.classifier import draw_factors
 from fedrelease.models.described import ImageShape
+from fedrelease.models.efficientnet import EfficientNetLite
 from fedrelease.models.encoders import open_vision, setting
 from fedrelease.models.every_weight import train_used_weights
 from fedrelease.models.network import Network, build_network
 from fedrelease.models.norms import without_batch_norm
 from fedrelease.models.per_example import Head
 
-__all__ = ["ImageClassifier", "build_image_model"]
+__all__ = ["ImageClassifier", "build_image_model", "square"]
 
 KERNEL = 3
 CHANNELS = 4
@@ -37,6 +39,8 @@ class ImageClassifier(nn.Module):
     Attributes:
         shape: of an image: channels, height, width. Rows are flat.
         untrained: whether the encoder has no weights of its own, so that all of them are drawn.
+        batch_norm: what became of its BatchNorm, as the experiment says.
+        stretches: whether small square images are stretched to ``shape``.
     """
 
     task = "image-classification"
@@ -51,6 +55,8 @@ class ImageClassifier(nn.Module):
         self.head = head
         self.width = math.prod(shape.sizes)
         self.untrained = untrained
+        self.batch_norm = "frozen"
+        self.stretches = isinstance(encoder, EfficientNetLite)
         for name, values in (("mean", shape.mean), ("deviation", shape.deviation)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -69,12 +75,37 @@ class ImageClassifier(nn.Module):
         """The encoder's precision."""
         return next(self.encoder.parameters()).dtype
 
-    def forward(self, features: Tensor) -> Tensor:
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing of the encoder is trained, so that an image's vector never changes."""
+        return not any(value.requires_grad for value in self.encoder.parameters())
+
+    def forward(self, features: Tensor, vectors: Tensor | None = None) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of pixels between 0 and 1, float32 ``[rows, channels * height * width]``.
+
+        With ``vectors``, float32 ``[rows, width of the head]``, the encoder is not computed: it is what :meth:`seen` gives.
 
         Raises:
             ModelError: the rows have another width.
         """
+        logits: Tensor = self.head(self.seen(features) if vectors is None else vectors)
+        return logits
+
+    def seen(self, features: Tensor) -> Tensor:
+        """What the head is given, float32 ``[rows, width of the head]``.
+
+        Raises:
+            ModelError: the rows have another width.
+        """
+        pixels = self._pixels(features)
+        return self._vectors(((pixels - self.mean) / self.deviation).to(self.dtype)).float()
+
+    def _pixels(self, features: Tensor) -> Tensor:
+        """Rows as images of the base's shape. Where it stretches, small square ones become large, and grey ones colours."""
+        stretched = square(features.shape[-1]) if self.stretches else None
+        if stretched is not None and features.shape[-1] != self.width:
+            images = functional.interpolate(features.view(-1, *stretched), self.shape.sizes[1:], mode="bilinear")
+            return images.expand(-1, self.shape.sizes[0], -1, -1)
         if features.shape[-1] != self.width:
             raise ModelError(
                 "the rows do not fit the base",
@@ -82,9 +113,7 @@ class ImageClassifier(nn.Module):
                 rule=f"the base takes {self.shape}",
                 hint="set [data] pixels to that, or choose a base of the images' size",
             )
-        pixels = (features.view(-1, *self.shape.sizes) - self.mean) / self.deviation
-        logits: Tensor = self.head(self._vectors(pixels.to(self.dtype)).float())
-        return logits
+        return features.view(-1, *self.shape.sizes)
 
     def _vectors(self, pixels: Tensor) -> Tensor:
         """``[rows, width]``: the first token's vector of a transformer, the mean over places of other pretrained networks."""
@@ -158,15 +187,37 @@ def _draw_layers(encoder: nn.Module, generator: torch.Generator) -> None:
             nn.init.zeros_(layer.bias)
 
 
+def _check_adapts(encoder: nn.Module, model: Model) -> None:
+    linear = any(isinstance(module, nn.Linear) for module in encoder.modules())
+    if model.adapter.kind in ("lora", "lora-sb") and not linear:
+        raise ModelError(
+            "the base has no linear layers, and factors go nowhere else",
+            value=f"{model.base} with {model.adapter.kind}",
+            rule="of a network of convolutions the head alone is trained, or every weight",
+            hint='set [model.adapter] kind = "head", or "full"',
+        )
+
+
+def square(width: int) -> tuple[int, int, int] | None:
+    """Channels, height and width of a square image, grey or in colours, that has so many numbers."""
+    for colours in (1, 3):
+        side = math.isqrt(width // colours)
+        if side and colours * side * side == width:
+            return colours, side, side
+    return None
+
+
 def _pretrained(base: Base, shape: ImageShape, model: Model) -> ImageClassifier:
     encoder = open_vision(base, model)
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     without_batch_norm(encoder, model.batch_norm)
+    _check_adapts(encoder, model)
     put_adapter(encoder, model.adapter)
     config: Any = encoder.config
     width = config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else setting(encoder, "hidden_size")
     built = ImageClassifier(encoder, shape, Head(width, len(model.labels)), untrained=False)
+    built.batch_norm = model.batch_norm
     if model.adapter.trains_base:
         train_used_weights(built, torch.zeros(1, built.width), every=model.adapter.kind == "full")
     return built

@@ -63,7 +63,8 @@ class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
             )
         first, second = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
         whole = _with_residual(self, self.base_layer(x), x)
-        return _apply(_LowRank, whole, x, first, second, self.scaling[ADAPTER], self.record)
+        given = self.lora_dropout[ADAPTER](x)  # the identity, but where training drops some of it
+        return _apply(_LowRank, whole, given, first, second, self.scaling[ADAPTER], self.record)
 
 
 class _PlainLora(PeftLinear):  # type: ignore[misc]  # peft ships no types
@@ -101,6 +102,7 @@ class CoreLinear(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.scaling = scaling
+        self.dropout = nn.Identity()
         self.register_buffer("first", first, persistent=False)
         self.register_buffer("second", second, persistent=False)
         self.lora_R = nn.Parameter(torch.zeros(len(first), len(first)))
@@ -114,7 +116,7 @@ class CoreLinear(nn.Module):
                 rule="a layer with a core is given [examples, tokens, width]",
                 hint=OTHERWISE,
             )
-        low = functional.linear(x, self.first.to(x.dtype))
+        low = functional.linear(self.dropout(x), self.first.to(x.dtype))
         out: Tensor = self.base_layer(x)
         turned = _apply(_Core, low, self.lora_R, self.record)
         return out + functional.linear(turned, self.second.to(x.dtype)) * self.scaling
@@ -127,13 +129,14 @@ class _PlainCore(nn.Module):
     first: Tensor
     second: Tensor
     lora_R: nn.Parameter
+    dropout: nn.Module
     scaling: float
 
     def forward(self, x: Tensor) -> Tensor:
         """As :class:`CoreLinear`."""
         whole = self.second @ self.lora_R @ self.first * self.scaling
         out: Tensor = self.base_layer(x)
-        return out + functional.linear(x, whole.to(x.dtype))
+        return out + functional.linear(self.dropout(x), whole.to(x.dtype))
 
 
 class Head(nn.Linear):

@@ -10,6 +10,7 @@ computes them and whenever: rows go through in a fixed order and in fixed batche
 """
 
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 import torch
@@ -19,8 +20,10 @@ from torch import Tensor
 
 from fedrelease.data.row_files import Rows
 from fedrelease.data.tokens import TokenRows
+from fedrelease.data.vectors import VectorRows
 from fedrelease.files import sync_folder
 from fedrelease.models.classifier import TextClassifier
+from fedrelease.models.images import ImageClassifier
 from fedrelease.models.precision import matmul
 from fedrelease.models.tasks import Classifier
 
@@ -31,7 +34,8 @@ LARGEST_BYTES = 4 << 30
 
 
 def with_prefix(model: Classifier, rows: Rows, *, key: str) -> Rows:
-    """``rows`` that carry the hidden states below the adapter; ``rows`` as they are when nothing is frozen below it.
+    """``rows`` that carry the hidden states below the adapter, or the vectors of images where the head alone is trained; ``rows``
+    as they are when nothing is frozen below what is trained.
 
     Args:
         rows: some rows of a file or all of them; what is kept is of the whole file.
@@ -39,6 +43,8 @@ def with_prefix(model: Classifier, rows: Rows, *, key: str) -> Rows:
 
     A file of more than ``LARGEST_BYTES`` is not made: then every step computes the prefix again.
     """
+    if isinstance(model, ImageClassifier) and isinstance(rows, VectorRows) and model.is_frozen:
+        return rows.carrying(_vectors(model, rows.whole, key))
     if not (isinstance(model, TextClassifier) and isinstance(rows, TokenRows)):
         return rows
     hidden = _kept(model, rows.whole, key)
@@ -56,6 +62,25 @@ def _kept(model: TextClassifier, rows: TokenRows, key: str) -> Tensor | None:
         _write(path, _compute(model, rows, cut))
         hidden = _read(path)
     return hidden
+
+
+def _vectors(model: ImageClassifier, rows: VectorRows, key: str) -> Tensor:
+    kind = f"{model.batch_norm}-{str(model.dtype).removeprefix('torch.')}"
+    path = rows.path.with_name(f"{rows.path.stem}.vectors-{key}-{kind}-{torch.__version__}.safetensors")
+    found = _read(path)
+    if found is None:
+        _write(path, _see(model, rows))
+        found = _read(path)
+    return cast(Tensor, found)
+
+
+@torch.no_grad()
+def _see(model: ImageClassifier, rows: VectorRows) -> Tensor:
+    model.eval()
+    with matmul("medium"):
+        return torch.cat(
+            [model.seen(rows.batch(part).features) for part in torch.split(torch.arange(len(rows)), BATCH)]
+        )
 
 
 def _read(path: Path) -> Tensor | None:

@@ -22,6 +22,7 @@ from fedrelease.data.vectors import VectorBatch
 from fedrelease.experiment import Data
 from fedrelease.files import Json
 from fedrelease.models.metrics import Matrix, report, scores
+from fedrelease.tasks.loss_options import LossOptions
 
 __all__ = [
     "AnyBatch",
@@ -146,6 +147,8 @@ class Task:
         build: the model of ``(base, model, seed=...)``; see :func:`fedrelease.models.tasks.build_model`.
         losses: of what the model gives and its batch, float32 ``[rows]`` in nats. A row's loss depends on that row alone: private
             training clips its gradient.
+        shaped: the same with what training may ask for, :class:`fedrelease.tasks.loss_options.LossOptions`; ``None`` where it may
+            not. A task made of another one with ``replace`` that has losses of its own says ``shaped=None``, or has its own too.
         judge: what the model said about a batch, given the names of the labels.
         sums: names of numbers that are added up over rows beside the confusion matrix, for metrics that do not follow from it.
         bound: with noised metrics a row's sums, divided by the number of its items, are scaled down to at most this length (L2).
@@ -170,6 +173,7 @@ class Task:
     build: Callable[..., Any]
     losses: Callable[[Tensor, AnyBatch], Tensor]
     judge: Callable[[Tensor, AnyBatch, Sequence[str]], Judged]
+    shaped: Callable[[Tensor, AnyBatch, LossOptions], Tensor] | None = None
     named: Callable[[Example, Sequence[str]], Sequence[str]] = own_label
     sums: tuple[str, ...] = ()
     bound: float = 1.0

@@ -13,6 +13,7 @@ from fedrelease.data.tokens import Tokenizer, tokenise
 from fedrelease.experiment import Data, Model
 from fedrelease.files import Json
 from fedrelease.tasks.contract import AnyBatch, Asked, Judged, Task
+from fedrelease.tasks.loss_options import LossOptions
 from fedrelease.wording import number, plain
 
 __all__ = ["TEXT_CLASSIFICATION", "LabelPrediction", "judge", "likeliest", "losses"]
@@ -38,6 +39,10 @@ def _build(base: Any, model: Model, *, seed: int) -> Any:
 def losses(logits: Tensor, batch: AnyBatch) -> Tensor:
     """Cross-entropy of each row, float32 ``[rows]``."""
     return functional.cross_entropy(logits, batch.labels, reduction="none")
+
+
+def _shaped(logits: Tensor, batch: AnyBatch, options: LossOptions) -> Tensor:
+    return options.cross_entropy(logits, batch.labels)
 
 
 def judge(logits: Tensor, batch: AnyBatch, labels: Sequence[str]) -> Judged:
@@ -92,6 +97,7 @@ TEXT_CLASSIFICATION = Task(
     encode=_encode,
     build=_build,
     losses=losses,
+    shaped=_shaped,
     judge=judge,
     predict=_predict,
     opens_in_transformers=True,

@@ -18,6 +18,7 @@ from fedrelease.experiment import Data, Model
 from fedrelease.models.metrics import Matrix, scores
 from fedrelease.tasks.contract import AnyBatch, Judged, Report, Sums, Task, class_report
 from fedrelease.tasks.entities import BY_TYPE, by_type, entity_counts, entity_types
+from fedrelease.tasks.loss_options import PLAIN, LossOptions
 from fedrelease.tasks.tagging import predict
 
 __all__ = ["TOKEN_CLASSIFICATION"]
@@ -65,8 +66,12 @@ def _build(base: Any, model: Model, *, seed: int) -> Any:
 
 def _losses(logits: Tensor, batch: AnyBatch) -> Tensor:
     """The mean over a row's words, so that a long text weighs no more than a short one."""
+    return _shaped(logits, batch, PLAIN)
+
+
+def _shaped(logits: Tensor, batch: AnyBatch, options: LossOptions) -> Tensor:
     targets = cast(Tensor, cast(Batch, batch).targets)
-    each = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
+    each = options.cross_entropy(logits.transpose(1, 2), targets)
     return each.sum(1) / (targets != IGNORED).sum(1).clamp(min=1)
 
 
@@ -125,6 +130,7 @@ TOKEN_CLASSIFICATION = Task(
     encode=_encode,
     build=_build,
     losses=_losses,
+    shaped=_shaped,
     judge=_judge,
     sums=BY_TYPE,
     bound=ENTITIES,
