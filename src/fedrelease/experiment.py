@@ -110,8 +110,6 @@ class Experiment:
     def _check_language_model(self) -> None:
         rule, hint = "is 1 with causal-lm, whose last layer is the base's own", "leave it out"
         require(self.model.head_scale == 1.0, "model.head_scale", self.model.head_scale, rule, hint)
-        rule, hint = "is not head with causal-lm, whose last layer is the base's own", 'set model.adapter.kind = "lora"'
-        require(self.model.adapter.kind != "head", "model.adapter.kind", "head", rule, hint)
         whole = self.privacy.unit != "none" and any(adapter.kind == "full" for adapter in self.phase_adapters)
         rule = "is not full with causal-lm and privacy: the table of words is used twice, to read and to write"
         hint = 'set model.adapter.kind = "lora", or privacy.unit = "none"'
