@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.constant import ErrorCode
@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedrelease.errors import EngineError
+from fedrelease.errors import EngineError, ModelError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import to_document
 from fedrelease.files import Json
@@ -171,16 +171,17 @@ class LocalGrid(Grid):
         A worker that dies over it is replaced, and the next one asked.
 
         Raises:
-            EngineError: none could, or the model cannot be trained as the experiment says.
+            ModelError: the base has no place for the adapter, or does not fit the task.
+            EngineError: no worker could.
         """
         node: dict[str, Json] = {"base": str(base.folder.absolute()), "site": "none"}
         for _ in range(ATTEMPTS):
             document = to_document(experiment)
             self._engine.submit(INITIAL, {"kind": INITIAL, "experiment": document, "round": round, "node": node})
             outcome = self._outcome(INITIAL)
-            refused: Any = outcome.get("refused")
-            if refused:
-                raise EngineError(**refused)
+            if isinstance(refused := outcome.get("refused"), Mapping):
+                parts = {part: str(refused[part] or "") for part in ("rule", "hint")}
+                raise ModelError(str(refused["what"]), value=refused["value"], **parts)
             (found,) = _contents(outcome, 1)
             if not isinstance(found, str):
                 return found.array_records["arrays"].to_torch_state_dict()

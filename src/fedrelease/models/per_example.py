@@ -24,7 +24,7 @@ from torch.nn import functional
 from fedrelease.errors import ModelError
 from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead
 
-__all__ = ["OTHERWISE", "CoreLinear", "Head", "LoraLinear", "forget_gradients", "per_example", "plain_layers"]
+__all__ = ["CoreLinear", "Head", "LoraLinear", "forget_gradients", "per_example", "plain_layers"]
 
 ADAPTER = "default"
 """PEFT's name of the only adapter there is."""
