@@ -153,15 +153,10 @@ def answer(frame: Mapping[str, Json], handover: Path) -> dict[str, Json]:
         return _answers(frame, handover)
     try:
         return {"content": _initial(frame, handover) if frame["kind"] == INITIAL else _reply(frame, handover)}
+    except ModelError as error:  # of the base or the adapter: all sites would say so
+        return {"failed": _failure(frame["node"], error), "refused": dict(error.to_json())}
     except Exception as error:  # a site may fail in any way; the others go on
-        return {"failed": _failure(frame["node"], error), **_refusal(frame, error)}
-
-
-def _refusal(frame: Mapping[str, Any], error: Exception) -> dict[str, Json]:
-    """All parts of an error that whoever started the run is to mend: of no site, and so nothing of rows."""
-    if frame["kind"] != INITIAL or not isinstance(error, ModelError):
-        return {}
-    return {"refused": dict(error.to_json())}
+        return {"failed": _failure(frame["node"], error)}
 
 
 def _failure(node: Json, error: Exception) -> str:

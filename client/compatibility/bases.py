@@ -62,7 +62,7 @@ def _cells(value: object) -> Iterator[str]:
 
 def _words() -> tuple[str, ...]:
     """All that the samples of tasks are made of."""
-    rows = (row for task in TASKS.values() for row in task.sample)
+    rows = (row for task in TASKS.values() for row in task.sample.rows)
     return (*SPECIAL, *sorted({word for row in rows for cell in row.values() for word in _cells(cell)}))
 
 

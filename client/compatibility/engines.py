@@ -34,6 +34,7 @@ from fedrelease.models.engines import check_engine, engine_of
 from fedrelease.models.network import Network
 from fedrelease.models.per_example import forget_gradients
 from fedrelease.models.tasks import Classifier, build_model, task_of
+from fedrelease.tasks import TASKS
 from fedrelease.update import State
 
 __all__ = ["ENGINES", "Combination", "Outcome", "tried"]
@@ -78,7 +79,8 @@ def tried(wanted: Combination, base: Base) -> Mapping[str, Outcome]:
     """What each engine makes of it, by the names of ``ENGINES``; nothing that is trained is kept."""
     try:
         model = Model(base=base.ref, task=wanted.task, adapter=Adapter(kind=wanted.adapter))
-        plain = Experiment(model=model, training=TRAINING, privacy=Privacy(unit="none"))
+        data = TASKS[wanted.task].sample.data
+        plain = Experiment(model=model, data=data, training=TRAINING, privacy=Privacy(unit="none"))
         built = build_model(base, model, seed=0)
         with sample_rows(task_of(built), base, labels=model.labels) as rows:
             return _on_rows(built, plain, rows)

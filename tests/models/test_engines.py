@@ -19,6 +19,7 @@ from fedrelease.models.engines import check_private, engine_of
 from fedrelease.models.images import ImageClassifier
 from fedrelease.models.tasks import build_model
 from fedrelease.tasks import TASKS
+from fedrelease.tasks.contract import Sample
 
 LABELS = ("negative", "positive")
 
@@ -79,7 +80,7 @@ def test_a_task_reads_its_own_sample_with_any_labels(task: str) -> None:
 
 
 def test_a_sample_that_its_task_does_not_read_is_refused_with_the_row() -> None:
-    wrong = replace(TASKS["text-classification"], sample=({"text": "fine", "label": "no label of anybody"},))
+    wrong = replace(TASKS["text-classification"], sample=Sample(rows=({"text": "fine", "label": "nobody's"},)))
     with (
         pytest.raises(DataError, match="text-classification does not read its own sample: row 1"),
         sample_rows(wrong, tiny("bert"), labels=LABELS),

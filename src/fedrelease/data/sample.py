@@ -38,7 +38,7 @@ def sample_rows(task: Task, base: Base, *, labels: Sequence[str]) -> Iterator[Ro
         DataError: the task does not read its own sample.
         ModelError: the base has no tokenizer.
     """
-    tensors = _images(base, len(task.sample)) if task.reads == "images" else _texts(task, base, labels)
+    tensors = _images(base, len(task.sample.rows)) if task.reads == "images" else _texts(task, base, labels)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "sample.safetensors"
         save_rows(path, tensors)
@@ -51,13 +51,13 @@ def _images(base: Base, count: int) -> dict[str, Tensor]:
 
 
 def _texts(task: Task, base: Base, labels: Sequence[str]) -> dict[str, Tensor]:
-    examples = [_example(task, place, labels) for place in range(len(task.sample))]
+    examples = [_example(task, place, labels) for place in range(len(task.sample.rows))]
     return task.encode(examples, labels, load_tokenizer(base.folder), MOST_TOKENS)
 
 
 def _example(task: Task, place: int, labels: Sequence[str]) -> Example:
-    cells, data = task.sample[place], Data()
-    other = task.sample[place - 1]["text"]  # of pairs, and of a text that another one answers
+    cells, data = task.sample.rows[place], task.sample.data
+    other = task.sample.rows[place - 1]["text"]  # of pairs, and of a text that another one answers
     values = {str(getattr(data, key)): cells.get(key, other) for key in task.columns if key in KEYS}
     try:
         return task.read(Cells(row=RawRow(line=place + 1, values=values), labels=labels), data)
@@ -65,7 +65,7 @@ def _example(task: Task, place: int, labels: Sequence[str]) -> Example:
         raise DataError(
             f"{task.name} does not read its own sample: row {place + 1}: {error}",
             value=_shown(cells),
-            rule="Task.sample has cells by key of [data], and labels by their places",
+            rule="Sample.rows has cells by key of [data], and labels by their places",
         ) from error
 
 

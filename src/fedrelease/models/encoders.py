@@ -21,9 +21,6 @@ from fedrelease.models.vocabulary import VocabularyHead
 
 __all__ = ["ATTENTION", "open_causal", "open_encoder", "open_vision", "open_whole", "setting"]
 
-LEFT_TO_RIGHT = "a base that reads from left to right and tells what comes next, such as GPT-2 or Llama"
-SAME = 1e-4
-"""Of a vector's length: rounding."""
 ATTENTION = "eager"
 """Plain matrix products: on a processor, and for short texts, they take a fraction of the time of torch's fused kernel."""
 
@@ -47,7 +44,7 @@ def open_causal(base: Base, model: Model) -> tuple[nn.Module, VocabularyHead]:
     In a float32 base it has the base's own parameters: where the base reads and writes words by one table, both stay one.
 
     Raises:
-        ModelError: as :func:`open_encoder`; or each token sees those after it, as in BERT.
+        ModelError: as :func:`open_encoder`.
     """
     _check_reads_texts(base, model)
     whole = _opened(base, _dtype(model), causal=True)
@@ -55,27 +52,11 @@ def open_causal(base: Base, model: Model) -> tuple[nn.Module, VocabularyHead]:
     cast(Any, encoder).config.use_cache = False  # keys and values are kept for continuing a text only
     _check_encoder(encoder, base, model)
     _switch_off_dropout(encoder)
-    _check_sees_no_next(encoder, base)
     head = VocabularyHead(last.in_features, last.out_features, bias=last.bias is not None, device="meta")
     head.weight = _float32(last.weight)
     if last.bias is not None:
         head.bias = _float32(last.bias)
     return encoder, head
-
-
-@torch.no_grad()
-def _check_sees_no_next(encoder: nn.Module, base: Base) -> None:
-    """A base that reads both ways would be shown what it is asked for; transformers opens it all the same."""
-    first, second = (
-        encoder(input_ids=torch.tensor([[1, 2, last]])).last_hidden_state[0, :2].float() for last in (0, 3)
-    )
-    if float((first - second).norm()) > SAME * float(first.norm()):
-        raise ModelError(
-            f"the base {base.ref} ({type(encoder).__name__}) sees the token that it is to tell",
-            value=base.ref,
-            rule=f"causal-lm needs {LEFT_TO_RIGHT}",
-            hint='set [model] base = "smollm2", or [model] task = "text-classification"',
-        )
 
 
 def open_vision(base: Base, model: Model) -> nn.Module:
@@ -104,15 +85,6 @@ def open_whole(base: Base) -> nn.Module:
         ModelError: it does not load.
     """
     return _opened(base, torch.float32, causal=True)
-
-
-def _tells_no_next(base: Base) -> ModelError:
-    return ModelError(
-        f"the base {base.ref} tells no next token",
-        value=base.ref,
-        rule=f"causal-lm needs {LEFT_TO_RIGHT}",
-        hint='set [model] base = "smollm2"',
-    )
 
 
 def _float32(parameter: nn.Parameter) -> nn.Parameter:
@@ -217,8 +189,6 @@ def _opened(base: Base, dtype: torch.dtype, *, causal: bool) -> nn.Module:
         )
     except Exception as error:  # transformers raises whatever its model code meets: OSError, ValueError, KeyError ...
         why = str(error).partition("\n")[0].rstrip(".")  # the next lines name every model that there is
-        if causal and why.startswith("Unrecognized configuration class"):
-            raise _tells_no_next(base) from error
         raise ModelError(
             f"the base in {base.folder} does not load: {type(error).__name__}: {why}",
             value=base.ref,

@@ -11,7 +11,7 @@ Example::
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
@@ -31,6 +31,7 @@ __all__ = [
     "Prediction",
     "Report",
     "Run",
+    "Sample",
     "Sums",
     "Task",
     "class_metrics",
@@ -43,7 +44,7 @@ Sums: TypeAlias = Sequence[float]
 Report: TypeAlias = Mapping[str, Mapping[str, float]]
 Run: TypeAlias = Callable[[Mapping[str, Tensor]], Iterator[tuple[Tensor, AnyBatch, Tensor]]]
 """From encoded rows to batches of them: the rows' places, the batch, and what the model gives."""
-SAMPLE: tuple[Mapping[str, object], ...] = (
+SAMPLE_ROWS: tuple[Mapping[str, object], ...] = (
     {"text": "a good film", "label": 1},
     {"text": "the plot was very poor and the end is bad", "label": 0},
     {"text": "it is quite a warm book and a great end", "label": 1},
@@ -111,6 +112,19 @@ class Asked:
     pixels: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A few rows of a task, to try a model on before anybody's are touched.
+
+    Attributes:
+        rows: cells by key of ``[data]``, labels by their places; where a task has another text column, it is filled.
+        data: what ``[data]`` must say for such rows.
+    """
+
+    rows: tuple[Mapping[str, object], ...] = SAMPLE_ROWS
+    data: Data = field(default_factory=Data)
+
+
 def class_metrics(matrix: Matrix, sums: Sums) -> dict[str, float]:
     """Accuracy and macro-F1: of a task whose metrics all follow from its confusion matrix."""
     del sums
@@ -163,7 +177,7 @@ class Task:
         batch: rows that are looked at together.
         reads: ``texts`` or ``images``.
         skewed: whether rows have labels of their own, by which a partition can skew sites and of which there must be two.
-        sample: a few rows to try a model on, cells by key of ``[data]``, labels by place; a text column that they lack is filled.
+        sample: a few rows to try a model on.
     """
 
     name: str
@@ -188,7 +202,7 @@ class Task:
     batch: int = 64
     reads: str = "texts"
     skewed: bool = True
-    sample: tuple[Mapping[str, object], ...] = SAMPLE
+    sample: Sample = field(default_factory=Sample)
 
     @property
     def sensitivity(self) -> float:

@@ -16,7 +16,7 @@ from fedrelease.data.targets import tokenise_words
 from fedrelease.data.tokens import IGNORED, Batch, Tokenizer
 from fedrelease.experiment import Data, Model
 from fedrelease.models.metrics import Matrix, scores
-from fedrelease.tasks.contract import AnyBatch, Judged, Report, Sums, Task, class_report
+from fedrelease.tasks.contract import AnyBatch, Judged, Report, Sample, Sums, Task, class_report
 from fedrelease.tasks.entities import BY_TYPE, by_type, entity_counts, entity_types
 from fedrelease.tasks.loss_options import PLAIN, LossOptions
 from fedrelease.tasks.tagging import predict
@@ -25,7 +25,7 @@ __all__ = ["TOKEN_CLASSIFICATION"]
 
 ENTITIES = 0.5
 """With noised metrics, at most so many entities a word (there, found and right: the length of the three)."""
-SAMPLE: tuple[Mapping[str, object], ...] = (
+SAMPLE_ROWS: tuple[Mapping[str, object], ...] = (
     {"text": ["a", "good", "film"], "label": [0, 1, 0]},
     {"text": ["the", "plot", "was", "very", "poor", "and", "it", "is", "bad"], "label": [0, 0, 0, 0, 1, 0, 0, 0, 1]},
     {"text": ["it", "is", "quite", "a", "warm", "book"], "label": [0, 0, 0, 0, 1, 0]},
@@ -142,5 +142,5 @@ TOKEN_CLASSIFICATION = Task(
     opens_in_transformers=True,
     items_a_row="many",
     skewed=False,
-    sample=SAMPLE,
+    sample=Sample(rows=SAMPLE_ROWS),
 )
