@@ -115,7 +115,7 @@ def test_small_square_images_are_stretched_and_grey_becomes_colours(tmp_path: Pa
 
 
 def test_factors_are_refused_and_private_training_of_every_weight_too(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match='no linear layers.*kind = "head"'):
+    with pytest.raises(ModelError, match='no linear layer for an adapter.*kind = "head"'):
         model_on(tmp_path, replace(HEAD, adapter=Adapter()))
     whole = model_on(tmp_path, replace(HEAD, adapter=Adapter(kind="full")))
     with pytest.raises(ModelError, match='no gradient by example.*conv_stem.*or "head"'):

@@ -92,7 +92,7 @@ def _chosen(encoder: nn.Module, adapter: Adapter) -> list[str]:
             "the base has no linear layer for an adapter",
             value=adapter.kind,
             rule="an adapter is put on linear layers; this base has layers of other kinds only, such as convolutions",
-            hint='set [model.adapter] kind = "full"',
+            hint='set [model.adapter] kind = "head", or "full"',
         )
     targets = _targets({name.rsplit(".", 1)[-1] for name in linear}, adapter.targets)
     layers = chosen_layers(encoder, adapter.layers)

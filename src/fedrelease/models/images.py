@@ -187,17 +187,6 @@ def _draw_layers(encoder: nn.Module, generator: torch.Generator) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def _check_adapts(encoder: nn.Module, model: Model) -> None:
-    linear = any(isinstance(module, nn.Linear) for module in encoder.modules())
-    if model.adapter.kind in ("lora", "lora-sb") and not linear:
-        raise ModelError(
-            "the base has no linear layers, and factors go nowhere else",
-            value=f"{model.base} with {model.adapter.kind}",
-            rule="of a network of convolutions the head alone is trained, or every weight",
-            hint='set [model.adapter] kind = "head", or "full"',
-        )
-
-
 def square(width: int) -> tuple[int, int, int] | None:
     """Channels, height and width of a square image, grey or in colours, that has so many numbers."""
     for colours in (1, 3):
@@ -212,7 +201,6 @@ def _pretrained(base: Base, shape: ImageShape, model: Model) -> ImageClassifier:
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     without_batch_norm(encoder, model.batch_norm)
-    _check_adapts(encoder, model)
     put_adapter(encoder, model.adapter)
     config: Any = encoder.config
     width = config.hidden_sizes[-1] if hasattr(config, "hidden_sizes") else setting(encoder, "hidden_size")
