@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrelease.adapter import ADAPTER_KINDS, KEYS, Adapter
+from fedrelease.adapter import ADAPTER_KINDS, KEYS, Adapter, trained_words
 from fedrelease.experiment import Model
 from fedrelease.models.bases import open_base
 from fedrelease.models.classifier import build_classifier, trainable_state
@@ -75,3 +75,9 @@ def test_the_table_has_every_kind_and_no_other_the_smallest_first() -> None:
     assert sorted(table()) == list(ADAPTER_KINDS)
     counts = [int(cells[2].replace(",", "")) for cells in table().values()]
     assert counts == sorted(counts)
+
+
+@pytest.mark.parametrize("kind", ADAPTER_KINDS)
+def test_every_kind_is_told_in_words_with_its_size(kind: str) -> None:
+    words = trained_words(Adapter(kind=kind, rank=3, tokens=7))
+    assert ("3" in words) == ("rank" in KEYS[kind]) and ("7" in words) == ("tokens" in KEYS[kind])

@@ -96,9 +96,10 @@ class TextClassifier(nn.Module):
         """How many layers lie below all that is trained: what they give for a text never changes."""
         inside = {id(value) for layer in self.layers for value in layer.parameters()}
         trained = [any(value.requires_grad for value in layer.parameters()) for layer in self.layers]
-        if any(value.requires_grad and id(value) not in inside for value in self.encoder.parameters()):
-            return 0  # tables of words, or what comes before the first layer
-        return 0 if self.prompt is not None else trained.index(True) if True in trained else len(trained)
+        before = any(value.requires_grad and id(value) not in inside for value in self.encoder.parameters())
+        if before or self.prompt is not None:  # tables of words, or what every layer sees
+            return 0
+        return trained.index(True) if True in trained else len(trained)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding).
