@@ -2,7 +2,7 @@
 
 Example::
 
-    found = tried(Combination(task="causal-lm", base="gpt2", adapter="lora"), base)
+    found = tried(Combination(task="causal-lm", adapter=Adapter(kind="lora")), base)
     found["formed"].status                   # "works"
 
 The engines: ``plain`` is training without privacy; ``formed`` and ``booked`` are private
@@ -46,11 +46,10 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
-    """What is tried: a task, the name of a base, and a kind of adapter with the keys that it has by default."""
+    """What is tried on a base: a task, and an adapter with all its keys."""
 
     task: str
-    base: str
-    adapter: str
+    adapter: Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,7 @@ WORKS, UNUSED = Outcome(status="works"), Outcome(status="unused")
 def tried(wanted: Combination, base: Base) -> Mapping[str, Outcome]:
     """What each engine makes of it, by the names of ``ENGINES``; nothing that is trained is kept."""
     try:
-        model = Model(base=base.ref, task=wanted.task, adapter=Adapter(kind=wanted.adapter))
+        model = Model(base=base.ref, task=wanted.task, adapter=wanted.adapter)
         data = TASKS[wanted.task].sample.data
         plain = Experiment(model=model, data=data, training=TRAINING, privacy=Privacy(unit="none"))
         built = build_model(base, model, seed=0)

@@ -9,13 +9,13 @@ Example::
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from transformers.utils import logging
 
-from fedrelease.adapter import ADAPTER_KINDS
+from fedrelease.adapter import ADAPTER_KINDS, Adapter
 from fedrelease.client.compatibility.bases import MAKES
 from fedrelease.client.compatibility.engines import ENGINES, Combination, Outcome, tried
 from fedrelease.models.bases import Base, open_base
@@ -30,11 +30,17 @@ FIRST = ("lora", "full")
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What to try; ``base`` is a base of the user's, by alias, folder or hub id, or ``None`` for tiny ones of each make."""
+    """What to try.
+
+    Attributes:
+        base: of the user's, by alias, folder or hub id; ``None`` for tiny ones of each make.
+        adapters: kinds; ``keys`` has what they share beside.
+    """
 
     base: str | None = None
     tasks: Sequence[str] = tuple(sorted(TASKS))
     adapters: Sequence[str] = ADAPTER_KINDS
+    keys: Adapter = field(default_factory=Adapter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +82,8 @@ def rows_of(wanted: Wanted, folder: Path, *, cache: Path) -> Iterator[Sequence[T
         bases = _bases(wanted, folder, cache)
         for task in wanted.tasks:
             fitting = {name: base for name, base in bases.items() if wanted.base or _reads(base) == TASKS[task].reads}
-            yield with_nearest(
-                [_row(task, name, base, kind) for name, base in fitting.items() for kind in wanted.adapters]
-            )
+            kinds = [replace(wanted.keys, kind=kind) for kind in wanted.adapters]
+            yield with_nearest([_row(task, name, base, one) for name, base in fitting.items() for one in kinds])
 
 
 def _bases(wanted: Wanted, folder: Path, cache: Path) -> dict[str, Base]:
@@ -91,11 +96,10 @@ def _reads(base: Base) -> str:
     return "images" if base.reads_images else "texts"
 
 
-def _row(task: str, name: str, base: Base, kind: str) -> Tried:
-    found = tried(Combination(task=task, base=name, adapter=kind), base)
-    return Tried(
-        task=task, base=name, adapter=kind, outcomes={key: _by_name(one, base, name) for key, one in found.items()}
-    )
+def _row(task: str, name: str, base: Base, adapter: Adapter) -> Tried:
+    found = tried(Combination(task=task, adapter=adapter), base)
+    named = {engine: _by_name(one, base, name) for engine, one in found.items()}
+    return Tried(task=task, base=name, adapter=adapter.kind, outcomes=named)
 
 
 def _by_name(outcome: Outcome, base: Base, name: str) -> Outcome:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from compatible import cells, section, tiny
 
-from fedrelease.adapter import ADAPTER_KINDS
+from fedrelease.adapter import ADAPTER_KINDS, Adapter
 from fedrelease.cli import run
 from fedrelease.cli.compatibility_page import markdown_section
 from fedrelease.client import together
@@ -22,7 +22,7 @@ from fedrelease.models import per_example
 from fedrelease.tasks import TASKS
 
 EVERY_TASK = pytest.mark.parametrize("task", sorted(TASKS))
-LORA = Combination(task="text-classification", base="bert", adapter="lora")
+LORA = Combination(task="text-classification", adapter=Adapter(kind="lora"))
 
 
 @cache
@@ -81,7 +81,7 @@ def test_a_gradient_that_is_another_rows_is_called_wrong(monkeypatch: pytest.Mon
 
 def test_a_site_that_ends_elsewhere_beside_others_is_called_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(together, "clip_factors", lambda lengths, clip: torch.zeros_like(lengths))
-    outcomes = tried(Combination(task="image-classification", base="mlp", adapter="full"), tiny("mlp"))
+    outcomes = tried(Combination(task="image-classification", adapter=Adapter(kind="full")), tiny("mlp"))
     assert outcomes["formed"].status == "works"
     assert outcomes["together"].status == "wrong" and "beside others" in outcomes["together"].what
 
@@ -124,6 +124,16 @@ def test_the_command_tells_each_engine_of_a_base_of_ones_own(
         "booked": "unused",
         "together": "unused",
     }
+
+
+def test_layers_and_targets_are_those_that_are_given(
+    cache: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["compatibility", "--base", str(tiny_base), "--task", "text-classification", "--adapter", "lora", "--json"]
+    assert run([*given, "--layers", "last:2", "--targets", "all-linear"]) == 0
+    assert run([*given, "--layers", "last:3"]) == 0
+    told = capsys.readouterr().out
+    assert told.count('"works"') == 2 and "model.adapter.layers is at most last:2 for this base" in told
 
 
 def test_a_fault_ends_the_command_with_exit_code_1(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrelease.adapter import ADAPTER_KINDS
+from fedrelease.adapter import ADAPTER_KINDS, Adapter
 from fedrelease.cli.options import AsJson
 from fedrelease.cli.output import emit, emit_json, to_stdout
 from fedrelease.errors import ExperimentError
@@ -36,6 +36,12 @@ def compatibility(
     adapter: Annotated[
         list[str] | None, typer.Option("--adapter", metavar="KIND", help="This kind of adapter only; repeatable.")
     ] = None,
+    layers: Annotated[
+        str, typer.Option("--layers", metavar="LAYERS", help='Layers that get the adapter: "all" or "last:k".')
+    ] = Adapter.layers,
+    targets: Annotated[
+        str, typer.Option("--targets", metavar="MODULES", help="attention, all-linear, or names of the base's modules.")
+    ] = Adapter.targets,
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="text or markdown [default: text].", show_default=False)
     ] = "text",
@@ -52,7 +58,8 @@ def compatibility(
     from fedrelease.client.compatibility.table import Tried, rows_of
 
     _one_of("--format", form, FORMATS)
-    wanted, found = _wanted(base, task or [], adapter or []), list[Tried]()
+    keys = Adapter(layers=layers, targets=targets)
+    wanted, found = _wanted(base, task or [], adapter or [], keys), list[Tried]()
     with tempfile.TemporaryDirectory() as folder:
         for rows in rows_of(wanted, Path(folder), cache=cache_folder()):
             found += rows
@@ -68,14 +75,14 @@ def compatibility(
         raise typer.Exit(1)
 
 
-def _wanted(base: str | None, tasks: list[str], adapters: list[str]) -> "Wanted":
+def _wanted(base: str | None, tasks: list[str], adapters: list[str], keys: Adapter) -> "Wanted":
     from fedrelease.client.compatibility.table import Wanted
     from fedrelease.tasks import TASKS
 
     for given, flag, known in ((tasks, "--task", tuple(sorted(TASKS))), (adapters, "--adapter", ADAPTER_KINDS)):
         for name in given:
             _one_of(flag, name, known)
-    return Wanted(base=base, tasks=tasks or tuple(sorted(TASKS)), adapters=adapters or ADAPTER_KINDS)
+    return Wanted(base=base, tasks=tasks or tuple(sorted(TASKS)), adapters=adapters or ADAPTER_KINDS, keys=keys)
 
 
 def _one_of(flag: str, name: str, known: tuple[str, ...]) -> None:

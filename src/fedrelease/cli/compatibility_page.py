@@ -42,7 +42,7 @@ class _Notes:
 
 
 def _note(outcome: Outcome) -> str:
-    given = f" ({outcome.given})" if outcome.given and outcome.given not in outcome.what else ""
+    given = f" ({outcome.given.strip('()')})" if outcome.given and outcome.given not in outcome.what else ""
     rule = f": {outcome.rule}" if outcome.rule else ""
     way_out = f" Works: {outcome.instead}." if outcome.instead else f" Try: {outcome.hint}." if outcome.hint else ""
     return f"{outcome.what}{given}{rule}.{way_out}"
