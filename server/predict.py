@@ -19,7 +19,7 @@ from fedrelease.models.bases import Base
 from fedrelease.models.classifier import TextClassifier
 from fedrelease.models.evaluation import answers
 from fedrelease.models.tasks import Classifier
-from fedrelease.server.release import Release
+from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.released_model import released_model, same_base
 from fedrelease.tasks import TASKS
 from fedrelease.tasks.contract import AnyBatch, Asked, Prediction
@@ -55,6 +55,7 @@ def predict(release: Release, texts: Sequence[str], *, cache: Path, tokens: int 
             model=model,
             tokens=tokens or MOST_TOKENS,
             pixels=base.pixels if sees else "",
+            data=experiment_of(release).data,
         )
     )
 

@@ -48,6 +48,12 @@ __all__ = [
     "Training",
 ]
 
+BY_LABEL = ("dirichlet", "shards")
+"""Partitions that need labels."""
+NEEDED = {
+    "range": "data.range = [-4.0, 4.0]: the least and the greatest number that a row may have",
+    "text_pair": "name the column of the second text",
+}
 MOST_CHOSEN_FROM = 100_000
 """Sites among which hostile ones are chosen: each one's name is looked at."""
 MOST_EVALUATORS = 10_000
@@ -93,6 +99,7 @@ class Experiment:
         words, task = self.data.words_per_text, self.model.task
         rule, hint = "is for causal-lm", "leave it out, and set training.max_length"
         require(words is None or task == "causal-lm", "data.words_per_text", words, rule, hint)
+        self._check_columns()
         if self.model.task in CLASSIFICATION:
             return
         rule, hint = f"is left out with {self.model.task}", "only classification of whole rows adds labels"
@@ -104,6 +111,23 @@ class Experiment:
         require(self.data.partition.by != "virtual", "data.partition.by", self.data.partition.by, rule, hint)
         if self.model.task == "causal-lm":
             self._check_language_model()
+
+    def _check_columns(self) -> None:
+        """Keys of [data] that one task has and needs, and others have no use for."""
+        data, task = self.data, self.model.task
+        for key, owner, needed in (
+            ("text_pair", "pair-classification", True),
+            ("range", "regression", True),
+            ("tolerance", "regression", False),
+        ):
+            value: object = getattr(data, key)
+            hint = f'leave it out, or set model.task = "{owner}"'
+            require(value is None or task == owner, f"data.{key}", value, f"is for {owner}", hint)
+            rule, hint = f"is set with {owner}", NEEDED[key] if needed else ""
+            require(value is not None or task != owner or not needed, f"data.{key}", value, rule, hint)
+        uneven = task == "regression" and data.partition.by in BY_LABEL
+        rule, hint = "goes by labels, and regression has none", 'set data.partition.by = "iid", "column" or "quantity"'
+        require(not uneven, "data.partition.by", data.partition.by, rule, hint)
 
     def _check_language_model(self) -> None:
         rule, hint = "is 1 with causal-lm, whose last layer is the base's own", "leave it out"

@@ -27,13 +27,27 @@ __all__ = [
     "Training",
 ]
 
+_TOLD = {"causal-lm": "the next token", "regression": "a number"}
 BATCH_NORMS = ("frozen", "group")
 PRECISIONS = ("float32", "bfloat16", "auto")
 CLASSIFICATION = ("image-classification", "text-classification")
-TASKS = ("causal-lm", *CLASSIFICATION, "token-classification")
+TASKS = (
+    "causal-lm",
+    *CLASSIFICATION,
+    "regression",
+    "token-classification",
+)
 NEXT_TOKEN = ("wrong", "right")
 """The labels of ``causal-lm``: whether the next token was told. ``RIGHT`` is the place of the second."""
+NEAR = ("off", "near")
+"""The labels of ``regression``: whether a number was told within the tolerance; ``RIGHT`` is the place of the second, too."""
 RIGHT = 1
+FIXED_LABELS: Mapping[str, tuple[str, ...]] = {"causal-lm": NEXT_TOKEN, "regression": NEAR}
+"""Of tasks that nobody names labels for."""
+SEPARATORS = ",;|"
+"""Between the labels of one text, where they are no list."""
+NEAR_SHARE = 0.2
+"""Of half the range: within so much of the true number one counts as right, where nobody says else."""
 PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
 ACCOUNTANTS = ("prv", "rdp")
@@ -95,10 +109,11 @@ class Model:
 
     Attributes:
         base: an alias, a folder or a hub id; for images, ``mlp:784-64``: an untrained network of 784 inputs and 64 hidden units.
-        task: ``text-classification``, ``token-classification`` (a tag for each word), ``causal-lm`` (the next token) or
+        task: ``text-classification``, ``multi-label-classification`` (any number of labels), ``pair-classification`` (two texts),
+            ``regression`` (a number), ``token-classification`` (a tag for each word), ``causal-lm`` (the next token) or
             ``image-classification``.
         labels: of the task, in the order of the logits; all that any phase has. Of ``token-classification`` the first one marks
-            words that are nothing, usually ``O``. Left out with ``causal-lm``.
+            words that are nothing, usually ``O``. Left out with ``causal-lm`` and ``regression``.
         label_texts: for each label a text that says what it means. The head then starts from the base's own vectors of these
             texts, so that version 0.0.0 tells labels apart before anybody has trained; left out = every label equally likely.
         head_scale: text vectors are multiplied by it before the head. Vectors of length 1 leave the head's gradients small
@@ -122,14 +137,18 @@ class Model:
         """Check bounds."""
         require(bool(self.base), "model.base", self.base, "names a base")
         one_of("model.task", self.task, TASKS)
-        if self.task == "causal-lm":
-            rule = "is left out with causal-lm, which tells the next token"
-            require(self.labels in (NEXT_TOKEN, type(self).labels), "model.labels", list(self.labels), rule)
-            object.__setattr__(self, "labels", NEXT_TOKEN)
+        if self.task in FIXED_LABELS:
+            fixed = FIXED_LABELS[self.task]
+            rule = f"is left out with {self.task}, which tells {_TOLD[self.task]}"
+            require(self.labels in (fixed, type(self).labels), "model.labels", list(self.labels), rule)
+            object.__setattr__(self, "labels", fixed)
         require(len(self.labels) >= 2, "model.labels", list(self.labels), "has at least two labels")
         require(len(set(self.labels)) == len(self.labels), "model.labels", list(self.labels), "has no label twice")
         fits = len(self.label_texts) in (0, len(self.labels)) and all(text.strip() for text in self.label_texts)
         require(fits, "model.label_texts", list(self.label_texts), "has one text for each label, or is left out")
+        if self.task == "multi-label-classification":
+            cut = [label for label in self.labels if any(mark in label for mark in SEPARATORS)]
+            require(not cut, "model.labels", cut, f"has none of {' '.join(SEPARATORS)} in a label: they part labels")
         rule = "is left out: only text-classification compares a text with what a label means"
         known = not self.label_texts or self.task in CLASSIFICATION
         require(known, "model.label_texts", list(self.label_texts), rule)
@@ -178,7 +197,10 @@ class Data:
             a hub id.
         text: column of the input text; of words where words are labelled. A ``.conll`` file's columns are ``1``, ``2`` ...; the
             first one is also called ``text``, and the last one ``label``.
-        label: column of the label, or of the words' labels.
+        text_pair: with ``pair-classification``, column of the second text.
+        label: column of the label, or of the words' labels; with ``regression`` of the number.
+        range: with ``regression``, the least and the greatest number that a row may have and the model says.
+        tolerance: with ``regression``, a number that is said counts as right within so much; left out = a tenth of the range.
         pixels: of images in a folder: channels x height x width, to which each image is brought.
         holdout: share of each site's rows that the site never trains on.
         server_holdout: share of all rows that no site sees and the server evaluates on.
@@ -189,7 +211,10 @@ class Data:
 
     source: str = "four-sites"
     text: str = "text"
+    text_pair: str | None = None
     label: str = "label"
+    range: tuple[float, ...] | None = None
+    tolerance: float | None = None
     pixels: str = "1x28x28"
     holdout: float = 0.2
     server_holdout: float = 0.0
@@ -208,6 +233,7 @@ class Data:
         for key in ("limit_per_site", "holdout_limit", "words_per_text"):
             limit: int | None = getattr(self, key)
             require(limit is None or limit >= 1, f"data.{key}", limit, "is at least 1, or left out")
+        self._check_range()
         rule, hint = "is left out with virtual sites", "set data.partition.rows instead"
         require(
             self.partition.by != "virtual" or not self.limit_per_site,
@@ -216,6 +242,31 @@ class Data:
             rule,
             hint,
         )
+
+    def _check_range(self) -> None:
+        ends, near = self.range, self.tolerance
+        fits = ends is None or (len(ends) == 2 and all(map(math.isfinite, ends)) and ends[0] < ends[1])
+        rule, hint = "is the least and the greatest number, or left out", "such as [-4.0, 4.0]"
+        require(fits, "data.range", list(ends or ()), rule, hint)
+        if near is not None:
+            positive("data.tolerance", near)
+        fits = near is None or ends is None or near <= self.unit
+        require(fits, "data.tolerance", near, "is at most half of the range's length")
+
+    @property
+    def unit(self) -> float:
+        """Half the length of the range, which errors of numbers are counted in; 1 without a range."""
+        return 1.0 if self.range is None else (self.range[1] - self.range[0]) / 2
+
+    @property
+    def middle(self) -> float:
+        """Of the range; 0 without one."""
+        return 0.0 if self.range is None else (self.range[0] + self.range[1]) / 2
+
+    @property
+    def near(self) -> float:
+        """How far from the true number one that counts as right may be, in units."""
+        return NEAR_SHARE if self.tolerance is None else self.tolerance / self.unit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedrelease.data.brown import PARTS_OF_SPEECH, brown_rows
 from fedrelease.data.conll import conll_rows
 from fedrelease.data.rows import RawRow
-from fedrelease.experiment_sections import NEXT_TOKEN
+from fedrelease.experiment_sections import NEAR, NEXT_TOKEN
 from fedrelease.npm import archive_files
 
 __all__ = ["BUILT_IN", "BuiltIn"]
@@ -45,24 +45,36 @@ _NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltIn:
-    """A built-in source: its labels, its columns, and the reader of its fetched folder."""
+    """A built-in source: its labels, its columns, and the reader of its fetched folder.
+
+    Attributes:
+        fetched: the alias of what is fetched, where several sources are made of the same files; left out = its own.
+    """
 
     labels: tuple[str, ...]
     columns: tuple[str, ...]
     read: Callable[[Path], Iterator[RawRow]]
+    fetched: str | None = None
 
 
 def _four_sites(folder: Path) -> Iterator[RawRow]:
-    """Human ratings from -4 to 4: the sign is the label, and ratings nearer to 0 than 0.5 are left out."""
+    """The sign of a rating is the label, and ratings nearer to 0 than 0.5 are left out."""
+    for row in _ratings(folder):
+        rating = float(str(row.values["rating"]))
+        if abs(rating) >= _LEAST_RATING:
+            label = "positive" if rating > 0 else "negative"
+            yield replace(row, values={"text": row.values["text"], "label": label, "site": row.values["site"]})
+
+
+def _ratings(folder: Path) -> Iterator[RawRow]:
+    """Snippets with human ratings of their sentiment from -4 to 4: means over twenty people."""
     for site, name in _SITES.items():
         lines = (folder / name).read_text(encoding="utf-8").split("\n")
         for number, line in enumerate(lines[1:], start=2):
             if not line:
                 continue
             _, rating, text = line.split("\t")
-            if abs(float(rating)) >= _LEAST_RATING:
-                label = "positive" if float(rating) > 0 else "negative"
-                yield RawRow(line=number, values={"text": text, "label": label, "site": site})
+            yield RawRow(line=number, values={"text": text, "rating": rating, "site": site})
 
 
 def _sms_spam(folder: Path) -> Iterator[RawRow]:
@@ -110,6 +122,9 @@ def _sotu(folder: Path) -> Iterator[RawRow]:
 BUILT_IN: Mapping[str, BuiltIn] = {
     "brown-pos": BuiltIn(labels=PARTS_OF_SPEECH, columns=("text", "label", "genre"), read=brown_rows),
     "four-sites": BuiltIn(labels=("negative", "positive"), columns=("text", "label", "site"), read=_four_sites),
+    "four-sites-ratings": BuiltIn(
+        labels=NEAR, columns=("text", "rating", "site"), read=_ratings, fetched="four-sites"
+    ),
     "sms-spam": BuiltIn(labels=("ham", "spam"), columns=("text", "label"), read=_sms_spam),
     "sotu": BuiltIn(labels=NEXT_TOKEN, columns=("text", "president", "year"), read=_sotu),
     "trec": BuiltIn(labels=("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"), columns=("text", "label"), read=_trec),

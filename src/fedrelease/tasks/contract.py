@@ -11,7 +11,7 @@ Example::
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
@@ -34,7 +34,9 @@ __all__ = [
     "Task",
     "class_metrics",
     "class_report",
+    "measured",
     "own_label",
+    "same_label",
 ]
 
 AnyBatch: TypeAlias = Batch | VectorBatch
@@ -50,7 +52,7 @@ class Judged:
 
     Attributes:
         row: int64 ``[items]``, the place of each item's row; ascending.
-        truth, predicted: int64 ``[items]``, places among the labels.
+        truth, predicted: int64 ``[items]``, places among the labels, or among what ``Task.answers`` makes of them.
         loss: float32 ``[items]``, nats.
         sums: float64 ``[rows, n]``: each row's part of what ``Task.sums`` and then ``Task.detail`` name.
     """
@@ -89,6 +91,7 @@ class Asked:
         model: itself, for what takes more than one look at each row.
         tokens: a text is continued by at most so many.
         pixels: of the images whose files ``texts`` name, channels x height x width.
+        data: of the release's experiment.
     """
 
     texts: Sequence[str]
@@ -99,6 +102,7 @@ class Asked:
     model: Any = None
     tokens: int = 40
     pixels: str = ""
+    data: Data = field(default_factory=Data)
 
 
 def class_metrics(matrix: Matrix, sums: Sums) -> dict[str, float]:
@@ -116,6 +120,21 @@ def class_report(matrix: Matrix, sums: Sums, labels: Sequence[str]) -> Report:
 def own_label(example: Example, labels: Sequence[str]) -> Sequence[str]:
     """The one label of a row."""
     return (labels[example.label],)
+
+
+def measured(task: "Task", matrix: Matrix, sums: Sums, *, unit: float) -> dict[str, float]:
+    """The task's metrics; ``unit``, of ``[data]``, is what those of ``Task.in_units`` are counted in."""
+    found = task.metrics(matrix, sums)
+    return {name: value * unit if name in task.in_units else value for name, value in found.items()}
+
+
+def same_label(one: Tensor, other: Tensor) -> Tensor:
+    """Whether two models choose the same label for each item, bool ``[items]``, of their logits ``[items, labels]``."""
+    return one.argmax(1) == other.argmax(1)
+
+
+def _labels_themselves(labels: Sequence[str]) -> tuple[str, ...]:
+    return tuple(labels)
 
 
 def _no_detail(labels: Sequence[str]) -> tuple[str, ...]:
@@ -137,11 +156,14 @@ class Task:
         build: the model of ``(base, model, seed=...)``; see :func:`fedrelease.models.tasks.build_model`.
         losses: of what the model gives and its batch, float32 ``[rows]`` in nats. A row's loss depends on that row alone: private
             training clips its gradient.
+        answers: what items are answered with, given the labels: what confusion matrices count. Usually the labels themselves.
         judge: what the model said about a batch, given the names of the labels.
         sums: names of numbers that are added up over rows beside the confusion matrix, for metrics that do not follow from it.
         bound: with noised metrics a row's sums, divided by the number of its items, are scaled down to at most this length (L2).
         detail: names of further sums, given the labels, for ``report``; told only where metrics are exact.
         metrics: of the confusion matrix (float64 ``[true, predicted]``) and the sums; with ``accuracy``, or none at all.
+        in_units: names of metrics that are counted in halves of ``[data] range``.
+        same: whether two models' outputs give the same answer: what an export in few bits is compared by.
         report: the same given the labels too: by what each site did well.
         shown: names of metrics that lists of releases show beside accuracy.
         predict: what the model says of texts, one each; ``None`` where it reads none.
@@ -161,10 +183,13 @@ class Task:
     losses: Callable[[Tensor, AnyBatch], Tensor]
     judge: Callable[[Tensor, AnyBatch, Sequence[str]], Judged]
     named: Callable[[Example, Sequence[str]], Sequence[str]] = own_label
+    answers: Callable[[Sequence[str]], tuple[str, ...]] = _labels_themselves
     sums: tuple[str, ...] = ()
     bound: float = 1.0
     detail: Callable[[Sequence[str]], tuple[str, ...]] = _no_detail
     metrics: Callable[[Matrix, Sums], dict[str, float]] = class_metrics
+    in_units: tuple[str, ...] = ()
+    same: Callable[[Tensor, Tensor], Tensor] = same_label
     report: Callable[[Matrix, Sums, Sequence[str]], Report] = class_report
     shown: tuple[str, ...] = ()
     predict: Callable[[Asked], Sequence[Prediction]] | None = None
