@@ -69,7 +69,7 @@ def server_look(base: Base, experiment: Experiment, holdout: Path) -> Callable[[
         answers = task.answers(labels)
         found = tally(judged, classes=len(answers))
         items = outcomes(judged, rows, answers) if experiment.needs_items else None
-        metrics = measured(task, found.matrix, found.sums, unit=experiment.data.unit)
+        metrics = measured(task, found.matrix, found.sums, unit=experiment.data.scale.unit)
         return Seen(metrics={**metrics, "loss": found.loss}, items=items)
 
     return on_server

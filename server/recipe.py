@@ -10,14 +10,27 @@ from fedrelease.models.bases import Pooling
 __all__ = ["language_recipe", "recipe"]
 
 TEXT = "a warm and funny film"
+SECOND = "it is worth seeing twice"
+LAST = {"multi-label-classification": "scores = torch.sigmoid(logits)[0]", "regression": "number = float(logits)"}
+"""Of tasks that do not choose the largest logit."""
 POOLED = {"mean": "hidden.mean(1)", "first": "hidden[:, 0]", "max": "hidden.amax(1)", "last": "hidden[:, -1]"}
 """Of one text, which has no padding: a vector of the tokens' vectors, as ``fedrelease.models.classifier.pool`` makes it."""
 
 
-def recipe(base: str, pooling: Pooling | None, *, max_length: int, merged: bool) -> str:
+def recipe(
+    base: str,
+    pooling: Pooling | None,
+    *,
+    max_length: int,
+    merged: bool,
+    task: str = "text-classification",
+    segmented: bool = False,
+) -> str:
     """Python that ends with ``logits``, float32 ``[1, labels]``, of one text; at most twelve lines.
 
-    Without ``pooling`` they are of each token, ``[1, tokens, labels]``.
+    Without ``pooling`` they are of each token, ``[1, tokens, labels]``. What a task makes of them is the last line.
+
+    ``segmented``: the base tells the tokens of two texts apart.
 
     The precision is named because transformers would take that of the base's file.
     """
@@ -32,12 +45,15 @@ def recipe(base: str, pooling: Pooling | None, *, max_length: int, merged: bool)
     if not merged:
         inner = f'AutoModel.from_pretrained("{base}", dtype=torch.float32)'
         opened = f'PeftModel.from_pretrained({inner}, ".").eval()'
+    texts = f'"{TEXT}", "{SECOND}"' if task == "pair-classification" else f'"{TEXT}"'
+    told = ', token_type_ids=row["token_type_ids"]' if segmented else ""
     lines = [
         f"model = {opened}",
         'tokenizer, head = AutoTokenizer.from_pretrained("."), load_file("head.safetensors")',
-        f'row = tokenizer("{TEXT}", truncation=True, max_length={max_length}, return_tensors="pt")',
-        'hidden = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]).last_hidden_state',
+        f'row = tokenizer({texts}, truncation=True, max_length={max_length}, return_tensors="pt")',
+        f'hidden = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]{told}).last_hidden_state',
         f'logits = {vector} @ head["weight"].T + head["bias"]',
+        *([LAST[task]] if task in LAST else []),
     ]
     return "\n".join([*imports, *lines])
 

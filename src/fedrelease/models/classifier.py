@@ -76,6 +76,11 @@ class TextClassifier(nn.Module):
         return next((found for found in lists if len(found) == count), nn.ModuleList())
 
     @property
+    def segmented(self) -> bool:
+        """Whether the base was trained to tell the tokens of two texts apart; without it the tokens between them have to do."""
+        return int(getattr(self.encoder.config, "type_vocab_size", 0) or 0) > 1
+
+    @property
     def dtype(self) -> torch.dtype:
         """The base's precision."""
         return next(self.encoder.parameters()).dtype
@@ -125,7 +130,7 @@ class TextClassifier(nn.Module):
         segments: Tensor | None = None,
     ) -> Tensor:
         """What the base gives for each token, ``[rows, tokens, width]``, in its precision."""
-        told = {} if segments is None else {"token_type_ids": segments}
+        told = {"token_type_ids": segments} if segments is not None and self.segmented else {}
         with self._given(prefix):
             found: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **told).last_hidden_state
         return found

@@ -17,6 +17,5 @@ from fedrelease.tasks.token_classification import TOKEN_CLASSIFICATION
 __all__ = ["TASKS"]
 
 TASKS: Mapping[str, Task] = {
-    task.name: task
-    for task in (CAUSAL_LM, IMAGE_CLASSIFICATION, REGRESSION, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)
+    task.name: task for task in (CAUSAL_LM, IMAGE_CLASSIFICATION, REGRESSION, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)
 }

@@ -5,7 +5,7 @@ depends on the unit; outside, in ``predict``, metrics and exports, they are thos
 
 Example::
 
-    TASKS["regression"].metrics(matrix, sums)     # {'accuracy': 0.71, 'mean_absolute_error': 0.09, 'pearson': 0.8, 'r2': 0.6, ...}
+    TASKS["regression"].metrics(matrix, sums)     # {'accuracy': 0.71, 'mean_absolute_error': 0.09, 'r2': 0.6, ...}
 """
 
 import math
@@ -42,8 +42,7 @@ def _read(cells: Cells, data: Data) -> Example:
     if not ends[0] <= number <= ends[1]:
         rule = f"between {ends[0]:g} and {ends[1]:g}, the ends of [data] range"
         raise BadRow(f"{data.label!r} is {shortened(number)}, which is not {rule}")
-    values = ((number - data.middle) / data.unit, data.near)
-    return Example(text=text, label=RIGHT, content=number, values=values)
+    return Example(text=text, label=RIGHT, content=number, values=(data.scale.into(number), data.scale.near))
 
 
 def _encode(
@@ -100,7 +99,9 @@ def _metrics(matrix: Matrix, sums: Sums) -> dict[str, float]:
     return {**found, **_explained(*means)}
 
 
-def _explained(truth: float, said: float, truth_squared: float, said_squared: float, product: float) -> dict[str, float]:
+def _explained(
+    truth: float, said: float, truth_squared: float, said_squared: float, product: float
+) -> dict[str, float]:
     """Of means over rows: Pearson's correlation, and R2 = 1 - E(truth - said)^2 / Var(truth)."""
     spread, own = truth_squared - truth**2, said_squared - said**2
     found = {}
@@ -142,8 +143,7 @@ def _predict(asked: Asked) -> list[NumberPrediction]:
     said: dict[int, float] = {}
     for places, _, numbers in asked.run(rows):
         said.update(zip(places.tolist(), numbers[:, 0].clamp(-1, 1).tolist(), strict=True))
-    middle, unit = asked.data.middle, asked.data.unit
-    found = [round(middle + unit * said[place], DIGITS) for place in range(len(asked.texts))]
+    found = [round(asked.data.scale.out(said[place]), DIGITS) for place in range(len(asked.texts))]
     return [NumberPrediction(text=text, number=number) for text, number in zip(asked.texts, found, strict=True)]
 
 
