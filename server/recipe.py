@@ -6,6 +6,7 @@ Example::
 """
 
 from fedrelease.models.bases import Pooling
+from fedrelease.tasks import TASKS
 
 __all__ = ["language_recipe", "recipe"]
 
@@ -45,7 +46,7 @@ def recipe(
     if not merged:
         inner = f'AutoModel.from_pretrained("{base}", dtype=torch.float32)'
         opened = f'PeftModel.from_pretrained({inner}, ".").eval()'
-    texts = f'"{TEXT}", "{SECOND}"' if task == "pair-classification" else f'"{TEXT}"'
+    texts = f'"{TEXT}", "{SECOND}"' if TASKS[task].pairs else f'"{TEXT}"'
     told = ', token_type_ids=row["token_type_ids"]' if segmented else ""
     lines = [
         f"model = {opened}",

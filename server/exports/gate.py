@@ -82,6 +82,7 @@ def same_answers(
     state = "pass" if low >= rule.least else "fail" if high < rule.least else "inconclusive"
     span = f"{100 * low:.1f} to {100 * high:.1f} %; at least {100 * rule.least:g} %"
     answer = "number" if task.in_units else "label"
+    unit = unit if n == len(found) else "labels of them"
     what = f"the same {answer} on {100 * same / n:.1f} % of {n} {unit} ({span})"
     evidence = {"n": n, "same": same, "share": same / n, "low": low, "high": high, "least": rule.least}
     needed = n_share(same / n, rule.least, n, alpha=rule.alpha) if state == "inconclusive" else None

@@ -29,6 +29,7 @@ from fedrelease.models.per_example import Head
 from fedrelease.models.tasks import Classifier, build_model
 from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.released_model import own_model, released_model, same_base
+from fedrelease.tasks import TASKS
 from fedrelease.update import State
 
 __all__ = [
@@ -170,7 +171,7 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
 def _inputs(model: Classifier) -> tuple[str, ...]:
     if not isinstance(model, TextClassifier):
         return ("features",)
-    pairs = model.task == "pair-classification" and model.segmented
+    pairs = TASKS[model.task].pairs and model.segmented
     return ("input_ids", "attention_mask", *(["token_type_ids"] if pairs else []))
 
 

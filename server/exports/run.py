@@ -235,8 +235,9 @@ def _write_card(work: _Work, *, merged: bool) -> None:
     else:
         pooling = None if work.plain.by_token else base.pooling
         segmented = "token_type_ids" in work.plain.inputs
-        told = {"max_length": length, "merged": merged, "task": work.plain.task, "segmented": segmented}
-        code = recipe(public_name(base), pooling, **told)
+        code = recipe(
+            public_name(base), pooling, max_length=length, merged=merged, task=work.plain.task, segmented=segmented
+        )
     text = card(work.release, recipe=code, library="transformers" if merged else "peft")
     (work.folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -19,6 +19,7 @@ from fedrelease.attack import Attack
 from fedrelease.bounds import require
 from fedrelease.experiment_sections import (
     CLASSIFICATION,
+    WHOLE_ROWS,
     Data,
     Federation,
     Model,
@@ -102,11 +103,13 @@ class Experiment:
         self._check_columns()
         if self.model.task in CLASSIFICATION:
             return
-        rule, hint = f"is left out with {self.model.task}", "only classification of whole rows adds labels"
-        grows = len(set(self.phase_labels)) > 1
-        require(not grows, "phase.labels", [list(labels) for labels in self.phase_labels], rule, hint)
         rule, hint = f"changes what sites send, with {self.model.task}", "choose sign-flip"
         require(not self.attack.poisons_rows, "attack.kind", self.attack.kind, rule, hint)
+        if self.model.task in WHOLE_ROWS:
+            return
+        rule, hint = f"is left out with {self.model.task}", "only tasks with one label a row add labels"
+        grows = len(set(self.phase_labels)) > 1
+        require(not grows, "phase.labels", [list(labels) for labels in self.phase_labels], rule, hint)
         rule, hint = f"is not virtual with {self.model.task}", 'set data.partition.by = "iid"'
         require(self.data.partition.by != "virtual", "data.partition.by", self.data.partition.by, rule, hint)
         if self.model.task == "causal-lm":

@@ -26,15 +26,20 @@ __all__ = [
     "Privacy",
     "StrategyChoice",
     "Training",
+    "negated",
 ]
 
 _TOLD = {"causal-lm": "the next token", "regression": "a number"}
 BATCH_NORMS = ("frozen", "group")
 PRECISIONS = ("float32", "bfloat16", "auto")
 CLASSIFICATION = ("image-classification", "text-classification")
+WHOLE_ROWS = (*CLASSIFICATION, "pair-classification")
+"""Tasks whose rows have one label each: phases can add labels, and virtual sites draw rows by them."""
 TASKS = (
     "causal-lm",
     *CLASSIFICATION,
+    "multi-label-classification",
+    "pair-classification",
     "regression",
     "token-classification",
 )
@@ -56,6 +61,11 @@ CHANNELS = ("beta", "canary", "candidate", "stable")
 OPTIMIZERS = ("adagrad", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
 PIXELS = re.compile("[13]x[1-9][0-9]{0,3}x[1-9][0-9]{0,3}")
+
+
+def negated(label: str) -> str:
+    """What a label that does not apply is called, where any number of them may apply."""
+    return f"not {label}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +158,8 @@ class Model:
         if self.task == "multi-label-classification":
             cut = [label for label in self.labels if any(mark in label for mark in SEPARATORS)]
             require(not cut, "model.labels", cut, f"has none of {' '.join(SEPARATORS)} in a label: they part labels")
+            both = [label for label in self.labels if negated(label) in self.labels]
+            require(not both, "model.labels", both, "has no label beside its own negation: leave the negation out")
         rule = "is left out: only text-classification compares a text with what a label means"
         known = not self.label_texts or self.task in CLASSIFICATION
         require(known, "model.label_texts", list(self.label_texts), rule)

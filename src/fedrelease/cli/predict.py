@@ -5,6 +5,7 @@ Example::
     fedrelease predict --release stable "a warm and funny film"
     fedrelease predict --file reviews.txt --json
     fedrelease predict "My fellow citizens," --tokens 40
+    fedrelease predict --separator "|" "Who wrote Hamlet ? | a person"
 """
 
 import sys
@@ -45,6 +46,15 @@ def predict(
             help="Of a language model: continue each text by at most so many tokens [default: 40].",
         ),
     ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            "--separator",
+            metavar="MARK",
+            show_default=False,
+            help="Of pair-classification: what lies between the two texts of a pair [default: a tab].",
+        ),
+    ] = None,
     store: StoreOption = RELEASES,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,14 +62,16 @@ def predict(
 
     TEXT is what to label; without any, the lines of --file or of stdin are labelled. Empty lines are left out. A release of
     token-classification tells each word's tag, and the names that the tags make. One of causal-lm continues each text by the
-    most likely tokens. One of image-classification is given names of image files.
+    most likely tokens. One of image-classification is given names of image files. One of pair-classification is given two texts
+    at once, with a tab or the mark of --separator between them. One of multi-label-classification tells the labels with a score
+    above 0.5, and one of regression a number.
     """
     asked = _texts(texts or [], file)
     found = open_store(store).find(release)
     from fedrelease.cache import cache_folder
     from fedrelease.server.predict import predict as label
 
-    predictions = label(found, asked, cache=cache_folder(), tokens=tokens)
+    predictions = label(found, asked, cache=cache_folder(), tokens=tokens, separator=separator)
     if as_json:
         emit_json(
             {"version": found.version, "digest": found.digest, "predictions": [one.document() for one in predictions]}

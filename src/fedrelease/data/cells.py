@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedrelease.data.rows import RawRow
+from fedrelease.experiment_sections import SEPARATORS
 
 __all__ = ["BadRow", "Cells", "Example", "shortened"]
 
 _INTEGER = re.compile(r"([0-9]{1,9})(\.0+)?")
+_SEPARATOR = re.compile(f"[{re.escape(SEPARATORS)}]")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 
 
@@ -112,6 +114,23 @@ class Cells:
         if not isinstance(tags, list | tuple):
             raise BadRow(f"{column!r} is {shortened(value)}, which is neither a list of labels nor a text")
         return tuple(self._tag(column, place, tag) for place, tag in enumerate(tags))
+
+    def many(self, column: str) -> tuple[int, ...]:
+        """The places of any number of labels, each once: a list, or one text with ``,``, ``;`` or ``|`` between them.
+
+        Nothing at all, an empty list or an empty text, is no label.
+
+        Raises:
+            BadRow: the experiment lacks one of them.
+        """
+        value = self.present(column)
+        parts = _SEPARATOR.split(value) if isinstance(value, str) else value
+        if isinstance(parts, int) and not isinstance(parts, bool):
+            parts = [parts]
+        if not isinstance(parts, list | tuple):
+            raise BadRow(f"{column!r} is {shortened(value)}, which is neither a list of labels nor a text")
+        told = [part for part in parts if not (isinstance(part, str) and not part.strip())]
+        return tuple(sorted({self._place(column, part) for part in told}))
 
     def number(self, column: str) -> float:
         """A finite number, or a text that is one.

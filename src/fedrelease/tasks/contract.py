@@ -24,6 +24,7 @@ from fedrelease.files import Json
 from fedrelease.models.metrics import Matrix, report, scores
 
 __all__ = [
+    "TAB",
     "AnyBatch",
     "Asked",
     "Judged",
@@ -41,6 +42,7 @@ __all__ = [
 
 AnyBatch: TypeAlias = Batch | VectorBatch
 Sums: TypeAlias = Sequence[float]
+TAB = "\t"
 Report: TypeAlias = Mapping[str, Mapping[str, float]]
 Run: TypeAlias = Callable[[Mapping[str, Tensor]], Iterator[tuple[Tensor, AnyBatch, Tensor]]]
 """From encoded rows to batches of them: the rows' places, the batch, and what the model gives."""
@@ -92,6 +94,7 @@ class Asked:
         tokens: a text is continued by at most so many.
         pixels: of the images whose files ``texts`` name, channels x height x width.
         data: of the release's experiment.
+        separator: between two texts that are asked about together.
     """
 
     texts: Sequence[str]
@@ -103,6 +106,7 @@ class Asked:
     tokens: int = 40
     pixels: str = ""
     data: Data = field(default_factory=Data)
+    separator: str = TAB
 
 
 def class_metrics(matrix: Matrix, sums: Sums) -> dict[str, float]:
@@ -128,6 +132,10 @@ def measured(task: "Task", matrix: Matrix, sums: Sums, *, unit: float) -> dict[s
     return {name: value * unit if name in task.in_units else value for name, value in found.items()}
 
 
+def _own_text(example: Example) -> str:
+    return example.text
+
+
 def same_label(one: Tensor, other: Tensor) -> Tensor:
     """Whether two models choose the same label for each item, bool ``[items]``, of their logits ``[items, labels]``."""
     return one.argmax(1) == other.argmax(1)
@@ -150,6 +158,7 @@ class Task:
         name: in ``[model] task``.
         columns: keys of ``[data]`` whose columns the source must have.
         read: one row of the source as an example. Raises ``BadRow``.
+        whole: all of an example's text; ``Example.text`` alone decides with whom it lies in a hold-out.
         named: names of the labels that an example shows, one for each of its items.
         encode: examples as tensors for :func:`fedrelease.data.tokens.save_rows`; arguments are the examples, the labels, the
             base's tokenizer and ``training.max_length``.
@@ -168,6 +177,7 @@ class Task:
         shown: names of metrics that lists of releases show beside accuracy.
         predict: what the model says of texts, one each; ``None`` where it reads none.
         continues: whether that is a continuation, whose length somebody can ask for.
+        pairs: whether a row has two texts.
         opens_in_transformers: whether a release can be exported for ``transformers`` and ``peft`` alone.
         items_a_row: ``one`` or ``many``. With ``many`` and noised metrics a row's items weigh ``1 / their number``.
         batch: rows that are looked at together.
@@ -182,6 +192,7 @@ class Task:
     build: Callable[..., Any]
     losses: Callable[[Tensor, AnyBatch], Tensor]
     judge: Callable[[Tensor, AnyBatch, Sequence[str]], Judged]
+    whole: Callable[[Example], str] = _own_text
     named: Callable[[Example, Sequence[str]], Sequence[str]] = own_label
     answers: Callable[[Sequence[str]], tuple[str, ...]] = _labels_themselves
     sums: tuple[str, ...] = ()
@@ -194,6 +205,7 @@ class Task:
     shown: tuple[str, ...] = ()
     predict: Callable[[Asked], Sequence[Prediction]] | None = None
     continues: bool = False
+    pairs: bool = False
     opens_in_transformers: bool = False
     items_a_row: str = "one"
     batch: int = 64
