@@ -15,6 +15,7 @@ from fedrelease.adapter import Adapter, AdapterChange
 from fedrelease.bounds import amount, one_of, positive, require
 from fedrelease.gate_choice import chosen_gates
 from fedrelease.gate_rules import GateRule
+from fedrelease.many_labels import check_many
 from fedrelease.scale import Scale, scale_of
 
 __all__ = [
@@ -26,23 +27,15 @@ __all__ = [
     "Privacy",
     "StrategyChoice",
     "Training",
-    "negated",
 ]
 
 _TOLD = {"causal-lm": "the next token", "regression": "a number"}
 BATCH_NORMS = ("frozen", "group")
 PRECISIONS = ("float32", "bfloat16", "auto")
 CLASSIFICATION = ("image-classification", "text-classification")
-WHOLE_ROWS = (*CLASSIFICATION, "pair-classification")
+WHOLE_ROWS = ("image-classification", "pair-classification", "text-classification")
 """Tasks whose rows have one label each: phases can add labels, and virtual sites draw rows by them."""
-TASKS = (
-    "causal-lm",
-    *CLASSIFICATION,
-    "multi-label-classification",
-    "pair-classification",
-    "regression",
-    "token-classification",
-)
+TASKS = ("causal-lm", *WHOLE_ROWS, "multi-label-classification", "regression", "token-classification")
 NEXT_TOKEN = ("wrong", "right")
 """The labels of ``causal-lm``: whether the next token was told. ``RIGHT`` is the place of the second."""
 NEAR = ("off", "near")
@@ -50,8 +43,6 @@ NEAR = ("off", "near")
 RIGHT = 1
 FIXED_LABELS: Mapping[str, tuple[str, ...]] = {"causal-lm": NEXT_TOKEN, "regression": NEAR}
 """Of tasks that nobody names labels for."""
-SEPARATORS = ",;|"
-"""Between the labels of one text, where they are no list."""
 PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
 ACCOUNTANTS = ("prv", "rdp")
@@ -61,11 +52,6 @@ CHANNELS = ("beta", "canary", "candidate", "stable")
 OPTIMIZERS = ("adagrad", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine", "linear")
 PIXELS = re.compile("[13]x[1-9][0-9]{0,3}x[1-9][0-9]{0,3}")
-
-
-def negated(label: str) -> str:
-    """What a label that does not apply is called, where any number of them may apply."""
-    return f"not {label}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +142,7 @@ class Model:
         fits = len(self.label_texts) in (0, len(self.labels)) and all(text.strip() for text in self.label_texts)
         require(fits, "model.label_texts", list(self.label_texts), "has one text for each label, or is left out")
         if self.task == "multi-label-classification":
-            cut = [label for label in self.labels if any(mark in label for mark in SEPARATORS)]
-            require(not cut, "model.labels", cut, f"has none of {' '.join(SEPARATORS)} in a label: they part labels")
-            both = [label for label in self.labels if negated(label) in self.labels]
-            require(not both, "model.labels", both, "has no label beside its own negation: leave the negation out")
+            check_many(self.labels)
         rule = "is left out: only text-classification compares a text with what a label means"
         known = not self.label_texts or self.task in CLASSIFICATION
         require(known, "model.label_texts", list(self.label_texts), rule)

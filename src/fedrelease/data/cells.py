@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedrelease.data.rows import RawRow
-from fedrelease.experiment_sections import SEPARATORS
+from fedrelease.many_labels import SEPARATORS
 
 __all__ = ["BadRow", "Cells", "Example", "shortened"]
 

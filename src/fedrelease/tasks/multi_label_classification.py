@@ -19,8 +19,8 @@ from torch.nn import functional
 from fedrelease.data.cells import Cells, Example
 from fedrelease.data.tokens import Batch, Tokenizer, tokenise
 from fedrelease.experiment import Data
-from fedrelease.experiment_sections import negated
 from fedrelease.files import Json
+from fedrelease.many_labels import negated
 from fedrelease.models.metrics import Matrix
 from fedrelease.tasks.contract import AnyBatch, Asked, Judged, Report, Sums, Task
 from fedrelease.tasks.text_classification import TEXT_CLASSIFICATION
