@@ -28,8 +28,9 @@ def tokenise_pairs(
     A tokenizer that puts nothing between two texts, as GPT-2's, is given both as one text, with a line break between them.
 
     Returns:
-        what :func:`fedrelease.data.tokens.tokenise` gives, and ``segments`` int32 [all tokens] where the tokenizer tells texts
-        apart: 0 for tokens of the first and 1 for those of the second.
+        what :func:`fedrelease.data.tokens.tokenise` gives, and ``segments`` int32 [all tokens] as the tokenizer tells texts
+        apart: BERT's 0 for tokens of the first and 1 for those of the second, RoBERTa's 0 for all. A base that was trained
+        without segments is not given them.
 
     Raises:
         ExperimentError: the base cannot take ``max_length`` tokens.
@@ -38,15 +39,14 @@ def tokenise_pairs(
     own = cast(Any, tokenizer)
     if own.num_special_tokens_to_add(pair=True) == 0:
         return tokenise([f"{first}\n{second}" for first, second in pairs], labels, tokenizer, max_length)
-    told = SEGMENTS in own.model_input_names
-    chunks = list(_chunks(pairs, own, max_length, segments=told))
+    chunks = list(_chunks(pairs, own, max_length))
     rows = row_tensors([ids for ids, _ in chunks], labels, tokenizer)
     flat = [number for _, segments in chunks for row in segments for number in row]
-    return {**rows, **({"segments": torch.tensor(flat, dtype=torch.int32)} if told else {})}
+    return {**rows, "segments": torch.tensor(flat, dtype=torch.int32)}
 
 
 def _chunks(
-    pairs: Sequence[tuple[str, str]], tokenizer: Any, max_length: int, *, segments: bool
+    pairs: Sequence[tuple[str, str]], tokenizer: Any, max_length: int
 ) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
     for start in range(0, len(pairs), _CHUNK):
         first, second = zip(*pairs[start : start + _CHUNK], strict=True)
@@ -56,6 +56,6 @@ def _chunks(
             truncation="longest_first",
             max_length=max_length,
             return_attention_mask=False,
-            return_token_type_ids=segments,
+            return_token_type_ids=True,
         )
-        yield encoded["input_ids"], encoded[SEGMENTS] if segments else []
+        yield encoded["input_ids"], encoded[SEGMENTS]
