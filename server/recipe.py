@@ -48,10 +48,11 @@ def recipe(
         opened = f'PeftModel.from_pretrained({inner}, ".").eval()'
     texts = f'"{TEXT}", "{SECOND}"' if TASKS[task].pairs else f'"{TEXT}"'
     told = ', token_type_ids=row["token_type_ids"]' if segmented else ""
+    asked = ", return_token_type_ids=True" if segmented else ""  # not every tokenizer gives them unasked
     lines = [
         f"model = {opened}",
         'tokenizer, head = AutoTokenizer.from_pretrained("."), load_file("head.safetensors")',
-        f'row = tokenizer({texts}, truncation=True, max_length={max_length}, return_tensors="pt")',
+        f'row = tokenizer({texts}, truncation=True, max_length={max_length}{asked}, return_tensors="pt")',
         f'hidden = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]{told}).last_hidden_state',
         f'logits = {vector} @ head["weight"].T + head["bias"]',
         *([LAST[task]] if task in LAST else []),

@@ -62,10 +62,10 @@ def labelled(numbers: random.Random) -> tuple[str, list[str]]:
 
 
 def paired(numbers: random.Random) -> tuple[str, str, str]:
-    """Two texts, and whether both are good or both bad."""
-    first, second = (numbers.choice(("good", "bad")) for _ in range(2))
+    """Two texts, and whether both are good."""
+    first, second = (numbers.choice(("good", "good", "bad")) for _ in range(2))
     texts = [f"the film {numbers.choice(GOOD if kind == 'good' else BAD)} it was" for kind in (first, second)]
-    return texts[0], texts[1], "yes" if first == second else "no"
+    return texts[0], texts[1], "yes" if first == second == "good" else "no"
 
 
 def write_csv(path: Path, header: Sequence[str], made: Callable[[random.Random], Sequence[object]], rows: int) -> Path:
