@@ -65,10 +65,10 @@ def made(folder: Path, task: str) -> Federation:
     """Two sites and two rounds in the store ``plain``, without privacy, its updates kept."""
     kind, base = KINDS[task], make_pair_base(folder / "base")
     rows = write_csv(folder / "rows.csv", kind.header, kind.row, 90)
-    keep, training = "keep_updates = true", "epochs = 10\nhead_lr = 0.02"
+    keep, training = "keep_updates = true", "epochs = 10\nhead_lr = 0.05"
     text = experiment_text(base, rows, model=kind.model, federation=keep, privacy=EXACT, training=training, phase=GATES)
     text = text.replace("[data]\n", f"[data]\n{kind.data}\n")
-    text = text.replace("layers = ", 'targets = "all-linear"\nlayers = ').replace("last:1", "last:2")
+    text = text.replace("\nlr = 0.01\n", "\nlr = 0.003\n")
     (folder / "tiny.toml").write_text(text, encoding="utf-8")
     federation = Federation(folder=folder, file=folder / "tiny.toml", rows=rows, cache=folder / "cache")
     federation.simulate("plain")

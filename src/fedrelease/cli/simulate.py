@@ -339,7 +339,9 @@ def _next(store: "Store", experiment: Experiment, summary: "Summary") -> list[st
     where = "" if folder == "releases" else f" --store {shlex.quote(folder)}"
     release = "stable" if "stable" in store.channels().channels else summary.head
     texts = TASKS[experiment.model.task].predict is not None
-    predict = f'fedrelease predict --release {release}{where} "{_sample(experiment)}"'
+    pairs = TASKS[experiment.model.task].pairs
+    mark = ' --separator "|"' if pairs else ""
+    predict = f'fedrelease predict --release {release}{where}{mark} "{_sample(experiment)}"'
     return [
         f"fedrelease log{where}",
         f"fedrelease show {summary.head}{where}",
@@ -349,9 +351,12 @@ def _next(store: "Store", experiment: Experiment, summary: "Summary") -> list[st
 
 
 def _sample(experiment: Experiment) -> str:
-    known = {"four-sites": "a warm and funny film", "wnut": "Ada Lovelace lives in London"}
+    film, name = "a warm and funny film", "Ada Lovelace lives in London"
+    known = {"four-sites": film, "four-sites-ratings": film, "wnut": name, "wnut-types": name}
+    known["trec-pairs"] = "Who wrote Hamlet ? | a person or a group of people"
     from fedrelease.tasks import TASKS
 
     if TASKS[experiment.model.task].reads == "images":
         return "photo.png"
-    return known.get(experiment.data.source, "your text")
+    pairs = TASKS[experiment.model.task].pairs
+    return known.get(experiment.data.source, "your text | another text" if pairs else "your text")
