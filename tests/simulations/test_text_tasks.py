@@ -184,6 +184,22 @@ def test_with_privacy_metrics_are_noised_within_the_budget(federation: Federatio
     assert all(0 < spent <= 400 for spent in federation.spent("private").values())
 
 
+@pytest.mark.slow
+def test_virtual_sites_draw_pairs_and_phases_add_labels_to_them(tmp_path: Path) -> None:
+    federation = made(tmp_path, "pair-classification")
+    short = ("phase.0.rounds=1", "training.epochs=1")
+    federation.simulate("virtual", "data.partition.by=virtual", "data.partition.sites=6", *short)
+    assert 0 <= Store.open(tmp_path / "virtual").find("0.1.1").manifest.metrics.mean["accuracy"] <= 1
+    lines = federation.rows.read_text(encoding="utf-8").splitlines()
+    some = [line.replace(",yes,", ",both,") if place % 3 == 0 else line for place, line in enumerate(lines)]
+    federation.rows.write_text("\n".join(some) + "\n", encoding="utf-8")
+    grows = 'labels = ["no", "yes"]\n\n[[phase]]\nname = "both"\nrounds = 1'
+    text = federation.file.read_text(encoding="utf-8").replace("[phase.gates.quality]\nmargin = 0.9", grows)
+    federation.file.write_text(text.replace('["no", "yes"]', '["no", "yes", "both"]', 1), encoding="utf-8")
+    federation.simulate("grown", *short)
+    assert Store.open(tmp_path / "grown").find("1.2.1").manifest.task.labels == ("no", "yes", "both")
+
+
 FORMATS = [
     "safetensors",
     "hf",
