@@ -269,7 +269,9 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
     if private and experiment.privacy.metrics == "withheld":
         return Answer(site=site.data.name, metrics={})
     load_state(model, state)
-    judged, task, classes = judge(model, site.data.holdout, request.labels), task_of(model), len(request.labels)
+    judged, task = judge(model, site.data.holdout, request.labels), task_of(model)
+    answers = task.answers(request.labels)
+    classes = len(answers)
     if not private or experiment.privacy.metrics == "exact":
         plain = tally(judged, classes=classes)
         return Answer(
@@ -279,7 +281,7 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
             confusion=_as_rows(plain.matrix),
             sums=plain.sums or None,
             loss=plain.loss,
-            items=outcomes(judged, site.data.holdout, request.labels) if experiment.tells_items else None,
+            items=outcomes(judged, site.data.holdout, answers) if experiment.tells_items else None,
         )
     identity = charge_identity(site, charge_facts(request, state), pool="holdout")
     segment = _holdout_segment(site, experiment)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fedrelease.adapter import trained_words
 from fedrelease.experiment import Experiment
+from fedrelease.experiment_sections import FIXED_LABELS
 from fedrelease.files import Json
 from fedrelease.manifest import Manifest
 from fedrelease.server.base_names import hub_id
@@ -28,9 +29,22 @@ from fedrelease.wording import plain
 
 __all__ = ["card", "metadata"]
 
-METRICS = {"accuracy": "accuracy", "entity_f1": "f1", "macro_f1": "f1", "perplexity": "perplexity"}
+METRICS = {
+    "accuracy": "accuracy",
+    "entity_f1": "f1",
+    "macro_f1": "f1",
+    "mean_absolute_error": "mae",
+    "pearson": "pearsonr",
+    "perplexity": "perplexity",
+    "r2": "r_squared",
+}
 """Ours by the hub's name."""
-PIPELINES = {"causal-lm": "text-generation"}
+PIPELINES = {
+    "causal-lm": "text-generation",
+    "multi-label-classification": "text-classification",
+    "pair-classification": "text-classification",
+    "regression": "text-classification",
+}
 """What the hub calls a task, where it has another name for it."""
 NAMED = 20
 """Sites that are named; a round may have a thousand."""
@@ -84,14 +98,14 @@ def _sections(release: Release, experiment: Experiment | None, recipe: str | Non
     manifest = release.manifest
     return [
         f"# {manifest.name} {manifest.version}",
-        _what(manifest),
+        _what(manifest, experiment),
         _section("How to load it", _load(manifest, recipe)),
         _section("Data", _data(manifest, experiment)),
         _section("Training", _training(manifest)),
         _section("Privacy", privacy_words(manifest.privacy)),
         _section("Metrics", _metrics(measured(release))),
         _section("Gates", _gates(release)),
-        _section("Limits", _limits(manifest)),
+        _section("Limits", _limits(manifest, experiment)),
         _section("Lineage", _lineage(release)),
     ]
 
@@ -114,11 +128,12 @@ def _base(manifest: Manifest) -> str:
     return _safe(hub_id(manifest.base.ref) or Path(manifest.base.ref).name)
 
 
-def _what(manifest: Manifest) -> str:
+def _what(manifest: Manifest, experiment: Experiment | None) -> str:
     adapter, task = manifest.adapter, manifest.task
     head = "" if task.name == "causal-lm" or adapter.kind == "full" else " and a linear head"
     trained = "a linear head" if adapter.kind == "head" else f"{trained_words(adapter)}{head}"
-    labels = "" if task.name == "causal-lm" else f" with the labels {_some(task.labels)}"
+    labels = "" if task.name in FIXED_LABELS else f" with the labels {_some(task.labels)}"
+    labels += f", {_numbers(experiment)}" if task.name == "regression" else ""
     return (
         f"A model for {task.name}{labels}. It is {_base(manifest)} with {trained}, trained by"
         f" federated learning: round {manifest.round} of the federation {_safe(manifest.federation.name)}, phase"
@@ -126,9 +141,20 @@ def _what(manifest: Manifest) -> str:
     )
 
 
+def _numbers(experiment: Experiment | None) -> str:
+    """What numbers a release of regression says, as far as its experiment is kept."""
+    data = experiment.data if experiment is not None else None
+    if data is None or data.range is None:
+        return "a number for each text"
+    low, high = data.range
+    return f"a number from {low:g} to {high:g} for each text"
+
+
 def _load(manifest: Manifest, recipe: str | None) -> str:
     if recipe is not None and manifest.task.name == "causal-lm":
         return f"In the folder of this card, beside the base's where it is an adapter:\n\n```python\n{recipe}\n```"
+    if recipe is not None and manifest.task.name == "regression":
+        return f"In the folder of this card:\n\n```python\n{recipe}\n```"
     if recipe is not None:
         labels = ", ".join(f"{place} {_safe(label)}" for place, label in enumerate(manifest.task.labels))
         return (
@@ -187,10 +213,10 @@ def _gates(release: Release) -> str:
     return f"Verdict: {_safe(report.sentence)}.{looked}\n\n" + "\n".join(lines)
 
 
-def _limits(manifest: Manifest) -> str:
+def _limits(manifest: Manifest, experiment: Experiment | None) -> str:
     lines = [
         "- Measured only on the rows named above; nothing is known of other texts, languages or groups of people.",
-        *(_language_limits() if manifest.task.name == "causal-lm" else _label_limits(manifest)),
+        *LIMITS.get(manifest.task.name, _label_limits)(manifest, experiment),
     ]
     if TASKS[manifest.task.name].opens_in_transformers:
         lines.append(f"- Texts are cut after {manifest.task.max_length} tokens.")
@@ -199,18 +225,41 @@ def _limits(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _label_limits(manifest: Manifest) -> list[str]:
+def _label_limits(manifest: Manifest, experiment: Experiment | None) -> list[str]:
+    del experiment
     return [
         "- Scores are the model's own softmax and are not calibrated.",
         f"- It knows the labels {_some(manifest.task.labels)} and answers with one of them, whatever it is given.",
     ]
 
 
-def _language_limits() -> list[str]:
+def _many_limits(manifest: Manifest, experiment: Experiment | None) -> list[str]:
+    del experiment
+    return [
+        "- Scores are the model's own, one a label, and are not calibrated; a label is told where its score is above 0.5.",
+        f"- It knows the labels {_some(manifest.task.labels)}; a text may have none of them, or several.",
+    ]
+
+
+def _number_limits(manifest: Manifest, experiment: Experiment | None) -> list[str]:
+    del manifest
+    lines = [f"- It says {_numbers(experiment)}, whatever it is given, and not how sure it is."]
+    if experiment is None or experiment.data.range is None:
+        return lines
+    near = experiment.data.scale.near * experiment.data.scale.unit
+    return [*lines, f"- Accuracy is the share of texts whose number is within {near:g} of the true one."]
+
+
+def _language_limits(manifest: Manifest, experiment: Experiment | None) -> list[str]:
+    del manifest, experiment
     return [
         "- It goes on with a text as texts of its sources do, and states as readily what is wrong as what is right.",
         "- Without differential privacy it may repeat what it was trained on, word by word.",
     ]
+
+
+LIMITS = {"causal-lm": _language_limits, "multi-label-classification": _many_limits, "regression": _number_limits}
+"""Of tasks that do not answer with one label."""
 
 
 def _lineage(release: Release) -> str:

@@ -13,13 +13,13 @@ import numpy
 from fedrelease.manifest import MetricsFacts
 from fedrelease.messages import ACCURACY_PRIVATE, Answer
 from fedrelease.tasks import TASKS
-from fedrelease.tasks.contract import Report, Task
+from fedrelease.tasks.contract import Report, Task, measured
 
 __all__ = ["SiteReport", "site_metrics"]
 
 SiteReport = Mapping[str, Report]
 NOT_SHARED = ("examples",)
-LOWER_IS_BETTER = ("loss", "perplexity")
+LOWER_IS_BETTER = ("loss", "mean_absolute_error", "perplexity")
 DECIMALS = 6
 
 
@@ -29,14 +29,15 @@ def site_metrics(
     labels: Sequence[str],
     server: Mapping[str, float],
     task: str = "text-classification",
+    unit: float = 1.0,
 ) -> tuple[MetricsFacts, SiteReport]:
     """The metrics of a release, and the per-class report of each site that told something.
 
     ``mean`` is the plain mean over sites; ``worst`` holds, for each metric, the worst value of any site; ``worst_site`` has the
     lowest accuracy; ``server`` is what the server saw on its own hold-out. All are of the release as it is, but for
-    ``accuracy_private``: that is of the release with each site's own private part in place.
+    ``accuracy_private``: that is of the release with each site's own private part in place. ``unit`` is that of ``[data]``.
     """
-    sites = {name: found for name in sorted(answers) if (found := _scores(answers[name], TASKS[task]))}
+    sites = {name: found for name in sorted(answers) if (found := _scores(answers[name], TASKS[task], unit))}
     detail = {name: _detail(answers[name], labels, TASKS[task]) for name in sites}
     if not sites:
         return MetricsFacts(server=server), {}
@@ -53,10 +54,10 @@ def site_metrics(
     return metrics, detail
 
 
-def _scores(answer: Answer, task: Task) -> dict[str, float]:
+def _scores(answer: Answer, task: Task, unit: float) -> dict[str, float]:
     if answer.confusion is None:
         return {}
-    found = task.metrics(numpy.asarray(answer.confusion, dtype=float), answer.sums or ())
+    found = measured(task, numpy.asarray(answer.confusion, dtype=float), answer.sums or (), unit=unit)
     if found and answer.loss is not None:
         found["loss"] = answer.loss
     if found and ACCURACY_PRIVATE in answer.metrics:

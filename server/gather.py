@@ -216,9 +216,8 @@ def gather_evaluations(
         setting.tell(request, "evaluate", reply.site, refused.get(reply.site), answer.receipt if answer else None)
     _tell_late(setting, request, "evaluate", refused, stragglers)
     seen = setting.look(candidate, request.round)
-    metrics, report = site_metrics(
-        answers, labels=request.labels, server=seen.metrics, task=setting.experiment.model.task
-    )
+    task, unit = setting.experiment.model.task, setting.experiment.data.scale.unit
+    metrics, report = site_metrics(answers, labels=request.labels, server=seen.metrics, task=task, unit=unit)
     receipts = tuple(answers[site].receipt for site in sorted(answers))
     items = {**{site: answer.items for site, answer in answers.items()}, SERVER: seen.items}
     return Evaluated(

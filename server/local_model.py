@@ -24,6 +24,7 @@ from fedrelease.models.prompts import check_room
 from fedrelease.models.tasks import Classifier, build_model, task_of
 from fedrelease.models.zero_shot import label_vectors
 from fedrelease.server.gather import Seen
+from fedrelease.tasks.contract import measured
 from fedrelease.update import State
 
 __all__ = ["drawn_state", "initial_state", "server_look"]
@@ -73,9 +74,11 @@ def server_look(base: Base, experiment: Experiment, holdout: Path) -> Callable[[
         labels = wanted.labels
         model, rows = built(wanted), of_labels(whole, len(labels))
         load_state(model, state)
-        judged = judge(model, rows, labels)
-        found = tally(judged, classes=len(labels))
-        items = outcomes(judged, rows, labels) if experiment.needs_items else None
-        return Seen(metrics={**task_of(model).metrics(found.matrix, found.sums), "loss": found.loss}, items=items)
+        judged, task = judge(model, rows, labels), task_of(model)
+        answers = task.answers(labels)
+        found = tally(judged, classes=len(answers))
+        items = outcomes(judged, rows, answers) if experiment.needs_items else None
+        metrics = measured(task, found.matrix, found.sums, unit=experiment.data.scale.unit)
+        return Seen(metrics={**metrics, "loss": found.loss}, items=items)
 
     return on_server

@@ -19,10 +19,10 @@ from fedrelease.models.bases import Base
 from fedrelease.models.classifier import TextClassifier
 from fedrelease.models.evaluation import answers
 from fedrelease.models.tasks import Classifier
-from fedrelease.server.release import Release
+from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.released_model import released_model, same_base
 from fedrelease.tasks import TASKS
-from fedrelease.tasks.contract import AnyBatch, Asked, Prediction
+from fedrelease.tasks.contract import TAB, AnyBatch, Asked, Prediction
 from fedrelease.update import State
 
 __all__ = ["predict", "text_model"]
@@ -31,21 +31,30 @@ MOST_TOKENS = 40
 
 
 def predict(
-    release: Release, texts: Sequence[str], *, cache: Path, tokens: int | None = None, own: State | None = None
+    release: Release,
+    texts: Sequence[str],
+    *,
+    cache: Path,
+    tokens: int | None = None,
+    separator: str | None = None,
+    own: State | None = None,
 ) -> Sequence[Prediction]:
     """What a release says of texts, one after the other.
 
     Args:
         own: a site's own tensors, in the places of the release's.
         tokens: a language model continues each text by at most so many; left out = 40.
+        separator: what lies between the two texts of a pair, where the release is asked about pairs; left out = a tab.
 
     Raises:
-        ExperimentError: ``tokens`` is given to a release that continues no text, or is none.
+        ExperimentError: ``tokens`` is given to a release that continues no text, or is none; ``separator`` to one that takes no
+            pairs, or is empty; or a text is no pair.
         ModelError: the base here is not the base of the release, or the release reads no texts.
         DamagedRelease: a file of the release changed.
     """
     manifest = release.manifest
     _check_continues(release, tokens)
+    _check_pairs(release, separator)
     said = _says(release)
     base = same_base(release, cache)
     model, sees = released_model(release, base, own=own), base.reads_images
@@ -59,6 +68,8 @@ def predict(
             model=model,
             tokens=tokens or MOST_TOKENS,
             pixels=base.pixels if sees else "",
+            data=experiment_of(release).data,
+            separator=separator or TAB,
         )
     )
 
@@ -95,6 +106,18 @@ def _check_continues(release: Release, tokens: int | None) -> None:
         raise ExperimentError(what, value=task, rule=rule, hint="leave it out")
     if tokens < 1:
         raise ExperimentError("no token is asked for", value=tokens, rule="--tokens is at least 1")
+
+
+def _check_pairs(release: Release, separator: str | None) -> None:
+    task = release.manifest.task.name
+    if separator is not None and not TASKS[task].pairs:
+        what, rule = (
+            "--separator with a release that takes no pairs",
+            "--separator is for releases of pair-classification",
+        )
+        raise ExperimentError(what, value=task, rule=rule, hint="leave it out")
+    if separator == "":
+        raise ExperimentError("nothing lies between two texts", value="", rule="--separator is a letter or more")
 
 
 def _says(release: Release) -> Callable[[Asked], Sequence[Prediction]]:

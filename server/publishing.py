@@ -41,6 +41,7 @@ from fedrelease.server.release import Release
 from fedrelease.server.seen_items import EARLIER_SCORES, ITEMS, SCORES, items_of, scores_bytes, scores_of
 from fedrelease.server.store import Store
 from fedrelease.server.tracing import span
+from fedrelease.tasks import TASKS
 from fedrelease.update import State, Update, state_bytes
 
 __all__ = ["Cost", "Outcome", "environment_of", "publish"]
@@ -135,7 +136,7 @@ def _seen(outcome: Outcome, experiment: Experiment, labels: Labels) -> tuple[Ite
     """
     if not experiment.needs_items:
         return None, {}
-    items = items_of(outcome.evaluated.items, labels=labels)
+    items = items_of(outcome.evaluated.items, labels=TASKS[experiment.model.task].answers(labels))
     if items:
         return items, {}
     fewer = sorted({known for known in experiment.phase_labels if len(known) < len(labels)}, key=len)

@@ -5,20 +5,42 @@ Example::
     print(recipe("sentence-transformers/all-MiniLM-L6-v2", Pooling(), max_length=128, merged=False))
 """
 
-from fedrelease.models.bases import Pooling
+from dataclasses import dataclass
 
-__all__ = ["language_recipe", "recipe"]
+from fedrelease.models.bases import Pooling
+from fedrelease.tasks import TASKS
+
+__all__ = ["Given", "language_recipe", "recipe"]
 
 TEXT = "a warm and funny film"
+SECOND = "it is worth seeing twice"
+LAST = {"multi-label-classification": "scores = torch.sigmoid(logits)[0]", "regression": "number = float(logits)"}
+"""Of tasks that do not choose the largest logit."""
 POOLED = {"mean": "hidden.mean(1)", "first": "hidden[:, 0]", "max": "hidden.amax(1)", "last": "hidden[:, -1]"}
 """Of one text, which has no padding: a vector of the tokens' vectors, as ``fedrelease.models.classifier.pool`` makes it."""
 
 
-def recipe(base: str, pooling: Pooling | None, *, max_length: int, merged: bool, before: int = 0) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a text is given to the base with.
+
+    Attributes:
+        segmented: the base tells the tokens of two texts apart.
+        before: vectors of a prompt, put before the text by peft, which are no tokens of it.
+    """
+
+    task: str = "text-classification"
+    segmented: bool = False
+    before: int = 0
+
+
+PLAINLY = Given()
+
+
+def recipe(base: str, pooling: Pooling | None, given: Given = PLAINLY, *, max_length: int, merged: bool) -> str:
     """Python that ends with ``logits``, float32 ``[1, labels]``, of one text; at most twelve lines.
 
-    Without ``pooling`` they are of each token, ``[1, tokens, labels]``. ``before``: vectors of a prompt, put before the
-    text by peft, which are no tokens of it.
+    Without ``pooling`` they are of each token, ``[1, tokens, labels]``. What a task makes of them is the last line.
 
     The precision is named because transformers would take that of the base's file.
     """
@@ -33,13 +55,17 @@ def recipe(base: str, pooling: Pooling | None, *, max_length: int, merged: bool,
     if not merged:
         inner = f'AutoModel.from_pretrained("{base}", dtype=torch.float32)'
         opened = f'PeftModel.from_pretrained({inner}, ".").eval()'
-    cut = f"[:, {before}:]" if before else ""
+    cut = f"[:, {given.before}:]" if given.before else ""
+    texts = f'"{TEXT}", "{SECOND}"' if TASKS[given.task].pairs else f'"{TEXT}"'
+    told = ', token_type_ids=row["token_type_ids"]' if given.segmented else ""
+    asked = ", return_token_type_ids=True" if given.segmented else ""  # not every tokenizer gives them unasked
     lines = [
         f"model = {opened}",
         'tokenizer, head = AutoTokenizer.from_pretrained("."), load_file("head.safetensors")',
-        f'row = tokenizer("{TEXT}", truncation=True, max_length={max_length}, return_tensors="pt")',
-        f'hidden = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]).last_hidden_state{cut}',
+        f'row = tokenizer({texts}, truncation=True, max_length={max_length}{asked}, return_tensors="pt")',
+        f'hidden = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]{told}).last_hidden_state{cut}',
         f'logits = {vector} @ head["weight"].T + head["bias"]',
+        *([LAST[given.task]] if given.task in LAST else []),
     ]
     return "\n".join([*imports, *lines])
 

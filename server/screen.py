@@ -155,11 +155,11 @@ def screen_evaluation(
     known = experiment.model.labels if labels is None else labels
     task = TASKS[experiment.model.task]
     if answer.confusion is not None:
-        _check_confusion(answer.confusion, classes=len(known))
+        _check_confusion(answer.confusion, classes=len(task.answers(known)))
     exact = experiment.privacy.unit == "none" or experiment.privacy.metrics == "exact"
     _check_sums(answer, task, detail=len(task.detail(known)) if exact else 0)
     if answer.items is not None and experiment.tells_items:
-        answer.items.check(known)
+        answer.items.check(task.answers(known))
     elif answer.items is not None:
         raise UpdateRefused("the answer tells more than was asked", value="items", rule="no gate may have them")
     _check_share(answer.metrics.get(ACCURACY_PRIVATE))

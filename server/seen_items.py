@@ -58,20 +58,22 @@ def scores_of(
     """
     noised = {site: answer for site, answer in sorted(answers.items()) if answer.confusion and answer.receipt}
     known = experiment.model.labels if labels is None else labels
-    rows = {site: (answer.confusion or ())[: len(known)] for site, answer in noised.items()}
+    task = TASKS[experiment.model.task]
+    answers_known = len(task.answers(known))
+    rows = {site: (answer.confusion or ())[:answers_known] for site, answer in noised.items()}
     totals = {site: sum(map(sum, found)) for site, found in rows.items()}
     usable = {site: total for site, total in totals.items() if total > 0}
     if not usable:
         return None
     right = {site: sum(row[place] for place, row in enumerate(rows[site])) for site in usable}
-    moved = TASKS[experiment.model.task].sensitivity
     accuracy = {site: right[site] / total for site, total in usable.items()}
     return SiteScores(
         evaluation=_identity(experiment, known),
         accuracy=accuracy,
         examples=usable,
         noise={
-            site: _noise(noised[site], accuracy[site], total, len(known), moved=moved) for site, total in usable.items()
+            site: _noise(noised[site], accuracy[site], total, answers_known, moved=task.sensitivity)
+            for site, total in usable.items()
         },
     )
 

@@ -23,6 +23,7 @@ PAGES = {
     "speed.md": 5,
     "task-causal-lm.md": 10,
     "task-images.md": 5,
+    "task-texts.md": 20,
     "task-token-classification.md": 3,
     "threats.md": 30,
     "data.md": 8,

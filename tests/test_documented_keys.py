@@ -62,6 +62,7 @@ TYPES = {
     bool: "true or false",
     e.StrategyChoice: "name or table",
     tuple[str, ...]: "list of texts",
+    tuple[float, ...]: "list of numbers",
 }
 
 

@@ -92,7 +92,8 @@ def check_data(data: Data, labels: Sequence[str] | None, *, task: str) -> tuple[
     counted = Counter(name for example in table.examples for name in wanted.named(example, known))
     own = OwnRows(rows=len(table.labels), labels=known, counts=[counted[name] for name in known])
     told = ", ".join(f"{label} {count}" for label, count in zip(own.labels, own.counts, strict=True))
-    found = f"{Path(data.source).name}: {own.rows} rows ({told}), shown here only"
+    counts = "" if wanted.in_units else f" ({told})"  # numbers have no labels to count
+    found = f"{Path(data.source).name}: {own.rows} rows{counts}, shown here only"
     if wanted.skewed and (min(own.counts) == 0 or len(known) < 2):
         rule = "a site with rows of one label only learns nothing about the others"
         return own, warned(

@@ -40,6 +40,8 @@ def write_labels(plain: Plain, folder: Path) -> None:
 
 def _meaning(plain: Plain) -> Mapping[str, Json]:
     facts: dict[str, Json] = {"labels": list(plain.labels), "inputs": list(plain.inputs)}
+    if plain.data.range is not None:
+        facts = {"inputs": list(plain.inputs), "range": list(plain.data.range), "task": plain.task}
     if plain.by_token:
         facts |= {"max_length": plain.max_length, "pooling": None, "task": plain.task}
         return {**facts, **_learned(plain.module)}

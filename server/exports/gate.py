@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fedrelease.data.row_files import Rows
+from fedrelease.data.tokens import Batch
 from fedrelease.files import digest_bytes
 from fedrelease.gate_rules import LatencyRule, QualityRule, SizeRule
-from fedrelease.manifest import FileEntry, Manifest
+from fedrelease.manifest import FileEntry, Manifest, TaskFacts
 from fedrelease.server.exports.plain import truth_of
 from fedrelease.server.exports.rows import CheckRows
 from fedrelease.server.gates.contract import Finding
@@ -25,8 +27,10 @@ from fedrelease.server.gates.quality import quality
 from fedrelease.server.gates.statistics import clopper_pearson, n_share
 from fedrelease.server.gates.subject import Subject
 from fedrelease.server.gates.words import error, finding
+from fedrelease.tasks import TASKS
+from fedrelease.tasks.contract import Judged, Task
 
-__all__ = ["AgreementRule", "LogitsRule", "cheaper", "not_worse", "same_answers", "same_logits"]
+__all__ = ["AgreementRule", "LogitsRule", "cheaper", "judged", "not_worse", "same_answers", "same_logits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +61,29 @@ def same_logits(found: Tensor, wanted: Tensor, rule: LogitsRule, *, against: str
     return finding("logits", rule, state, what, against=against, evidence=evidence)
 
 
-def same_answers(found: Tensor, wanted: Tensor, rule: AgreementRule, *, against: str, unit: str = "rows") -> Finding:
-    """The share of rows with the same label, with exact bounds.
+def same_answers(
+    found: Tensor,
+    wanted: Tensor,
+    rule: AgreementRule,
+    *,
+    against: str,
+    unit: str = "rows",
+    task: Task = TASKS["text-classification"],
+) -> Finding:
+    """The share of rows with the same label, or what else the task calls the same answer, with exact bounds.
 
     Source: Clopper and Pearson (1934), https://doi.org/10.1093/biomet/26.4.404.
     """
     if not (torch.isfinite(found).all() and torch.isfinite(wanted).all()):
         return error("agreement", rule, "a logit is no finite number", against=against)
-    n, same = len(found), int((found.argmax(1) == wanted.argmax(1)).sum())
+    alike = task.same(found, wanted)
+    n, same = len(alike), int(alike.sum())
     low, high = clopper_pearson(same, n, rule.alpha)
     state = "pass" if low >= rule.least else "fail" if high < rule.least else "inconclusive"
     span = f"{100 * low:.1f} to {100 * high:.1f} %; at least {100 * rule.least:g} %"
-    what = f"the same label on {100 * same / n:.1f} % of {n} {unit} ({span})"
+    answer = "number" if task.in_units else "label"
+    unit = unit if n == len(found) else "labels of them"
+    what = f"the same {answer} on {100 * same / n:.1f} % of {n} {unit} ({span})"
     evidence = {"n": n, "same": same, "share": same / n, "low": low, "high": high, "least": rule.least}
     needed = n_share(same / n, rule.least, n, alpha=rule.alpha) if state == "inconclusive" else None
     return finding("agreement", rule, state, what, against=against, evidence=evidence, needed=needed)
@@ -85,16 +100,30 @@ def not_worse(
     return quality(Subject(name="variant", manifest=manifest, items=ours), [other], rule)
 
 
+def judged(logits: Tensor, rows: Rows, facts: TaskFacts) -> Judged:
+    """What is right for each item of ``logits``, and what they say; of rows with values as the task itself judges them."""
+    first = rows.batch([0])
+    if isinstance(first, Batch) and first.values is not None:
+        return TASKS[facts.name].judge(logits, rows.batch(torch.arange(len(rows))), facts.labels)
+    truth = truth_of(rows)
+    return Judged(
+        row=torch.arange(len(truth)),
+        truth=truth,
+        predicted=logits.argmax(1),
+        loss=functional.cross_entropy(logits, truth, reduction="none"),
+        sums=torch.zeros(len(rows), 0, dtype=torch.float64),
+    )
+
+
 def _items(logits: Tensor, rows: CheckRows, manifest: Manifest) -> Items:
-    truth = truth_of(rows.rows)
-    loss = functional.cross_entropy(logits, truth, reduction="none")
+    found = judged(logits, rows.rows, manifest.task)
     return Items(
         evaluation=digest_bytes(rows.source.encode()),  # both are of one pass over the same rows
-        labels=manifest.task.labels,
-        truth=truth.numpy().astype(np.int64),
-        predicted=logits.argmax(1).numpy().astype(np.int64),
-        loss=loss.numpy().astype(np.float32),
-        group=(SERVER,) * len(truth),
+        labels=TASKS[manifest.task.name].answers(manifest.task.labels),
+        truth=found.truth.numpy().astype(np.int64),
+        predicted=found.predicted.numpy().astype(np.int64),
+        loss=found.loss.numpy().astype(np.float32),
+        group=(SERVER,) * len(found.truth),
     )
 
 

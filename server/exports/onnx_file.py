@@ -82,7 +82,9 @@ def _example(plain: Plain) -> tuple[Tensor, ...]:
     if isinstance(plain.module, PlainText):
         mask = torch.ones(2, 5, dtype=torch.int64)
         mask[1, 3:] = 0
-        return torch.ones_like(mask), mask
+        ones = torch.ones_like(mask)
+        known = {"input_ids": ones, "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
+        return tuple(known[name] for name in plain.inputs)
     return (torch.zeros(2, plain.base.row_width),)
 
 

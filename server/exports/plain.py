@@ -7,7 +7,7 @@ Example::
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedrelease.data.row_files import Rows
 from fedrelease.data.tokens import IGNORED, Batch
-from fedrelease.experiment import Adapter, Model
+from fedrelease.experiment import Adapter, Data, Model
 from fedrelease.factors import FIRST, RESIDUAL, SECOND, layers_of
 from fedrelease.models.bases import Base, Pooling
 from fedrelease.models.classifier import TextClassifier, load_state, pool
@@ -28,8 +28,9 @@ from fedrelease.models.network import Network
 from fedrelease.models.per_example import PLAIN, CoreLinear, Head, LearnedVectors
 from fedrelease.models.prompts import Prompt, prompted
 from fedrelease.models.tasks import Classifier, build_model
-from fedrelease.server.release import Release
+from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.released_model import own_model, released_model, same_base
+from fedrelease.tasks import TASKS
 from fedrelease.update import State
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "PlainLanguage",
     "PlainText",
     "fed",
+    "given_to",
     "logits_of",
     "plain_model",
     "reference_logits",
@@ -72,17 +74,21 @@ class PlainText(nn.Module):
         self.pooling = pooling
         self.head = head
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask; or ``[rows, tokens, labels]``."""
-        hidden = self._hidden(input_ids, attention_mask)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask; or ``[rows, tokens, labels]``.
+
+        ``token_type_ids``: 1 for tokens of a second text, where a row has two and the base tells them apart.
+        """
+        hidden = self._hidden(input_ids, attention_mask, token_type_ids)
         logits: Tensor = self.head(hidden if self.pooling is None else pool(hidden, attention_mask, self.pooling))
         return logits
 
-    def _hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _hidden(self, input_ids: Tensor, attention_mask: Tensor, segments: Tensor | None) -> Tensor:
         if self.prompt is not None:
             whole: Tensor = prompted(self.encoder, self.prompt, input_ids, attention_mask).last_hidden_state
             return whole[:, self.prompt.tokens :]
-        found: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        told = {} if segments is None else {"token_type_ids": segments}
+        found: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **told).last_hidden_state
         return found[:, self.before :] if self.before else found
 
 
@@ -127,6 +133,7 @@ class Plain:
         task: its name.
         labels: in the order of the logits.
         max_length: tokens after which a text is cut; ``None`` where rows are no texts.
+        data: of the experiment; of ``regression`` the module gives numbers of its range, not its halves.
     """
 
     module: nn.Module
@@ -135,6 +142,11 @@ class Plain:
     task: str
     labels: tuple[str, ...]
     max_length: int | None
+    data: Data = field(default_factory=Data)
+
+    def in_halves(self, numbers: Tensor) -> Tensor:
+        """What the release itself gives where the module gives ``numbers``; of labels their logits, as they are."""
+        return numbers if self.data.range is None else (numbers - self.data.scale.middle) / self.data.scale.unit
 
     @property
     def by_token(self) -> bool:
@@ -159,17 +171,19 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
     Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685, section 4.1: merged weights add no work to an answer.
     """
     base, own, task = same_base(release, cache), own_model(release), release.manifest.task
+    data = experiment_of(release).data
     if own.task == "causal-lm":
         return _plain_language(release, base, own)
     model = (_beside if own.adapter.kind in BESIDE else _merged)(base, own, release.state())
     text = isinstance(model, TextClassifier)
     return Plain(
-        module=(_plain_text(model) if isinstance(model, TextClassifier) else _plain_images(model)).eval(),
-        inputs=("input_ids", "attention_mask") if text else ("features",),
+        module=(_plain_text(model, data) if isinstance(model, TextClassifier) else _plain_images(model)).eval(),
+        inputs=_inputs(model),
         base=base,
         task=task.name,
         labels=task.labels,
         max_length=task.max_length if text else None,
+        data=data,
     )
 
 
@@ -223,6 +237,13 @@ def _put_own(encoder: nn.Module, state: State) -> None:
             encoder.get_parameter(name).copy_(tensor)
 
 
+def _inputs(model: Classifier) -> tuple[str, ...]:
+    if not isinstance(model, TextClassifier):
+        return ("features",)
+    pairs = TASKS[model.task].pairs and model.segmented and model.prompt is None
+    return ("input_ids", "attention_mask", *(["token_type_ids"] if pairs else []))
+
+
 @torch.no_grad()
 def _add(encoder: nn.Module, state: State, scale: float) -> None:
     """Factors to the weights of the base, in float64 until they are added."""
@@ -268,9 +289,12 @@ def _put(module: PlainLanguage, state: State) -> None:
 
 
 @torch.no_grad()
-def _plain_text(model: TextClassifier) -> nn.Module:
+def _plain_text(model: TextClassifier, data: Data) -> nn.Module:
     head = _plain_linear(model.head)
     head.weight.mul_(model.scale)
+    if data.range is not None:
+        head.weight.mul_(data.scale.unit)
+        head.bias.mul_(data.scale.unit).add_(data.scale.middle)
     return PlainText(model.encoder, model.pooling, head, prompt=model.prompt).requires_grad_(False)
 
 
@@ -312,8 +336,17 @@ def _plain_linear(layer: nn.Module) -> nn.Linear:
 def fed(rows: Rows, inputs: Sequence[str]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Batches of rows of like length: their places, and what a model is given by name."""
     for places in torch.split(torch.argsort(rows.lengths, stable=True), BATCH):
-        given = [value for value in rows.batch(places).inputs if value is not None]
-        yield places.tolist(), dict(zip(inputs, given, strict=True))
+        yield places.tolist(), given_to(rows, places, inputs)
+
+
+def given_to(rows: Rows, places: Tensor, inputs: Sequence[str]) -> dict[str, Tensor]:
+    """What a model that takes these ``inputs`` is given of some rows."""
+    batch = rows.batch(places)
+    if not isinstance(batch, Batch):
+        return {"features": batch.features}
+    segments = torch.zeros_like(batch.input_ids) if batch.segments is None else batch.segments
+    known = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "token_type_ids": segments}
+    return {name: known[name] for name in inputs}
 
 
 @torch.no_grad()
@@ -347,12 +380,20 @@ def truth_of(rows: Rows) -> Tensor:
 
 
 def reference_logits(release: Release, base: Base, rows: Rows) -> Tensor:
-    """What the release itself says in float32, its factors beside the weights: what every export is compared with."""
+    """What the release itself says in float32, its factors beside the weights: what every export is compared with.
+
+    Of ``regression`` that is in halves of the range, as it was trained.
+    """
     model = released_model(release, base, precision="float32")
-    inputs = ("input_ids", "attention_mask") if isinstance(model, TextClassifier) else ("features",)
-    if isinstance(model, TextClassifier) and model.task == "causal-lm":
-        return logits_of(partial(_next_logits, model), rows, inputs)
-    return logits_of(model, rows, inputs)
+    if not isinstance(model, TextClassifier):
+        return logits_of(model, rows, _inputs(model))
+    answer = _next_logits if model.task == "causal-lm" else _logits
+    return logits_of(partial(answer, model), rows, _inputs(model))
+
+
+def _logits(model: TextClassifier, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
+    logits: Tensor = model(ids, mask, None, segments)
+    return logits
 
 
 def _next_logits(model: TextClassifier, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -7,19 +7,20 @@ Example::
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import Tensor
 
+from fedrelease.data.pairs import tokenise_pairs
 from fedrelease.data.row_files import Rows, open_rows
 from fedrelease.data.sites import find_prepared
 from fedrelease.data.sources import load_table
-from fedrelease.data.tokens import TokenRows, load_tokenizer, save_rows, text_rows
-from fedrelease.data.vectors import VectorRows
+from fedrelease.data.tokens import load_tokenizer, save_rows, tokenise
 from fedrelease.errors import DataError, ExperimentError
 from fedrelease.experiment import Data, Experiment, Partition
 from fedrelease.server.exports.plain import Plain
@@ -54,7 +55,7 @@ def check_rows(plain: Plain, experiment: Experiment, *, file: Path | None, cache
         ExperimentError: a file of texts, and a release that reads none.
     """
     if file is not None:
-        with _from_file(plain, file, cache) as rows:
+        with _from_file(plain, experiment.data, file, cache) as rows:
             yield CheckRows(rows=rows, labelled=True, source=file.name)
         return
     prepared = find_prepared(experiment, tokenizer_digest=plain.base.tokenizer_digest, cache=cache)
@@ -66,7 +67,7 @@ def check_rows(plain: Plain, experiment: Experiment, *, file: Path | None, cache
 
 
 @contextmanager
-def _from_file(plain: Plain, file: Path, cache: Path) -> Iterator[TokenRows]:
+def _from_file(plain: Plain, asked: Data, file: Path, cache: Path) -> Iterator[Rows]:
     if plain.max_length is None:
         rule, hint = "rows of a file are texts, and this release reads images", "leave --rows out"
         raise ExperimentError("--rows does not fit the release", value=str(file), rule=rule, hint=hint)
@@ -74,11 +75,10 @@ def _from_file(plain: Plain, file: Path, cache: Path) -> Iterator[TokenRows]:
         hint = "name a .csv, .jsonl or .parquet file with columns text and label"
         raise DataError(f"{file} does not exist", value=str(file), hint=hint)
     data, tokenizer = Data(source=str(file), partition=Partition(by="iid")), load_tokenizer(plain.base.folder)
+    data = replace(data, text_pair=asked.text_pair, range=asked.range, tolerance=asked.tolerance)
     table = load_table(data, plain.labels, cache=cache, task=plain.task)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.safetensors"
-        save_rows(path, TASKS[plain.task].encode(table.examples, plain.labels, tokenizer, plain.max_length))
-        yield TokenRows(path)
+    with _kept(TASKS[plain.task].encode(table.examples, plain.labels, tokenizer, plain.max_length)) as rows:
+        yield rows
 
 
 @contextmanager
@@ -87,11 +87,24 @@ def _made_up(plain: Plain) -> Iterator[Rows]:
     if plain.max_length is not None:
         numbers = random.Random(0)
         texts = [" ".join(numbers.choices(WORDS, k=1 + place * 60 // MADE_UP)) for place in range(MADE_UP)]
-        with text_rows(texts, load_tokenizer(plain.base.folder), plain.max_length) as rows:
+        tokenizer = load_tokenizer(plain.base.folder)
+        if TASKS[plain.task].pairs:
+            encoded = tokenise_pairs(
+                list(zip(texts, texts[::-1], strict=True)), [0] * MADE_UP, tokenizer, plain.max_length
+            )
+        else:
+            encoded = tokenise(texts, [0] * MADE_UP, tokenizer, plain.max_length)
+        with _kept(encoded) as rows:
             yield rows
         return
     features = torch.rand(MADE_UP, plain.base.row_width, generator=torch.Generator().manual_seed(0))
+    with _kept({"features": features, "labels": torch.zeros(MADE_UP, dtype=torch.int64)}) as rows:
+        yield rows
+
+
+@contextmanager
+def _kept(encoded: Mapping[str, Tensor]) -> Iterator[Rows]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.safetensors"
-        save_rows(path, {"features": features, "labels": torch.zeros(MADE_UP, dtype=torch.int64)})
-        yield VectorRows(path)
+        save_rows(path, encoded)
+        yield open_rows(path)

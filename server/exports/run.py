@@ -26,14 +26,16 @@ from fedrelease.server.exports.folder import Marker, files_in, new_folder
 from fedrelease.server.exports.formats import check_format
 from fedrelease.server.exports.gate import AgreementRule, LogitsRule
 from fedrelease.server.exports.onnx_file import open_session, quantise, run, write_onnx
-from fedrelease.server.exports.plain import Plain, logits_of, plain_model, reference_logits, truth_of
+from fedrelease.server.exports.plain import Plain, logits_of, plain_model, reference_logits
 from fedrelease.server.exports.rows import CheckRows, check_rows
 from fedrelease.server.exports.timing import timed
 from fedrelease.server.gates.contract import Finding
-from fedrelease.server.recipe import language_recipe, recipe
+from fedrelease.server.recipe import Given, language_recipe, recipe
 from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.store import Store
 from fedrelease.server.variants import Variant, attach_variant
+from fedrelease.tasks import TASKS
+from fedrelease.tasks.contract import Task
 
 __all__ = ["Exported", "Wanted", "export"]
 
@@ -74,6 +76,11 @@ class _Work:
     tell: Callable[[str], None]
 
     @property
+    def task(self) -> Task:
+        """What the release is for."""
+        return TASKS[self.plain.task]
+
+    @property
     def unit(self) -> str:
         """What logits are of."""
         return "tokens" if self.plain.by_token else "rows"
@@ -86,7 +93,7 @@ class _Work:
     def both(self, answer: Answer, rows: Rows) -> tuple[Tensor, Tensor]:
         """Its logits on the rows, and those of the release itself."""
         self.tell(f"comparing it with the release on {len(rows)} rows")
-        found = logits_of(answer, rows, self.plain.inputs)
+        found = self.plain.in_halves(logits_of(answer, rows, self.plain.inputs))
         return found, reference_logits(self.release, self.plain.base, rows)
 
 
@@ -177,16 +184,16 @@ def _int8(work: _Work) -> _Checked:
     quantise(whole, small)
     theirs, ours = (partial(run, open_session(path)) for path in (whole, small))
     found, wanted = work.both(ours, work.rows.rows)
-    manifest, seconds = work.release.manifest, timed(ours, theirs, work.rows.rows)
+    manifest, seconds = work.release.manifest, timed(ours, theirs, work.rows.rows, work.plain.inputs)
     sizes = small.stat().st_size, whole.stat().st_size
     whole.unlink()
     write_labels(work.plain, work.folder)
     findings = (
-        gate.same_answers(found, wanted, AgreementRule(), against=work.parent, unit=work.unit),
+        gate.same_answers(found, wanted, AgreementRule(), against=work.parent, unit=work.unit, task=work.task),
         *gate.not_worse(found, wanted, work.rows, QualityRule(), manifest, against=work.parent),
         *gate.cheaper((sizes[0], seconds[0]), (sizes[1], seconds[1]), manifest, against="its float32 ONNX"),
     )
-    measured = _compared(found, wanted, work.rows, seconds)
+    measured = _compared(found, wanted, work, seconds)
     return _Checked(rows=len(work.rows.rows), findings=findings, measured=measured)
 
 
@@ -197,27 +204,28 @@ def _same(work: _Work, answer: Answer, rule: LogitsRule) -> _Checked:
     few = every.chosen(order[torch.linspace(0, len(every) - 1, min(FEW, len(every))).round().long()])
     found, wanted = work.both(answer, few)
     finding = gate.same_logits(found, wanted, rule, against=work.parent, unit=work.unit)
-    return _Checked(rows=len(few), findings=(finding,), measured=_apart(found, wanted))
+    return _Checked(rows=len(few), findings=(finding,), measured=_apart(found, wanted, work.task))
 
 
-def _apart(found: Tensor, wanted: Tensor) -> dict[str, float]:
+def _apart(found: Tensor, wanted: Tensor, task: Task) -> dict[str, float]:
     """Numbers in the unit that their name says; what is not finite is told by a finding, and is no number."""
-    same = (found.argmax(1) == wanted.argmax(1)).double().mean()
+    same = task.same(found, wanted).double().mean()
     numbers = {"largest_difference": float((found - wanted).abs().max()), "agreement": float(same)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
-def _compared(found: Tensor, wanted: Tensor, rows: CheckRows, seconds: tuple[Tensor, Tensor]) -> dict[str, float]:
+def _compared(found: Tensor, wanted: Tensor, work: _Work, seconds: tuple[Tensor, Tensor]) -> dict[str, float]:
     """More of them; accuracies only where rows have labels."""
-    numbers = _apart(found, wanted)
-    if rows.labelled:
-        numbers["accuracy"], numbers["accuracy_before"] = (_accuracy(logits, rows.rows) for logits in (found, wanted))
+    numbers = _apart(found, wanted, work.task)
+    if work.rows.labelled:
+        numbers["accuracy"], numbers["accuracy_before"] = (_accuracy(logits, work) for logits in (found, wanted))
     numbers["median_seconds"], numbers["median_seconds_float32"] = (float(taken.median()) for taken in seconds)
     return numbers
 
 
-def _accuracy(logits: Tensor, rows: Rows) -> float:
-    return float((logits.argmax(1) == truth_of(rows)).double().mean())
+def _accuracy(logits: Tensor, work: _Work) -> float:
+    judged = gate.judged(logits, work.rows.rows, work.release.manifest.task)
+    return float((judged.predicted == judged.truth).double().mean())
 
 
 def _write_card(work: _Work, *, merged: bool) -> None:
@@ -227,7 +235,9 @@ def _write_card(work: _Work, *, merged: bool) -> None:
     else:
         pooling = None if work.plain.by_token else base.pooling
         before = work.release.manifest.adapter.tokens
-        code = recipe(public_name(base), pooling, max_length=length, merged=merged, before=before)
+        segmented = "token_type_ids" in work.plain.inputs
+        given = Given(task=work.plain.task, segmented=segmented, before=before)
+        code = recipe(public_name(base), pooling, given, max_length=length, merged=merged)
     text = card(work.release, recipe=code, library="transformers" if merged else "peft")
     (work.folder / "README.md").write_text(text, encoding="utf-8")
 

@@ -19,6 +19,7 @@ from fedrelease.attack import Attack
 from fedrelease.bounds import require
 from fedrelease.experiment_sections import (
     CLASSIFICATION,
+    WHOLE_ROWS,
     Data,
     Federation,
     Model,
@@ -49,6 +50,12 @@ __all__ = [
     "Training",
 ]
 
+BY_LABEL = ("dirichlet", "shards")
+"""Partitions that need labels."""
+NEEDED = {
+    "range": "data.range = [-4.0, 4.0]: the least and the greatest number that a row may have",
+    "text_pair": "name the column of the second text",
+}
 MOST_CHOSEN_FROM = 100_000
 """Sites among which hostile ones are chosen: each one's name is looked at."""
 MOST_EVALUATORS = 10_000
@@ -95,17 +102,37 @@ class Experiment:
         words, task = self.data.words_per_text, self.model.task
         rule, hint = "is for causal-lm", "leave it out, and set training.max_length"
         require(words is None or task == "causal-lm", "data.words_per_text", words, rule, hint)
+        self._check_columns()
         if self.model.task in CLASSIFICATION:
             return
-        rule, hint = f"is left out with {self.model.task}", "only classification of whole rows adds labels"
-        grows = len(set(self.phase_labels)) > 1
-        require(not grows, "phase.labels", [list(labels) for labels in self.phase_labels], rule, hint)
         rule, hint = f"changes what sites send, with {self.model.task}", "choose sign-flip"
         require(not self.attack.poisons_rows, "attack.kind", self.attack.kind, rule, hint)
+        if self.model.task in WHOLE_ROWS:
+            return
+        rule, hint = f"is left out with {self.model.task}", "only tasks with one label a row add labels"
+        grows = len(set(self.phase_labels)) > 1
+        require(not grows, "phase.labels", [list(labels) for labels in self.phase_labels], rule, hint)
         rule, hint = f"is not virtual with {self.model.task}", 'set data.partition.by = "iid"'
         require(self.data.partition.by != "virtual", "data.partition.by", self.data.partition.by, rule, hint)
         if self.model.task == "causal-lm":
             self._check_language_model()
+
+    def _check_columns(self) -> None:
+        """Keys of [data] that one task has and needs, and others have no use for."""
+        data, task = self.data, self.model.task
+        for key, owner, needed in (
+            ("text_pair", "pair-classification", True),
+            ("range", "regression", True),
+            ("tolerance", "regression", False),
+        ):
+            value: object = getattr(data, key)
+            hint = f'leave it out, or set model.task = "{owner}"'
+            require(value is None or task == owner, f"data.{key}", value, f"is for {owner}", hint)
+            rule, hint = f"is set with {owner}", NEEDED[key] if needed else ""
+            require(value is not None or task != owner or not needed, f"data.{key}", value, rule, hint)
+        uneven = task == "regression" and data.partition.by in BY_LABEL
+        rule, hint = "goes by labels, and regression has none", 'set data.partition.by = "iid", "column" or "quantity"'
+        require(not uneven, "data.partition.by", data.partition.by, rule, hint)
 
     def _check_language_model(self) -> None:
         rule, hint = "is 1 with causal-lm, whose last layer is the base's own", "leave it out"

@@ -16,6 +16,8 @@ from fedrelease.augment import Augment
 from fedrelease.bounds import amount, one_of, positive, require
 from fedrelease.gate_choice import chosen_gates
 from fedrelease.gate_rules import GateRule
+from fedrelease.many_labels import check_many
+from fedrelease.scale import Scale, scale_of
 
 __all__ = [
     "Data",
@@ -28,13 +30,20 @@ __all__ = [
     "Training",
 ]
 
+_TOLD = {"causal-lm": "the next token", "regression": "a number"}
 BATCH_NORMS = ("frozen", "group")
 PRECISIONS = ("float32", "bfloat16", "auto")
 CLASSIFICATION = ("image-classification", "text-classification")
-TASKS = ("causal-lm", *CLASSIFICATION, "token-classification")
+WHOLE_ROWS = ("image-classification", "pair-classification", "text-classification")
+"""Tasks whose rows have one label each: phases can add labels, and virtual sites draw rows by them."""
+TASKS = ("causal-lm", *WHOLE_ROWS, "multi-label-classification", "regression", "token-classification")
 NEXT_TOKEN = ("wrong", "right")
 """The labels of ``causal-lm``: whether the next token was told. ``RIGHT`` is the place of the second."""
+NEAR = ("off", "near")
+"""The labels of ``regression``: whether a number was told within the tolerance; ``RIGHT`` is the place of the second, too."""
 RIGHT = 1
+FIXED_LABELS: Mapping[str, tuple[str, ...]] = {"causal-lm": NEXT_TOKEN, "regression": NEAR}
+"""Of tasks that nobody names labels for."""
 PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
 ACCOUNTANTS = ("prv", "rdp")
@@ -96,10 +105,11 @@ class Model:
 
     Attributes:
         base: an alias, a folder or a hub id; for images, ``mlp:784-64``: an untrained network of 784 inputs and 64 hidden units.
-        task: ``text-classification``, ``token-classification`` (a tag for each word), ``causal-lm`` (the next token) or
+        task: ``text-classification``, ``multi-label-classification`` (any number of labels), ``pair-classification`` (two texts),
+            ``regression`` (a number), ``token-classification`` (a tag for each word), ``causal-lm`` (the next token) or
             ``image-classification``.
         labels: of the task, in the order of the logits; all that any phase has. Of ``token-classification`` the first one marks
-            words that are nothing, usually ``O``. Left out with ``causal-lm``.
+            words that are nothing, usually ``O``. Left out with ``causal-lm`` and ``regression``.
         label_texts: for each label a text that says what it means. The head then starts from the base's own vectors of these
             texts, so that version 0.0.0 tells labels apart before anybody has trained; left out = every label equally likely.
         head_scale: text vectors are multiplied by it before the head. Vectors of length 1 leave the head's gradients small
@@ -123,14 +133,17 @@ class Model:
         """Check bounds."""
         require(bool(self.base), "model.base", self.base, "names a base")
         one_of("model.task", self.task, TASKS)
-        if self.task == "causal-lm":
-            rule = "is left out with causal-lm, which tells the next token"
-            require(self.labels in (NEXT_TOKEN, type(self).labels), "model.labels", list(self.labels), rule)
-            object.__setattr__(self, "labels", NEXT_TOKEN)
+        if self.task in FIXED_LABELS:
+            fixed = FIXED_LABELS[self.task]
+            rule = f"is left out with {self.task}, which tells {_TOLD[self.task]}"
+            require(self.labels in (fixed, type(self).labels), "model.labels", list(self.labels), rule)
+            object.__setattr__(self, "labels", fixed)
         require(len(self.labels) >= 2, "model.labels", list(self.labels), "has at least two labels")
         require(len(set(self.labels)) == len(self.labels), "model.labels", list(self.labels), "has no label twice")
         fits = len(self.label_texts) in (0, len(self.labels)) and all(text.strip() for text in self.label_texts)
         require(fits, "model.label_texts", list(self.label_texts), "has one text for each label, or is left out")
+        if self.task == "multi-label-classification":
+            check_many(self.labels)
         rule = "is left out: only text-classification compares a text with what a label means"
         known = not self.label_texts or self.task in CLASSIFICATION
         require(known, "model.label_texts", list(self.label_texts), rule)
@@ -186,7 +199,10 @@ class Data:
             a hub id.
         text: column of the input text; of words where words are labelled. A ``.conll`` file's columns are ``1``, ``2`` ...; the
             first one is also called ``text``, and the last one ``label``.
-        label: column of the label, or of the words' labels.
+        text_pair: with ``pair-classification``, column of the second text.
+        label: column of the label, or of the words' labels; with ``regression`` of the number.
+        range: with ``regression``, the least and the greatest number that a row may have and the model says.
+        tolerance: with ``regression``, a number that is said counts as right within so much; left out = a tenth of the range.
         pixels: of images in a folder: channels x height x width, to which each image is brought.
         holdout: share of each site's rows that the site never trains on.
         server_holdout: share of all rows that no site sees and the server evaluates on.
@@ -197,7 +213,10 @@ class Data:
 
     source: str = "four-sites"
     text: str = "text"
+    text_pair: str | None = None
     label: str = "label"
+    range: tuple[float, ...] | None = None
+    tolerance: float | None = None
     pixels: str = "1x28x28"
     holdout: float = 0.2
     server_holdout: float = 0.0
@@ -216,6 +235,7 @@ class Data:
         for key in ("limit_per_site", "holdout_limit", "words_per_text"):
             limit: int | None = getattr(self, key)
             require(limit is None or limit >= 1, f"data.{key}", limit, "is at least 1, or left out")
+        scale_of(self.range, self.tolerance)
         rule, hint = "is left out with virtual sites", "set data.partition.rows instead"
         require(
             self.partition.by != "virtual" or not self.limit_per_site,
@@ -224,6 +244,11 @@ class Data:
             rule,
             hint,
         )
+
+    @property
+    def scale(self) -> Scale:
+        """What numbers of the range are counted in."""
+        return scale_of(self.range, self.tolerance)
 
 
 @dataclass(frozen=True, kw_only=True)

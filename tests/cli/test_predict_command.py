@@ -15,7 +15,9 @@ from fedrelease.tasks.text_classification import LabelPrediction
 Capture = pytest.CaptureFixture[str]
 
 
-def label(release: Release, texts: Sequence[str], *, cache: Path, tokens: int | None = None) -> list[LabelPrediction]:
+def label(
+    release: Release, texts: Sequence[str], *, cache: Path, tokens: int | None = None, separator: str | None = None
+) -> list[LabelPrediction]:
     return [LabelPrediction(text=text, label="positive", score=0.75) for text in texts]
 
 

@@ -15,6 +15,7 @@ from fedrelease.adapter import FACTORS, trained_words
 from fedrelease.cli.output import Column, fitting, put, section
 from fedrelease.cli.views import moment
 from fedrelease.experiment_file import load_experiment
+from fedrelease.experiment_sections import FIXED_LABELS
 from fedrelease.manifest import RESIDUAL, Accepted, Manifest, PrivacyFacts
 from fedrelease.server.journal import LogEntry
 from fedrelease.server.release import Release
@@ -87,7 +88,7 @@ def _print_model(console: Console, manifest: Manifest, *, precision: str) -> Non
     pairs = [
         ("base", f"{manifest.base.ref}{precision}"),
         ("adapter", factors if adapter.kind in FACTORS else trained_words(adapter)),
-        ("task", f"{task.name}: {', '.join(task.labels)}"),
+        ("task", task.name if task.name in FIXED_LABELS else f"{task.name}: {', '.join(task.labels)}"),
         ("text", f"at most {task.max_length} tokens" if TASKS[task.name].reads == "texts" else ""),
     ]
     section(console, "model", pairs)

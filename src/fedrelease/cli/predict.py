@@ -6,6 +6,7 @@ Example::
     fedrelease predict --file reviews.txt --json
     fedrelease predict "My fellow citizens," --tokens 40
     fedrelease predict "a warm and funny film" --own releases.sites/movie
+    fedrelease predict --separator "|" "Who wrote Hamlet ? | a person"
 """
 
 import sys
@@ -57,6 +58,15 @@ def predict(
             help="Put the part of the model that a site keeps to itself in its place; FOLDER is that site's.",
         ),
     ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            "--separator",
+            metavar="MARK",
+            show_default=False,
+            help="Of pair-classification: what lies between the two texts of a pair [default: a tab].",
+        ),
+    ] = None,
     store: StoreOption = RELEASES,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,8 +74,10 @@ def predict(
 
     TEXT is what to label; without any, the lines of --file or of stdin are labelled. Empty lines are left out. A release of
     token-classification tells each word's tag, and the names that the tags make. One of causal-lm continues each text by the
-    most likely tokens. One of image-classification is given names of image files. Where the strategy lets each site keep a part
-    of the model, --own asks the model that a site has.
+    most likely tokens. One of image-classification is given names of image files. One of pair-classification is given two texts
+    at once, with a tab or the mark of --separator between them. One of multi-label-classification tells the labels with a score
+    above 0.5, and one of regression a number. Where the strategy lets each site keep a part of the model, --own asks the model
+    that a site has.
     """
     asked = _texts(texts or [], file)
     found = open_store(store).find(release)
@@ -73,7 +85,7 @@ def predict(
     from fedrelease.server.predict import predict as label
 
     part = {"own": _own(found, own)} if own else {}
-    predictions = label(found, asked, cache=cache_folder(), tokens=tokens, **part)
+    predictions = label(found, asked, cache=cache_folder(), tokens=tokens, separator=separator, **part)
     if as_json:
         emit_json(
             {"version": found.version, "digest": found.digest, "predictions": [one.document() for one in predictions]}

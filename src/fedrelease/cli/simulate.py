@@ -174,7 +174,11 @@ def plan(experiment: Experiment, console: Console, *, data: str | None = None) -
 
 
 def _labels(experiment: Experiment) -> str:
-    """All labels; where phases add some, as ``a, b; then c; then d``."""
+    """All labels; where phases add some, as ``a, b; then c; then d``. Of a number its range."""
+    data = experiment.data
+    if data.range is not None:
+        low, high = data.range
+        return f"a number from {low:g} to {high:g}, right within {data.scale.near * data.scale.unit:g}"
     steps = [0, *sorted({len(labels) for labels in experiment.phase_labels})]
     return "; then ".join(", ".join(experiment.model.labels[begin:end]) for begin, end in pairwise(steps))
 
@@ -338,7 +342,9 @@ def _next(store: "Store", experiment: Experiment, summary: "Summary") -> list[st
     where = "" if folder == "releases" else f" --store {shlex.quote(folder)}"
     release = "stable" if "stable" in store.channels().channels else summary.head
     texts = TASKS[experiment.model.task].predict is not None
-    predict = f'fedrelease predict --release {release}{where} "{_sample(experiment)}"'
+    pairs = TASKS[experiment.model.task].pairs
+    mark = ' --separator "|"' if pairs else ""
+    predict = f'fedrelease predict --release {release}{where}{mark} "{_sample(experiment)}"'
     return [
         f"fedrelease log{where}",
         f"fedrelease show {summary.head}{where}",
@@ -348,9 +354,12 @@ def _next(store: "Store", experiment: Experiment, summary: "Summary") -> list[st
 
 
 def _sample(experiment: Experiment) -> str:
-    known = {"four-sites": "a warm and funny film", "wnut": "Ada Lovelace lives in London"}
+    film, name = "a warm and funny film", "Ada Lovelace lives in London"
+    known = {"four-sites": film, "four-sites-ratings": film, "wnut": name, "wnut-types": name}
+    known["trec-pairs"] = "Who wrote Hamlet ? | a person or a group of people"
     from fedrelease.tasks import TASKS
 
     if TASKS[experiment.model.task].reads == "images":
         return "photo.png"
-    return known.get(experiment.data.source, "your text")
+    pairs = TASKS[experiment.model.task].pairs
+    return known.get(experiment.data.source, "your text | another text" if pairs else "your text")

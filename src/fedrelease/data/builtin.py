@@ -11,13 +11,15 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from fedrelease.data.brown import PARTS_OF_SPEECH, brown_rows
 from fedrelease.data.conll import conll_rows
 from fedrelease.data.rows import RawRow
-from fedrelease.experiment_sections import NEXT_TOKEN
+from fedrelease.experiment_sections import NEAR, NEXT_TOKEN
+from fedrelease.files import digest_bytes
 from fedrelease.npm import archive_files
 
 __all__ = ["BUILT_IN", "BuiltIn"]
@@ -41,28 +43,48 @@ _NAMES = (
     "sportsteam",
     "tvshow",
 )
+_ASKED_FOR = {
+    "ABBR": "an abbreviation or what it stands for",
+    "DESC": "a description, a definition or a reason",
+    "ENTY": "a thing, such as an animal, a product or a colour",
+    "HUM": "a person or a group of people",
+    "LOC": "a place",
+    "NUM": "a number, a date or an amount",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltIn:
-    """A built-in source: its labels, its columns, and the reader of its fetched folder."""
+    """A built-in source: its labels, its columns, and the reader of its fetched folder.
+
+    Attributes:
+        fetched: the alias of what is fetched, where several sources are made of the same files; left out = its own.
+    """
 
     labels: tuple[str, ...]
     columns: tuple[str, ...]
     read: Callable[[Path], Iterator[RawRow]]
+    fetched: str | None = None
 
 
 def _four_sites(folder: Path) -> Iterator[RawRow]:
-    """Human ratings from -4 to 4: the sign is the label, and ratings nearer to 0 than 0.5 are left out."""
+    """The sign of a rating is the label, and ratings nearer to 0 than 0.5 are left out."""
+    for row in _ratings(folder):
+        rating = float(str(row.values["rating"]))
+        if abs(rating) >= _LEAST_RATING:
+            label = "positive" if rating > 0 else "negative"
+            yield replace(row, values={"text": row.values["text"], "label": label, "site": row.values["site"]})
+
+
+def _ratings(folder: Path) -> Iterator[RawRow]:
+    """Snippets with human ratings of their sentiment from -4 to 4: means over twenty people."""
     for site, name in _SITES.items():
         lines = (folder / name).read_text(encoding="utf-8").split("\n")
         for number, line in enumerate(lines[1:], start=2):
             if not line:
                 continue
             _, rating, text = line.split("\t")
-            if abs(float(rating)) >= _LEAST_RATING:
-                label = "positive" if float(rating) > 0 else "negative"
-                yield RawRow(line=number, values={"text": text, "label": label, "site": site})
+            yield RawRow(line=number, values={"text": text, "rating": rating, "site": site})
 
 
 def _sms_spam(folder: Path) -> Iterator[RawRow]:
@@ -87,9 +109,28 @@ def _trec(folder: Path) -> Iterator[RawRow]:
             yield RawRow(line=number, values={"text": text, "label": kind.partition(":")[0]})
 
 
+def _trec_pairs(folder: Path) -> Iterator[RawRow]:
+    """Each question once, with what it asks for or with something else: half and half, by the digest of the question."""
+    for row in _trec(folder):
+        text, own = str(row.values["text"]), str(row.values["label"])
+        drawn = int(digest_bytes(text.encode())[:8], 16)
+        others = [kind for kind in _ASKED_FOR if kind != own]
+        fits = drawn % 2 == 0
+        kind = own if fits else others[drawn // 2 % len(others)]
+        yield replace(row, values={"text": text, "kind": _ASKED_FOR[kind], "label": "yes" if fits else "no"})
+
+
 def _wnut(folder: Path) -> Iterator[RawRow]:
     """Tweets, word by word."""
     return conll_rows((folder / "ner.txt").read_text(encoding="utf-8"), width=2)
+
+
+def _wnut_types(folder: Path) -> Iterator[RawRow]:
+    """The same tweets, and which types of names are in each: none, one or several."""
+    for row in _wnut(folder):
+        words, tags = (cast(list[str], row.values[column]) for column in ("text", "label"))
+        types = sorted({tag.partition("-")[2] for tag in tags if tag != "O"})
+        yield replace(row, values={"text": " ".join(words), "label": types}, lines=())
 
 
 def _bio(*types: str) -> tuple[str, ...]:
@@ -110,8 +151,11 @@ def _sotu(folder: Path) -> Iterator[RawRow]:
 BUILT_IN: Mapping[str, BuiltIn] = {
     "brown-pos": BuiltIn(labels=PARTS_OF_SPEECH, columns=("text", "label", "genre"), read=brown_rows),
     "four-sites": BuiltIn(labels=("negative", "positive"), columns=("text", "label", "site"), read=_four_sites),
+    "four-sites-ratings": BuiltIn(labels=NEAR, columns=("text", "rating", "site"), read=_ratings, fetched="four-sites"),
     "sms-spam": BuiltIn(labels=("ham", "spam"), columns=("text", "label"), read=_sms_spam),
     "sotu": BuiltIn(labels=NEXT_TOKEN, columns=("text", "president", "year"), read=_sotu),
     "trec": BuiltIn(labels=("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"), columns=("text", "label"), read=_trec),
+    "trec-pairs": BuiltIn(labels=("no", "yes"), columns=("text", "kind", "label"), read=_trec_pairs, fetched="trec"),
     "wnut": BuiltIn(labels=_bio(*_NAMES), columns=("text", "label"), read=_wnut),
+    "wnut-types": BuiltIn(labels=_NAMES, columns=("text", "label"), read=_wnut_types, fetched="wnut"),
 }

@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedrelease.data.rows import RawRow
+from fedrelease.many_labels import SEPARATORS
 
 __all__ = ["BadRow", "Cells", "Example", "shortened"]
 
 _INTEGER = re.compile(r"([0-9]{1,9})(\.0+)?")
+_SEPARATOR = re.compile(f"[{re.escape(SEPARATORS)}]")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 
 
 class BadRow(Exception):
@@ -35,11 +38,13 @@ class Example:
         text: what a hold-out and a fingerprint tell it by; not empty. Of an image the sha256 of its pixels.
         label: place among the labels, of the row as a whole: what partitions and counts go by.
         content: what the task needs beside the two, in values that JSON has; ``None`` where they are all.
+        values: numbers to train on that follow from the content and the experiment; no part of what the row is.
     """
 
     text: str
     label: int
     content: object = None
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +114,35 @@ class Cells:
         if not isinstance(tags, list | tuple):
             raise BadRow(f"{column!r} is {shortened(value)}, which is neither a list of labels nor a text")
         return tuple(self._tag(column, place, tag) for place, tag in enumerate(tags))
+
+    def many(self, column: str) -> tuple[int, ...]:
+        """The places of any number of labels, each once: a list, or one text with ``,``, ``;`` or ``|`` between them.
+
+        Nothing at all, an empty list or an empty text, is no label.
+
+        Raises:
+            BadRow: the experiment lacks one of them.
+        """
+        value = self.present(column)
+        parts = _SEPARATOR.split(value) if isinstance(value, str) else value
+        if isinstance(parts, int) and not isinstance(parts, bool):
+            parts = [parts]
+        if not isinstance(parts, list | tuple):
+            raise BadRow(f"{column!r} is {shortened(value)}, which is neither a list of labels nor a text")
+        told = [part for part in parts if not (isinstance(part, str) and not part.strip())]
+        return tuple(sorted({self._place(column, part) for part in told}))
+
+    def number(self, column: str) -> float:
+        """A finite number, or a text that is one.
+
+        Raises:
+            BadRow: it is none.
+        """
+        value = self.present(column)
+        text = str(value).strip()
+        if isinstance(value, bool) or not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
+            raise BadRow(f"{column!r} is {shortened(value)}, which is not a number")
+        return float(text)
 
     def named(self, column: str) -> str:
         """The cell as the name of a group, such as a site.

@@ -177,8 +177,9 @@ def _silence(event: FetchProgress | PrepareProgress) -> None:
 def prepared_key(experiment: Experiment, content: str, tokenizer_digest: str) -> str:
     """A digest of all that the rows depend on, and of nothing else."""
     data: dict[str, Json] = {name: value for name, value in asdict(experiment.data).items() if name != "source"}
-    if data["words_per_text"] is None:  # it came later, and what is prepared without it stays
-        del data["words_per_text"]
+    for later in ("range", "text_pair", "tolerance", "words_per_text"):  # what is prepared without them stays
+        if data[later] is None:
+            del data[later]
     task = experiment.model.task
     parts: dict[str, Json] = {
         **({} if task in CLASSIFICATION else {"task": task}),  # those came first, and what is prepared for them stays

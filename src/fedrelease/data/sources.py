@@ -23,6 +23,7 @@ from fedrelease.data.readers import kind_of, read_source
 from fedrelease.data.rows import Sheet
 from fedrelease.errors import DataError
 from fedrelease.experiment import Data
+from fedrelease.experiment_sections import FIXED_LABELS
 from fedrelease.fetch import FetchProgress, fetch, locate
 from fedrelease.files import Json, canonical_bytes, digest_bytes, digest_file
 from fedrelease.tasks import TASKS
@@ -119,7 +120,8 @@ def _check_labels(alias: str, labels: Sequence[str], own: Sequence[str]) -> None
     if set(labels) != set(own):
         rule = f"the labels of {alias} are {', '.join(own)}, in any order"
         names = ", ".join(f'"{label}"' for label in own)
-        hint = f"set [model] labels = [{names}]"
+        fixed = [task for task, labels_of in FIXED_LABELS.items() if labels_of == own]
+        hint = f'set [model] task = "{fixed[0]}"' if fixed else f"set [model] labels = [{names}]"
         raise DataError(f"[model] labels do not fit the source {alias}", value=list(labels), rule=rule, hint=hint)
 
 
@@ -132,7 +134,7 @@ def _open_built_in(
 ) -> Sheet:
     source = BUILT_IN[alias]
     _check_labels(alias, labels, source.labels)
-    folder = _fetched(alias, cache, fetch_missing, progress)
+    folder = _fetched(source.fetched or alias, cache, fetch_missing, progress)
     return Sheet(name=alias, place="line", columns=source.columns, rows=source.read(folder))
 
 
@@ -194,6 +196,9 @@ def source_digest(source: str) -> str | None:
     """
     if source in IMAGES and not IMAGES[source].fetched:
         return None
+    fetched = BUILT_IN[source].fetched if source in BUILT_IN else None
+    if fetched is not None:
+        return digest_bytes(canonical_bytes({"source": source, "of": CATALOG[fetched].digest}))
     if source in BUILT_IN or source in IMAGES:
         return CATALOG[source].digest
     kind = kind_of(source)

@@ -42,6 +42,8 @@ IGNORED = -100
 
 _CHUNK = 4096
 _NAMES = ("input_ids", "labels", "offsets", "pad_id")
+_MORE = ("segments", "targets", "values")
+"""What rows of some tasks have beside; by token, but for ``values``, which are by row."""
 
 
 class Tokenizer(Protocol):
@@ -76,6 +78,9 @@ class Batch:
             label only.
         prefix: [B, T, width] in the base's precision: hidden states below the adapter, where the rows carry them; any value at
             padding.
+        values: float32 [B, n], what numbers a row is to have and what else its task asks of it; ``None`` where a row has a label
+            only.
+        segments: int64 [B, T], 0 for tokens of a first text and 1 for those of a second, where the base tells them apart.
     """
 
     input_ids: Tensor
@@ -83,11 +88,15 @@ class Batch:
     labels: Tensor
     targets: Tensor | None = None
     prefix: Tensor | None = None
+    values: Tensor | None = None
+    segments: Tensor | None = None
 
     @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None] | tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """What a model is given."""
-        return self.input_ids, self.attention_mask, self.prefix
+        if self.segments is None:
+            return self.input_ids, self.attention_mask, self.prefix
+        return self.input_ids, self.attention_mask, self.prefix, self.segments
 
 
 class TokenRows:
@@ -102,12 +111,14 @@ class TokenRows:
         try:
             with safe_open(str(path), framework="pt") as file:
                 ids, labels, offsets, pad_id = (file.get_tensor(name) for name in _NAMES)
-                targets = file.get_tensor("targets") if "targets" in file.keys() else None  # noqa: SIM118  # no mapping
+                more = {name: file.get_tensor(name) for name in _MORE if name in file.keys()}  # noqa: SIM118  # no mapping
         except (SafetensorError, OSError) as error:
             hint = f"delete {path.parent.parent} and run again: it will be prepared anew"
             raise DataError(f"{path} cannot be read: {error}", value=str(path), hint=hint) from error
         self._ids: Tensor = ids
-        self._targets: Tensor | None = targets
+        self._targets: Tensor | None = more.get("targets")
+        self._segments: Tensor | None = more.get("segments")
+        self._values: Tensor | None = more.get("values")
         self._starts: Tensor = offsets[:-1]
         self._pad_id = int(pad_id)
         self.path = path
@@ -130,6 +141,7 @@ class TokenRows:
         """These rows only, int64, in this order; a row may come twice. What is carried, they carry."""
         few = copy(self)
         few._starts, few.labels, few.lengths = self._starts[rows], self.labels[rows], self.lengths[rows]
+        few._values = None if self._values is None else self._values[rows]
         few._whole = self.whole
         return few
 
@@ -170,6 +182,8 @@ class TokenRows:
             if self._targets is None
             else torch.where(mask, self._targets[places], IGNORED).to(torch.int64),
             prefix=None if self._hidden is None else self._hidden[places],
+            values=None if self._values is None else self._values[rows],
+            segments=None if self._segments is None else torch.where(mask, self._segments[places], 0).to(torch.int64),
         )
 
 

@@ -87,6 +87,11 @@ class TextClassifier(nn.Module):
         return layer_list(self.encoder)
 
     @property
+    def segmented(self) -> bool:
+        """Whether the base was trained to tell the tokens of two texts apart; without it the tokens between them have to do."""
+        return int(getattr(self.encoder.config, "type_vocab_size", 0) or 0) > 1
+
+    @property
     def dtype(self) -> torch.dtype:
         """The base's precision."""
         return next(self.encoder.parameters()).dtype
@@ -101,32 +106,51 @@ class TextClassifier(nn.Module):
             return 0
         return trained.index(True) if True in trained else len(trained)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prefix: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding).
 
         Without pooling ``[rows, tokens, labels]``. Of a language model what :func:`fedrelease.models.vocabulary.told` says.
 
         With ``prefix``, ``[rows, tokens, width]`` in the base's precision, the frozen layers are not computed: it is what they
-        would give.
+        would give. ``segments``, int64 ``[rows, tokens]``, tell two texts apart.
         """
-        vectors = self.vectors(input_ids, attention_mask, prefix) * self.scale
+        vectors = self.vectors(input_ids, attention_mask, prefix, segments) * self.scale
         if isinstance(self.head, VocabularyHead | PlainVocabularyHead):
             return told(self.head, vectors, input_ids, attention_mask)
         logits: Tensor = self.head(vectors)
         return logits
 
-    def vectors(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
+    def vectors(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prefix: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
         """What the head is given, float32 ``[rows, width]``, or ``[rows, tokens, width]`` without pooling."""
-        hidden = self.hidden(input_ids, attention_mask, prefix).float()
+        hidden = self.hidden(input_ids, attention_mask, prefix, segments).float()
         return hidden if self.pooling is None else pool(hidden, attention_mask, self.pooling)
 
-    def hidden(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prefix: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> Tensor:
         """What the base gives for each token, ``[rows, tokens, width]``, in its precision."""
         if self.prompt is not None:
             whole: Tensor = prompted(self.encoder, self.prompt, input_ids, attention_mask).last_hidden_state
             return whole[:, self.prompt.tokens :]
+        told = {"token_type_ids": segments} if segments is not None and self.segmented else {}
         with self._given(prefix):
-            found: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            found: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **told).last_hidden_state
         return found
 
     @contextmanager
@@ -168,10 +192,12 @@ def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:
     return functional.normalize(vector, dim=-1) if pooling.normalise else vector
 
 
-def build_classifier(base: Base, model: Model, *, seed: int, pooled: bool = True) -> TextClassifier:
+def build_classifier(
+    base: Base, model: Model, *, seed: int, pooled: bool = True, outputs: int | None = None
+) -> TextClassifier:
     """Load the base, switch its dropout off, and put a head on it; freeze it and put an adapter on it, or train all of it.
 
-    The head reads the text's vector, or without ``pooled`` each token's.
+    The head reads the text's vector, or without ``pooled`` each token's; it has so many ``outputs``, or one a label.
 
     LoRA starts as the paper says (A random, B zero), A drawn from ``seed`` alone, so that every site and every run of an
     experiment starts from the same state. Dropout is off because private and repeatable training want none.
@@ -182,7 +208,8 @@ def build_classifier(base: Base, model: Model, *, seed: int, pooled: bool = True
     """
     encoder = open_encoder(base, model)
     width = setting(encoder, "hidden_size")
-    return adapted(encoder, base.pooling if pooled else None, Head(width, len(model.labels)), model, seed=seed)
+    head = Head(width, outputs or len(model.labels))
+    return adapted(encoder, base.pooling if pooled else None, head, model, seed=seed)
 
 
 def adapted(encoder: nn.Module, pooling: Pooling | None, head: nn.Linear, model: Model, *, seed: int) -> TextClassifier:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedrelease.data.row_files import Rows
+from fedrelease.data.tokens import Batch
 from fedrelease.item_outcomes import Outcomes
 from fedrelease.models.metrics import Matrix, confusion
 from fedrelease.models.precision import matmul
@@ -77,7 +78,7 @@ def judge(model: Classifier, rows: Rows, labels: Sequence[str]) -> Judged:
 
 def look(model: Classifier, rows: Rows, labels: Sequence[str]) -> Tally:
     """Counts, mean loss and sums of all rows."""
-    return tally(judge(model, rows, labels), classes=len(labels))
+    return tally(judge(model, rows, labels), classes=len(task_of(model).answers(labels)))
 
 
 def mean_loss(model: Classifier, rows: Rows) -> float:
@@ -116,7 +117,10 @@ def bounded(judged: Judged, *, classes: int, bound: float, sums: int) -> Tally:
 
 
 def outcomes(judged: Judged, rows: Rows, labels: Sequence[str]) -> Outcomes:
-    """What the model says about each item, in the order of the rows; losses are rounded, so that they travel as they are kept."""
+    """What the model says about each item, in the order of the rows; losses are rounded, so that they travel as they are kept.
+
+    ``labels``: the task's answers, in which items are counted.
+    """
     present = sorted(set(judged.truth.tolist()))
     return Outcomes(
         parts={labels[place]: _digest_of(rows, judged.row[judged.truth == place]) for place in present},
@@ -127,15 +131,17 @@ def outcomes(judged: Judged, rows: Rows, labels: Sequence[str]) -> Outcomes:
 
 
 def _digest_of(rows: Rows, indices: Tensor) -> str:
-    """sha256 of the tokens or features of these rows, one by one, so that no other row's length matters.
+    """sha256 of the tokens, with their values, or features of these rows, one by one, so that no other row's length matters.
 
     A row with several of the items goes in once, and then how many of them it has.
     """
     digest = hashlib.sha256()
     found, counts = torch.unique_consecutive(indices, return_counts=True)
     for index, count in zip(found.tolist(), counts.tolist(), strict=True):
-        given = rows.batch([index]).inputs[0].contiguous()
-        digest.update(f"{given.dtype}{list(given.shape)}".encode())
-        digest.update(given.numpy().tobytes())
+        batch = rows.batch([index])
+        values = batch.values if isinstance(batch, Batch) else None
+        for given in (batch.inputs[0], *([] if values is None else [values])):
+            digest.update(f"{given.dtype}{list(given.shape)}".encode())
+            digest.update(given.contiguous().numpy().tobytes())
         digest.update(f"x{count}".encode() if count > 1 else b"")
     return digest.hexdigest()

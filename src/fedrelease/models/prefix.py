@@ -113,7 +113,7 @@ def _compute(model: TextClassifier, rows: TokenRows, cut: int) -> Tensor:
         with matmul("medium"):
             for indices in torch.split(torch.argsort(rows.lengths, stable=True), BATCH):
                 batch = rows.batch(indices)
-                model.hidden(batch.input_ids, batch.attention_mask)
+                model.hidden(batch.input_ids, batch.attention_mask, segments=batch.segments)
                 hidden[rows.places(indices)] = found.pop()[batch.attention_mask.bool()]
     finally:
         handle.remove()

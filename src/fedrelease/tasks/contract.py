@@ -25,6 +25,7 @@ from fedrelease.models.metrics import Matrix, report, scores
 from fedrelease.tasks.loss_options import LossOptions
 
 __all__ = [
+    "TAB",
     "AnyBatch",
     "Asked",
     "Judged",
@@ -36,11 +37,14 @@ __all__ = [
     "Task",
     "class_metrics",
     "class_report",
+    "measured",
     "own_label",
+    "same_label",
 ]
 
 AnyBatch: TypeAlias = Batch | VectorBatch
 Sums: TypeAlias = Sequence[float]
+TAB = "\t"
 Report: TypeAlias = Mapping[str, Mapping[str, float]]
 Run: TypeAlias = Callable[[Mapping[str, Tensor]], Iterator[tuple[Tensor, AnyBatch, Tensor]]]
 """From encoded rows to batches of them: the rows' places, the batch, and what the model gives."""
@@ -61,7 +65,7 @@ class Judged:
 
     Attributes:
         row: int64 ``[items]``, the place of each item's row; ascending.
-        truth, predicted: int64 ``[items]``, places among the labels.
+        truth, predicted: int64 ``[items]``, places among the labels, or among what ``Task.answers`` makes of them.
         loss: float32 ``[items]``, nats.
         sums: float64 ``[rows, n]``: each row's part of what ``Task.sums`` and then ``Task.detail`` name.
     """
@@ -100,6 +104,8 @@ class Asked:
         model: itself, for what takes more than one look at each row.
         tokens: a text is continued by at most so many.
         pixels: of the images whose files ``texts`` name, channels x height x width.
+        data: of the release's experiment.
+        separator: between two texts that are asked about together.
     """
 
     texts: Sequence[str]
@@ -110,6 +116,8 @@ class Asked:
     model: Any = None
     tokens: int = 40
     pixels: str = ""
+    data: Data = field(default_factory=Data)
+    separator: str = TAB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +150,25 @@ def own_label(example: Example, labels: Sequence[str]) -> Sequence[str]:
     return (labels[example.label],)
 
 
+def measured(task: "Task", matrix: Matrix, sums: Sums, *, unit: float) -> dict[str, float]:
+    """The task's metrics; ``unit``, of ``[data]``, is what those of ``Task.in_units`` are counted in."""
+    found = task.metrics(matrix, sums)
+    return {name: value * unit if name in task.in_units else value for name, value in found.items()}
+
+
+def _own_text(example: Example) -> str:
+    return example.text
+
+
+def same_label(one: Tensor, other: Tensor) -> Tensor:
+    """Whether two models choose the same label for each item, bool ``[items]``, of their logits ``[items, labels]``."""
+    return one.argmax(1) == other.argmax(1)
+
+
+def _labels_themselves(labels: Sequence[str]) -> tuple[str, ...]:
+    return tuple(labels)
+
+
 def _no_detail(labels: Sequence[str]) -> tuple[str, ...]:
     del labels
     return ()
@@ -155,6 +182,7 @@ class Task:
         name: in ``[model] task``.
         columns: keys of ``[data]`` whose columns the source must have.
         read: one row of the source as an example. Raises ``BadRow``.
+        whole: all of an example's text; ``Example.text`` alone decides with whom it lies in a hold-out.
         named: names of the labels that an example shows, one for each of its items.
         encode: examples as tensors for :func:`fedrelease.data.tokens.save_rows`; arguments are the examples, the labels, the
             base's tokenizer and ``training.max_length``.
@@ -163,15 +191,19 @@ class Task:
             training clips its gradient.
         shaped: the same with what training may ask for, :class:`fedrelease.tasks.loss_options.LossOptions`; ``None`` where it may
             not. A task made of another one with ``replace`` that has losses of its own says ``shaped=None``, or has its own too.
+        answers: what items are answered with, given the labels: what confusion matrices count. Usually the labels themselves.
         judge: what the model said about a batch, given the names of the labels.
         sums: names of numbers that are added up over rows beside the confusion matrix, for metrics that do not follow from it.
         bound: with noised metrics a row's sums, divided by the number of its items, are scaled down to at most this length (L2).
         detail: names of further sums, given the labels, for ``report``; told only where metrics are exact.
         metrics: of the confusion matrix (float64 ``[true, predicted]``) and the sums; with ``accuracy``, or none at all.
+        in_units: names of metrics that are counted in halves of ``[data] range``.
+        same: whether two models' outputs give the same answer: what an export in few bits is compared by.
         report: the same given the labels too: by what each site did well.
         shown: names of metrics that lists of releases show beside accuracy.
         predict: what the model says of texts, one each; ``None`` where it reads none.
         continues: whether that is a continuation, whose length somebody can ask for.
+        pairs: whether a row has two texts.
         opens_in_transformers: whether a release can be exported for ``transformers`` and ``peft`` alone.
         items_a_row: ``one`` or ``many``. With ``many`` and noised metrics a row's items weigh ``1 / their number``.
         batch: rows that are looked at together.
@@ -188,15 +220,20 @@ class Task:
     losses: Callable[[Tensor, AnyBatch], Tensor]
     judge: Callable[[Tensor, AnyBatch, Sequence[str]], Judged]
     shaped: Callable[[Tensor, AnyBatch, LossOptions], Tensor] | None = None
+    whole: Callable[[Example], str] = _own_text
     named: Callable[[Example, Sequence[str]], Sequence[str]] = own_label
+    answers: Callable[[Sequence[str]], tuple[str, ...]] = _labels_themselves
     sums: tuple[str, ...] = ()
     bound: float = 1.0
     detail: Callable[[Sequence[str]], tuple[str, ...]] = _no_detail
     metrics: Callable[[Matrix, Sums], dict[str, float]] = class_metrics
+    in_units: tuple[str, ...] = ()
+    same: Callable[[Tensor, Tensor], Tensor] = same_label
     report: Callable[[Matrix, Sums, Sequence[str]], Report] = class_report
     shown: tuple[str, ...] = ()
     predict: Callable[[Asked], Sequence[Prediction]] | None = None
     continues: bool = False
+    pairs: bool = False
     opens_in_transformers: bool = False
     items_a_row: str = "one"
     batch: int = 64

@@ -104,8 +104,8 @@ def _sheet(source: str, cache: Path) -> Sheet:
         return image_sheet(source, images.read(_located(source, cache) if images.fetched else cache), images.labels)
     if source not in BUILT_IN:
         return read_source(source)
-    folder = _located(source, cache)
     built_in = BUILT_IN[source]
+    folder = _located(built_in.fetched or source, cache)
     return Sheet(name=source, place="line", columns=built_in.columns, rows=built_in.read(folder))
 
 

@@ -33,7 +33,7 @@ def read_as(
         except BadRow as error:
             faults[_VALUE.sub(" is something which ", str(error))].append(row.line)
         else:
-            items.append(Item(line=row.line, text=example.text, label=None))
+            items.append(Item(line=row.line, text=task.whole(example), label=None))
     fix = f"write what {task.name} reads: see [data] text and label in docs/experiment.md"
     found = (Finding(level=ERROR, what=plain(why), lines=tuple(lines), fix=fix) for why, lines in faults.items())
     return tuple(items), tuple(found)
