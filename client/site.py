@@ -255,8 +255,9 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
     if private and experiment.privacy.metrics == "withheld":
         return Answer(site=site.data.name, metrics={})
     load_state(model, state)
-    judged, task, classes = judge(model, site.data.holdout, request.labels), task_of(model), len(request.labels)
-    if not private or experiment.privacy.metrics == "exact":
+    exact, task, classes = not private or experiment.privacy.metrics == "exact", task_of(model), len(request.labels)
+    judged = judge(model, site.data.holdout, request.labels, writes=exact)
+    if exact:
         plain = tally(judged, classes=classes)
         return Answer(
             site=site.data.name,

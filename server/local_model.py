@@ -64,7 +64,7 @@ def server_look(base: Base, experiment: Experiment, holdout: Path) -> Callable[[
         labels = wanted.labels
         model, rows = built(wanted), of_labels(whole, len(labels))
         load_state(model, state)
-        judged = judge(model, rows, labels)
+        judged = judge(model, rows, labels, writes=True)
         found = tally(judged, classes=len(labels))
         items = outcomes(judged, rows, labels) if experiment.needs_items else None
         return Seen(metrics={**task_of(model).metrics(found.matrix, found.sums), "loss": found.loss}, items=items)

@@ -5,6 +5,10 @@ Example::
     print(recipe("sentence-transformers/all-MiniLM-L6-v2", Pooling(), max_length=128, merged=False))
 """
 
+import json
+
+from fedrelease.data.prompts import SEPARATOR
+from fedrelease.experiment import Data
 from fedrelease.models.bases import Pooling
 
 __all__ = ["language_recipe", "recipe"]
@@ -56,8 +60,8 @@ def _tagger(max_length: int) -> str:
     return "\n".join(lines)
 
 
-def language_recipe(*, merged: bool) -> str:
-    """Python that ends with ``text``: how a text goes on; of an adapter on the base that its own configuration names."""
+def language_recipe(data: Data, *, merged: bool) -> str:
+    """Python that ends with ``text``: how a text goes on, or what answers a prompt; on the base that the adapter names."""
     library, kind = ("transformers", "AutoModelForCausalLM") if merged else ("peft", "AutoPeftModelForCausalLM")
     imports = f"from {library} import {kind}\nfrom transformers import AutoTokenizer"
     imports = "from transformers import AutoModelForCausalLM, AutoTokenizer" if merged else imports
@@ -67,8 +71,18 @@ def language_recipe(*, merged: bool) -> str:
         "",
         f'model = {kind}.from_pretrained(".", dtype=torch.float32).eval()',
         'tokenizer = AutoTokenizer.from_pretrained(".")',
-        'row = tokenizer("My fellow citizens,", return_tensors="pt", return_token_type_ids=False)',
+        _beginning(data),
         "told = model.generate(**row, max_new_tokens=40, do_sample=False)",
         "text = tokenizer.decode(told[0], skip_special_tokens=True)",
     ]
     return "\n".join(lines)
+
+
+def _beginning(data: Data) -> str:
+    """The line that makes ``row``: as what was trained on begins."""
+    if data.chat:
+        turns = '[{"role": "user", "content": "Who wrote Emma?"}]'
+        given = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
+        return f"row = tokenizer.apply_chat_template({turns}, {given})"
+    text = "My fellow citizens," if data.prompt is None else f"Who wrote Emma?{SEPARATOR}"
+    return f'row = tokenizer({json.dumps(text)}, return_tensors="pt", return_token_type_ids=False)'

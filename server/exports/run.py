@@ -223,7 +223,7 @@ def _accuracy(logits: Tensor, rows: Rows) -> float:
 def _write_card(work: _Work, *, merged: bool) -> None:
     base, length = work.plain.base, work.release.manifest.task.max_length
     if work.release.manifest.task.name == "causal-lm":
-        code = language_recipe(merged=merged)
+        code = language_recipe(experiment_of(work.release).data, merged=merged)
     else:
         pooling = None if work.plain.by_token else base.pooling
         code = recipe(public_name(base), pooling, max_length=length, merged=merged)

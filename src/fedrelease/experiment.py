@@ -19,6 +19,7 @@ from fedrelease.attack import Attack
 from fedrelease.bounds import require
 from fedrelease.experiment_sections import (
     CLASSIFICATION,
+    TELLING,
     Data,
     Federation,
     Model,
@@ -90,9 +91,11 @@ class Experiment:
         self._check_transport()
 
     def _check_task(self) -> None:
-        words, task = self.data.words_per_text, self.model.task
-        rule, hint = "is for causal-lm", "leave it out, and set training.max_length"
-        require(words is None or task == "causal-lm", "data.words_per_text", words, rule, hint)
+        words, prompt, task = self.data.words_per_text, self.data.prompt, self.model.task
+        rule, hint = "is for causal-lm and masked-lm", "leave it out, and set training.max_length"
+        require(words is None or task in ("causal-lm", "masked-lm"), "data.words_per_text", words, rule, hint)
+        rule, hint = "is for causal-lm", "leave it out"
+        require(prompt is None or task == "causal-lm", "data.prompt", prompt, rule, hint)
         if self.model.task in CLASSIFICATION:
             return
         rule, hint = f"is left out with {self.model.task}", "only classification of whole rows adds labels"
@@ -102,14 +105,15 @@ class Experiment:
         require(not self.attack.poisons_rows, "attack.kind", self.attack.kind, rule, hint)
         rule, hint = f"is not virtual with {self.model.task}", 'set data.partition.by = "iid"'
         require(self.data.partition.by != "virtual", "data.partition.by", self.data.partition.by, rule, hint)
-        if self.model.task == "causal-lm":
+        if self.model.task in TELLING:
             self._check_language_model()
 
     def _check_language_model(self) -> None:
-        rule, hint = "is 1 with causal-lm, whose last layer is the base's own", "leave it out"
+        task = self.model.task
+        rule, hint = f"is 1 with {task}, whose last layer is the base's own", "leave it out"
         require(self.model.head_scale == 1.0, "model.head_scale", self.model.head_scale, rule, hint)
         whole = self.privacy.unit != "none" and any(adapter.kind == "full" for adapter in self.phase_adapters)
-        rule = "is not full with causal-lm and privacy: the table of words is used twice, to read and to write"
+        rule = f"is not full with {task} and privacy: the table of words is used twice, to read and to write"
         hint = 'set model.adapter.kind = "lora", or privacy.unit = "none"'
         require(not whole, "model.adapter.kind", "full", rule, hint)
 

@@ -30,9 +30,11 @@ __all__ = [
 BATCH_NORMS = ("frozen", "group")
 PRECISIONS = ("float32", "bfloat16", "auto")
 CLASSIFICATION = ("image-classification", "text-classification")
-TASKS = ("causal-lm", *CLASSIFICATION, "token-classification")
+TELLING = ("causal-lm", "masked-lm", "seq2seq")
+"""Tasks that tell tokens with a base's own last layer, and have no labels of their own."""
+TASKS = tuple(sorted((*CLASSIFICATION, *TELLING, "token-classification")))
 NEXT_TOKEN = ("wrong", "right")
-"""The labels of ``causal-lm``: whether the next token was told. ``RIGHT`` is the place of the second."""
+"""The labels of ``TELLING``: whether a token was told. ``RIGHT`` is the place of the second."""
 RIGHT = 1
 PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
@@ -95,10 +97,10 @@ class Model:
 
     Attributes:
         base: an alias, a folder or a hub id; for images, ``mlp:784-64``: an untrained network of 784 inputs and 64 hidden units.
-        task: ``text-classification``, ``token-classification`` (a tag for each word), ``causal-lm`` (the next token) or
-            ``image-classification``.
+        task: ``text-classification``, ``token-classification`` (a tag for each word), ``causal-lm`` (the next token),
+            ``masked-lm`` (a token that was hidden), ``seq2seq`` (a text from a text) or ``image-classification``.
         labels: of the task, in the order of the logits; all that any phase has. Of ``token-classification`` the first one marks
-            words that are nothing, usually ``O``. Left out with ``causal-lm``.
+            words that are nothing, usually ``O``. Left out where tokens are told.
         label_texts: for each label a text that says what it means. The head then starts from the base's own vectors of these
             texts, so that version 0.0.0 tells labels apart before anybody has trained; left out = every label equally likely.
         head_scale: text vectors are multiplied by it before the head. Vectors of length 1 leave the head's gradients small
@@ -122,8 +124,8 @@ class Model:
         """Check bounds."""
         require(bool(self.base), "model.base", self.base, "names a base")
         one_of("model.task", self.task, TASKS)
-        if self.task == "causal-lm":
-            rule = "is left out with causal-lm, which tells the next token"
+        if self.task in TELLING:
+            rule = f"is left out with {self.task}, which tells {'masked' if self.task == 'masked-lm' else 'the next'} tokens"
             require(self.labels in (NEXT_TOKEN, type(self).labels), "model.labels", list(self.labels), rule)
             object.__setattr__(self, "labels", NEXT_TOKEN)
         require(len(self.labels) >= 2, "model.labels", list(self.labels), "has at least two labels")
@@ -184,7 +186,10 @@ class Data:
         server_holdout: share of all rows that no site sees and the server evaluates on.
         limit_per_site: at most that many rows a site (before the hold-out is split off).
         holdout_limit: at most that many hold-out rows a site.
-        words_per_text: with ``causal-lm``, of each text only so many words from its beginning; left out = all of it.
+        words_per_text: with ``causal-lm`` and ``masked-lm``, of each text only so many words from its beginning; left out = all.
+        prompt: with ``causal-lm``, column of what each text answers: only the text is learned, not what comes before it.
+        chat: prompt and text go through the chat template of the base, as a user's turn and an assistant's.
+        target: with ``seq2seq``, column of the text that is to come out.
     """
 
     source: str = "four-sites"
@@ -196,6 +201,9 @@ class Data:
     limit_per_site: int | None = None
     holdout_limit: int | None = None
     words_per_text: int | None = None
+    prompt: str | None = None
+    chat: bool = False
+    target: str = "target"
     partition: Partition = field(default_factory=Partition)
 
     def __post_init__(self) -> None:
@@ -208,6 +216,7 @@ class Data:
         for key in ("limit_per_site", "holdout_limit", "words_per_text"):
             limit: int | None = getattr(self, key)
             require(limit is None or limit >= 1, f"data.{key}", limit, "is at least 1, or left out")
+        self._check_columns()
         rule, hint = "is left out with virtual sites", "set data.partition.rows instead"
         require(
             self.partition.by != "virtual" or not self.limit_per_site,
@@ -216,6 +225,18 @@ class Data:
             rule,
             hint,
         )
+
+    def _check_columns(self) -> None:
+        prompted = self.prompt is not None
+        require(self.prompt != "", "data.prompt", self.prompt, "names a column, or is left out")
+        require(bool(self.target), "data.target", self.target, "names a column")
+        rule, hint = (
+            "is false without data.prompt: a turn of a chat answers another one",
+            "name the column of the prompts",
+        )
+        require(prompted or not self.chat, "data.chat", self.chat, rule, hint)
+        rule, words = "is left out with data.prompt", self.words_per_text
+        require(not prompted or words is None, "data.words_per_text", words, rule, "set training.max_length")
 
 
 @dataclass(frozen=True, kw_only=True)

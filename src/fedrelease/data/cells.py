@@ -35,11 +35,13 @@ class Example:
         text: what a hold-out and a fingerprint tell it by; not empty. Of an image the sha256 of its pixels.
         label: place among the labels, of the row as a whole: what partitions and counts go by.
         content: what the task needs beside the two, in values that JSON has; ``None`` where they are all.
+        chat: whether it is shown to the model as turns of a chat. It is no part of a fingerprint: the row is the same one.
     """
 
     text: str
     label: int
     content: object = None
+    chat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

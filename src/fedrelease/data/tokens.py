@@ -26,6 +26,7 @@ from fedrelease.errors import DataError, ExperimentError, ModelError
 
 __all__ = [
     "IGNORED",
+    "SHOWN",
     "Batch",
     "TokenRows",
     "Tokenizer",
@@ -39,6 +40,9 @@ __all__ = [
 
 IGNORED = -100
 """The target of a token that nothing is to be said about; torch's own default."""
+
+SHOWN = "shows_targets"
+"""A tensor of this name, whatever it holds, says that a model is given the targets."""
 
 _CHUNK = 4096
 _NAMES = ("input_ids", "labels", "offsets", "pad_id")
@@ -74,6 +78,7 @@ class Batch:
         labels: int64 [B].
         targets: int64 [B, T], one a token, ``IGNORED`` at padding and wherever nothing is to be said; ``None`` where a row has a
             label only.
+        shows_targets: whether a model is given the targets, to say something of these tokens alone.
         prefix: [B, T, width] in the base's precision: hidden states below the adapter, where the rows carry them; any value at
             padding.
     """
@@ -83,10 +88,13 @@ class Batch:
     labels: Tensor
     targets: Tensor | None = None
     prefix: Tensor | None = None
+    shows_targets: bool = False
 
     @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None] | tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """What a model is given."""
+        if self.shows_targets and self.targets is not None:
+            return self.input_ids, self.attention_mask, self.prefix, self.targets
         return self.input_ids, self.attention_mask, self.prefix
 
 
@@ -102,12 +110,14 @@ class TokenRows:
         try:
             with safe_open(str(path), framework="pt") as file:
                 ids, labels, offsets, pad_id = (file.get_tensor(name) for name in _NAMES)
-                targets = file.get_tensor("targets") if "targets" in file.keys() else None  # noqa: SIM118  # no mapping
+                kept = set(file.keys())
+                targets = file.get_tensor("targets") if "targets" in kept else None
         except (SafetensorError, OSError) as error:
             hint = f"delete {path.parent.parent} and run again: it will be prepared anew"
             raise DataError(f"{path} cannot be read: {error}", value=str(path), hint=hint) from error
         self._ids: Tensor = ids
         self._targets: Tensor | None = targets
+        self._shows_targets = SHOWN in kept
         self._starts: Tensor = offsets[:-1]
         self._pad_id = int(pad_id)
         self.path = path
@@ -165,6 +175,7 @@ class TokenRows:
             if self._targets is None
             else torch.where(mask, self._targets[places], IGNORED).to(torch.int64),
             prefix=None if self._hidden is None else self._hidden[places],
+            shows_targets=self._shows_targets,
         )
 
 

@@ -21,7 +21,7 @@ def train_every_weight(classifier: nn.Module) -> None:
     train_used_weights(classifier, ids, torch.ones_like(ids))
 
 
-def train_used_weights(classifier: nn.Module, *inputs: Tensor) -> None:
+def train_used_weights(classifier: nn.Module, *inputs: Tensor | None) -> None:
     """The same, of a model that takes these inputs."""
     for parameter in classifier.parameters():
         parameter.requires_grad_(True)

@@ -11,12 +11,13 @@ Example::
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
 from fedrelease.data.cells import Cells, Example
+from fedrelease.data.row_files import Rows
 from fedrelease.data.tokens import Batch, Tokenizer
 from fedrelease.data.vectors import VectorBatch
 from fedrelease.experiment import Data
@@ -89,6 +90,7 @@ class Asked:
         model: itself, for what takes more than one look at each row.
         tokens: a text is continued by at most so many.
         pixels: of the images whose files ``texts`` name, channels x height x width.
+        data: how the rows were read that the model was trained on.
     """
 
     texts: Sequence[str]
@@ -99,6 +101,7 @@ class Asked:
     model: Any = None
     tokens: int = 40
     pixels: str = ""
+    data: Data = field(default_factory=Data)
 
 
 def class_metrics(matrix: Matrix, sums: Sums) -> dict[str, float]:
@@ -141,6 +144,8 @@ class Task:
         sums: names of numbers that are added up over rows beside the confusion matrix, for metrics that do not follow from it.
         bound: with noised metrics a row's sums, divided by the number of its items, are scaled down to at most this length (L2).
         detail: names of further sums, given the labels, for ``report``; told only where metrics are exact.
+        write: of a model and rows, what it takes a model that writes by itself to tell: the last of ``detail``, float64
+            ``[rows, n]``; asked only where metrics are exact. ``None`` where nothing is written.
         metrics: of the confusion matrix (float64 ``[true, predicted]``) and the sums; with ``accuracy``, or none at all.
         report: the same given the labels too: by what each site did well.
         shown: names of metrics that lists of releases show beside accuracy.
@@ -164,6 +169,7 @@ class Task:
     sums: tuple[str, ...] = ()
     bound: float = 1.0
     detail: Callable[[Sequence[str]], tuple[str, ...]] = _no_detail
+    write: Callable[[Any, Rows], Tensor] | None = None
     metrics: Callable[[Matrix, Sums], dict[str, float]] = class_metrics
     report: Callable[[Matrix, Sums, Sequence[str]], Report] = class_report
     shown: tuple[str, ...] = ()
