@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedrelease.experiment import Experiment
+from fedrelease.experiment_sections import TELLING
 from fedrelease.files import Json
 from fedrelease.manifest import Manifest
 from fedrelease.server.base_names import hub_id
@@ -29,7 +30,7 @@ __all__ = ["card", "metadata"]
 
 METRICS = {"accuracy": "accuracy", "entity_f1": "f1", "macro_f1": "f1", "perplexity": "perplexity"}
 """Ours by the hub's name."""
-PIPELINES = {"causal-lm": "text-generation"}
+PIPELINES = {"causal-lm": "text-generation", "masked-lm": "fill-mask", "seq2seq": "text2text-generation"}
 """What the hub calls a task, where it has another name for it."""
 NAMED = 20
 """Sites that are named; a round may have a thousand."""
@@ -115,9 +116,9 @@ def _base(manifest: Manifest) -> str:
 
 def _what(manifest: Manifest) -> str:
     adapter, task = manifest.adapter, manifest.task
-    head = "" if task.name == "causal-lm" else " and a linear head"
+    head = "" if task.name in TELLING else " and a linear head"
     trained = "every weight" if adapter.kind == "full" else f"LoRA factors of rank {adapter.rank}{head}"
-    labels = "" if task.name == "causal-lm" else f" with the labels {_some(task.labels)}"
+    labels = "" if task.name in TELLING else f" with the labels {_some(task.labels)}"
     return (
         f"A model for {task.name}{labels}. It is {_base(manifest)} with {trained}, trained by"
         f" federated learning: round {manifest.round} of the federation {_safe(manifest.federation.name)}, phase"
@@ -126,7 +127,7 @@ def _what(manifest: Manifest) -> str:
 
 
 def _load(manifest: Manifest, recipe: str | None) -> str:
-    if recipe is not None and manifest.task.name == "causal-lm":
+    if recipe is not None and manifest.task.name in TELLING:
         return f"In the folder of this card, beside the base's where it is an adapter:\n\n```python\n{recipe}\n```"
     if recipe is not None:
         labels = ", ".join(f"{place} {_safe(label)}" for place, label in enumerate(manifest.task.labels))
@@ -189,7 +190,7 @@ def _gates(release: Release) -> str:
 def _limits(manifest: Manifest) -> str:
     lines = [
         "- Measured only on the rows named above; nothing is known of other texts, languages or groups of people.",
-        *(_language_limits() if manifest.task.name == "causal-lm" else _label_limits(manifest)),
+        *(_language_limits() if manifest.task.name in TELLING else _label_limits(manifest)),
     ]
     if TASKS[manifest.task.name].opens_in_transformers:
         lines.append(f"- Texts are cut after {manifest.task.max_length} tokens.")

@@ -6,12 +6,13 @@ Example::
 """
 
 import json
+from collections.abc import Callable, Mapping
 
 from fedrelease.data.prompts import SEPARATOR
 from fedrelease.experiment import Data
 from fedrelease.models.bases import Pooling
 
-__all__ = ["language_recipe", "recipe"]
+__all__ = ["RECIPES", "language_recipe", "recipe", "sequence_recipe"]
 
 TEXT = "a warm and funny film"
 POOLED = {"mean": "hidden.mean(1)", "first": "hidden[:, 0]", "max": "hidden.amax(1)", "last": "hidden[:, -1]"}
@@ -62,17 +63,27 @@ def _tagger(max_length: int) -> str:
 
 def language_recipe(data: Data, *, merged: bool) -> str:
     """Python that ends with ``text``: how a text goes on, or what answers a prompt; on the base that the adapter names."""
-    library, kind = ("transformers", "AutoModelForCausalLM") if merged else ("peft", "AutoPeftModelForCausalLM")
+    return _told("ForCausalLM", _beginning(data), merged=merged)
+
+
+def sequence_recipe(data: Data, *, merged: bool) -> str:
+    """The same for a text that is written for another one."""
+    del data
+    return _told("ForSeq2SeqLM", _row("a long story"), merged=merged)
+
+
+def _told(kind: str, row: str, *, merged: bool) -> str:
+    library, kind = ("transformers", f"AutoModel{kind}") if merged else ("peft", f"AutoPeftModel{kind}")
     imports = f"from {library} import {kind}\nfrom transformers import AutoTokenizer"
-    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer" if merged else imports
+    imports = f"from transformers import {kind}, AutoTokenizer" if merged else imports
     lines = [
         "import torch",
         imports,
         "",
         f'model = {kind}.from_pretrained(".", dtype=torch.float32).eval()',
         'tokenizer = AutoTokenizer.from_pretrained(".")',
-        _beginning(data),
-        "told = model.generate(**row, max_new_tokens=40, do_sample=False)",
+        row,
+        "told = model.generate(**row, max_new_tokens=40, do_sample=False, num_beams=1)",
         "text = tokenizer.decode(told[0], skip_special_tokens=True)",
     ]
     return "\n".join(lines)
@@ -85,4 +96,12 @@ def _beginning(data: Data) -> str:
         given = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
         return f"row = tokenizer.apply_chat_template({turns}, {given})"
     text = "My fellow citizens," if data.prompt is None else f"Who wrote Emma?{SEPARATOR}"
+    return _row(text)
+
+
+def _row(text: str) -> str:
     return f'row = tokenizer({json.dumps(text)}, return_tensors="pt", return_token_type_ids=False)'
+
+
+RECIPES: Mapping[str, Callable[..., str]] = {"causal-lm": language_recipe, "seq2seq": sequence_recipe}
+"""By task, for those that write."""

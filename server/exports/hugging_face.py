@@ -59,7 +59,7 @@ def write_adapter(release: Release, plain: Plain, folder: Path) -> None:
         lora_dropout=0.0,
         target_modules=[f"{body}{layer}" for layer in layers],
         fan_in_fan_out=turned,
-        task_type="CAUSAL_LM" if body else "FEATURE_EXTRACTION",
+        task_type=_kind(module),
         inference_mode=True,
         base_model_name_or_path=public_name(plain.base),
     )
@@ -69,6 +69,13 @@ def write_adapter(release: Release, plain: Plain, folder: Path) -> None:
     factors = {f"{PREFIX}{body}{name}.weight": state[name].contiguous() for name in sorted(state) if is_factor(name)}
     save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     _write_rest(plain, folder)
+
+
+def _kind(module: PlainText | PlainLanguage) -> str:
+    """What peft calls it."""
+    if isinstance(module, PlainText):
+        return "FEATURE_EXTRACTION"
+    return "SEQ_2_SEQ_LM" if module.writes else "CAUSAL_LM"
 
 
 def write_merged(plain: Plain, folder: Path) -> None:

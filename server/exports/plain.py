@@ -26,6 +26,7 @@ from fedrelease.models.encoders import open_whole
 from fedrelease.models.images import ImageClassifier
 from fedrelease.models.network import Network
 from fedrelease.models.per_example import Head
+from fedrelease.models.sequences import SequenceModel, beginning
 from fedrelease.models.tasks import Classifier, build_model
 from fedrelease.server.release import Release
 from fedrelease.server.released_model import own_model, released_model, same_base
@@ -64,7 +65,10 @@ class PlainText(nn.Module):
 
 
 class PlainLanguage(nn.Module):
-    """A language model as transformers has it, asked only for what comes after the last token of each row."""
+    """A language model as transformers has it, asked only for what comes after the last token of each row.
+
+    One that has an encoder and a decoder is asked for what comes after the beginning of the row itself.
+    """
 
     def __init__(self, whole: nn.Module) -> None:
         """``whole`` has a body, ``base_model``, and a layer that turns a token's vector into logits."""
@@ -79,12 +83,25 @@ class PlainLanguage(nn.Module):
     @property
     def prefix(self) -> str:
         """What the body is called in the whole model."""
-        return f"{self.whole.base_model_prefix}."
+        return "" if self.encoder is self.whole else f"{self.whole.base_model_prefix}."
+
+    @property
+    def writes(self) -> bool:
+        """Whether it has an encoder and a decoder."""
+        return bool(cast(Any, self.whole).config.is_encoder_decoder)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits of the next token, float32 ``[rows, vocabulary]``, of int64 ``[rows, tokens]`` ids and mask."""
+        if self.writes:
+            return self._begun(input_ids, attention_mask)
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         logits: Tensor = cast(Any, self.whole).get_output_embeddings()(_last(hidden, attention_mask))
+        return logits
+
+    def _begun(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        begun = beginning(input_ids, int(cast(Any, self.whole).config.decoder_start_token_id))
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "decoder_input_ids": begun}
+        logits: Tensor = self.whole(**given, use_cache=False).logits[:, -1]
         return logits
 
 
@@ -134,7 +151,7 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
     Source: Hu et al. (2021), https://arxiv.org/abs/2106.09685, section 4.1: merged weights add no work to an answer.
     """
     base, own, task = same_base(release, cache), own_model(release), release.manifest.task
-    if own.task == "causal-lm":
+    if own.task in ("causal-lm", "seq2seq"):
         return _plain_language(release, base, own)
     whole = replace(own.adapter, kind="full", site_ranks={})
     model = build_model(base, replace(own, precision="float32", adapter=whole), seed=0)  # all of it is overwritten
@@ -242,7 +259,7 @@ def _plain_linear(layer: nn.Module) -> nn.Linear:
 def fed(rows: Rows, inputs: Sequence[str]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Batches of rows of like length: their places, and what a model is given by name."""
     for places in torch.split(torch.argsort(rows.lengths, stable=True), BATCH):
-        given = [value for value in rows.batch(places).inputs if value is not None]
+        given = [value for value in rows.batch(places).inputs[:2] if value is not None]
         yield places.tolist(), dict(zip(inputs, given, strict=True))
 
 
@@ -279,7 +296,10 @@ def truth_of(rows: Rows) -> Tensor:
 def reference_logits(release: Release, base: Base, rows: Rows) -> Tensor:
     """What the release itself says in float32, its factors beside the weights: what every export is compared with."""
     model = released_model(release, base, precision="float32")
-    inputs = ("input_ids", "attention_mask") if isinstance(model, TextClassifier) else ("features",)
+    texts = isinstance(model, TextClassifier | SequenceModel)
+    inputs = ("input_ids", "attention_mask") if texts else ("features",)
+    if isinstance(model, SequenceModel):
+        return logits_of(model.next_logits, rows, inputs)
     if isinstance(model, TextClassifier) and model.task == "causal-lm":
         return logits_of(partial(_next_logits, model), rows, inputs)
     return logits_of(model, rows, inputs)

@@ -22,7 +22,7 @@ from fedrelease.models.bases import Base, Pooling
 from fedrelease.models.encoders import open_encoder, setting
 from fedrelease.models.every_weight import train_every_weight
 from fedrelease.models.per_example import Head, LoraLinear
-from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead, told
+from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead, told, told_at
 
 __all__ = [
     "TextClassifier",
@@ -42,12 +42,20 @@ class TextClassifier(nn.Module):
     Attributes:
         task: the name of what it is for.
         head: trained from zero; or a frozen one, such as the base's own, which says what token comes next.
+        turn: what a token's vector goes through before a frozen head, where there is such; a ``Head`` is trained from identity.
     """
 
     task = "text-classification"
 
     def __init__(
-        self, encoder: nn.Module, pooling: Pooling | None, width: int, head: nn.Linear, *, scale: float = 1.0
+        self,
+        encoder: nn.Module,
+        pooling: Pooling | None,
+        width: int,
+        head: nn.Linear,
+        *,
+        scale: float = 1.0,
+        turn: nn.Module | None = None,
     ) -> None:
         """A head that is trained starts from zero: every label is equally likely."""
         super().__init__()
@@ -56,12 +64,16 @@ class TextClassifier(nn.Module):
         self.width = width
         self.scale = scale
         self.head = head
+        self.turn = turn
         self._zero_head()
 
     @torch.no_grad()
     def _zero_head(self) -> None:
         for parameter in self.head.parameters() if isinstance(self.head, Head) else ():
             parameter.zero_()
+        if isinstance(self.turn, Head):
+            nn.init.eye_(self.turn.weight)
+            self.turn.bias.zero_()
 
     def draw(self, seed: int) -> None:
         """Put what is trained where training starts: factors that follow from ``seed`` alone, and a zero head."""
@@ -86,19 +98,32 @@ class TextClassifier(nn.Module):
         trained = [any(value.requires_grad for value in layer.parameters()) for layer in self.layers]
         return trained.index(True) if True in trained else 0
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        prefix: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding).
 
-        Without pooling ``[rows, tokens, labels]``. Of a language model what :func:`fedrelease.models.vocabulary.told` says.
+        Without pooling ``[rows, tokens, labels]``. Of a language model what :func:`fedrelease.models.vocabulary.told` says, or
+        with targets :func:`fedrelease.models.vocabulary.told_at`.
 
         With ``prefix``, ``[rows, tokens, width]`` in the base's precision, the frozen layers are not computed: it is what they
         would give.
         """
         vectors = self.vectors(input_ids, attention_mask, prefix) * self.scale
         if isinstance(self.head, VocabularyHead | PlainVocabularyHead):
+            if targets is not None:
+                return told_at(self.head, self.turned(vectors), targets)
             return told(self.head, vectors, input_ids, attention_mask)
         logits: Tensor = self.head(vectors)
         return logits
+
+    def turned(self, vectors: Tensor) -> Tensor:
+        """What a frozen head is given, float32 ``[rows, tokens, width]``."""
+        return vectors if self.turn is None else self.turn(vectors)
 
     def vectors(self, input_ids: Tensor, attention_mask: Tensor, prefix: Tensor | None = None) -> Tensor:
         """What the head is given, float32 ``[rows, width]``, or ``[rows, tokens, width]`` without pooling."""
@@ -167,14 +192,23 @@ def build_classifier(base: Base, model: Model, *, seed: int, pooled: bool = True
     return adapted(encoder, base.pooling if pooled else None, Head(width, len(model.labels)), model, seed=seed)
 
 
-def adapted(encoder: nn.Module, pooling: Pooling | None, head: nn.Linear, model: Model, *, seed: int) -> TextClassifier:
+def adapted(
+    encoder: nn.Module,
+    pooling: Pooling | None,
+    head: nn.Linear,
+    model: Model,
+    *,
+    seed: int,
+    turn: nn.Module | None = None,
+) -> TextClassifier:
     """An encoder with the experiment's adapter, as training starts from it."""
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     put_adapter(encoder, model.adapter)
-    classifier = TextClassifier(encoder, pooling, setting(encoder, "hidden_size"), head, scale=model.head_scale)
+    width = setting(encoder, "hidden_size")
+    classifier = TextClassifier(encoder, pooling, width, head, scale=model.head_scale, turn=turn)
     if model.adapter.kind == "full":
-        train_every_weight(classifier)
+        train_every_weight(classifier, targets=turn is not None)
     classifier.draw(seed)
     return classifier
 

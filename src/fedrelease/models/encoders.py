@@ -18,7 +18,17 @@ from fedrelease.models.bases import Base
 from fedrelease.models.precision import DTYPES
 from fedrelease.models.vocabulary import VocabularyHead
 
-__all__ = ["ATTENTION", "open_causal", "open_encoder", "open_seq2seq", "open_vision", "open_whole", "setting"]
+__all__ = [
+    "ATTENTION",
+    "float32",
+    "open_causal",
+    "open_encoder",
+    "open_masked",
+    "open_seq2seq",
+    "open_vision",
+    "open_whole",
+    "setting",
+]
 
 ATTENTION = "eager"
 """Plain matrix products: on a processor, and for short texts, they take a fraction of the time of torch's fused kernel."""
@@ -75,6 +85,27 @@ def open_seq2seq(base: Base, model: Model) -> tuple[nn.Module, VocabularyHead]:
     return _ready(whole)
 
 
+def open_masked(base: Base, model: Model, name: str) -> tuple[nn.Module, nn.Module, VocabularyHead]:
+    """A base that tells hidden tokens: its body, what turns a token's vector, and its last layer; the latter two float32.
+
+    Args:
+        name: what the base calls its head.
+
+    Raises:
+        ModelError: as :func:`open_encoder`.
+    """
+    whole = _opened(base, _dtype(model), "AutoModelForMaskedLM")
+    encoder, last = cast(nn.Module, whole.base_model), cast(Any, whole).get_output_embeddings()
+    _check_encoder(encoder, base, model)
+    _switch_off_dropout(whole)
+    turn = whole.get_submodule(name)
+    for owner in list(turn.modules()):
+        for child, module in list(owner.named_children()):
+            if module is last:
+                setattr(owner, child, nn.Identity())
+    return encoder, turn.float().requires_grad_(False), _words(last)
+
+
 def _ready(whole: nn.Module) -> tuple[nn.Module, VocabularyHead]:
     """The body, without dropout and memory of its own, and the last layer."""
     encoder, last = cast(nn.Module, whole.base_model), cast(Any, whole).get_output_embeddings()
@@ -82,11 +113,15 @@ def _ready(whole: nn.Module) -> tuple[nn.Module, VocabularyHead]:
     _switch_off_dropout(encoder)
     if encoder is whole:  # T5 has no body of its own: what is left of it is one
         cast(Any, whole).set_output_embeddings(nn.Identity())
+    return encoder, _words(last)
+
+
+def _words(last: Any) -> VocabularyHead:
     head = VocabularyHead(last.in_features, last.out_features, bias=last.bias is not None, device="meta")
-    head.weight = _float32(last.weight)
+    head.weight = float32(last.weight)
     if last.bias is not None:
-        head.bias = _float32(last.bias)
-    return encoder, head
+        head.bias = float32(last.bias)
+    return head
 
 
 def open_vision(base: Base, model: Model) -> nn.Module:
@@ -117,7 +152,7 @@ def open_whole(base: Base) -> nn.Module:
     return _opened(base, torch.float32, "AutoModelForSeq2SeqLM" if both else "AutoModelForCausalLM")
 
 
-def _float32(parameter: nn.Parameter) -> nn.Parameter:
+def float32(parameter: nn.Parameter) -> nn.Parameter:
     """The parameter itself where it is float32; else a copy."""
     parameter.requires_grad_(False)
     return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.float(), requires_grad=False)

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 __all__ = ["train_every_weight", "train_used_weights"]
 
 
-def train_every_weight(classifier: nn.Module) -> None:
+def train_every_weight(classifier: nn.Module, *, targets: bool = False) -> None:
     """Let every parameter be trained that the logits of a text depend on.
 
     What they do not depend on (the pooler of a BERT whose tokens are averaged) has no gradient: it would be sent around, and get
     noise, for nothing.
+
+    Args:
+        targets: whether it is given some, as a model that tells hidden tokens is.
     """
     ids = torch.zeros(1, 2, dtype=torch.int64)
-    train_used_weights(classifier, ids, torch.ones_like(ids))
+    train_used_weights(classifier, ids, torch.ones_like(ids), *((None, ids) if targets else ()))
 
 
 def train_used_weights(classifier: nn.Module, *inputs: Tensor | None) -> None:

@@ -26,7 +26,7 @@ from fedrelease.models.every_weight import train_used_weights
 from fedrelease.models.precision import matmul
 from fedrelease.models.vocabulary import VocabularyHead, told_at
 
-__all__ = ["SequenceModel", "build_sequence_model", "written"]
+__all__ = ["SequenceModel", "beginning", "build_sequence_model", "written"]
 
 
 class SequenceModel(nn.Module):
@@ -95,6 +95,17 @@ class SequenceModel(nn.Module):
         )
         return found
 
+    def next_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits, float32 ``[rows, vocabulary]``, of what a decoder that read a row says after that row's beginning."""
+        out = cast(Any, self.encoder).get_decoder()(
+            input_ids=beginning(input_ids, self.start),
+            encoder_hidden_states=self.read(input_ids, attention_mask),
+            encoder_attention_mask=attention_mask,
+            use_cache=False,
+        )
+        logits: Tensor = self.head(self.vectors(out.last_hidden_state[:, -1]))
+        return logits
+
     def vectors(self, hidden: Tensor) -> Tensor:
         """What the last layer is given, float32, of the decoder's last hidden states."""
         return hidden.float() * self.scale
@@ -103,6 +114,11 @@ class SequenceModel(nn.Module):
         """What the decoder is given at each place: the token before the one that it is to tell."""
         first = wanted.new_full((len(wanted), 1), self.start)
         return torch.cat([first, wanted[:, :-1].clamp(min=0)], 1)
+
+
+def beginning(input_ids: Tensor, start: int) -> Tensor:
+    """What a decoder begins with and four tokens of each row, ``[rows, 5]`` or fewer: to ask two models for the same."""
+    return torch.cat([input_ids.new_full((len(input_ids), 1), start), input_ids[:, :4]], 1)
 
 
 def _start(encoder: nn.Module) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from fedrelease.tasks.causal_lm import CAUSAL_LM
 from fedrelease.tasks.contract import Task
 from fedrelease.tasks.image_classification import IMAGE_CLASSIFICATION
+from fedrelease.tasks.masked_lm import MASKED_LM
 from fedrelease.tasks.seq2seq import SEQ2SEQ
 from fedrelease.tasks.text_classification import TEXT_CLASSIFICATION
 from fedrelease.tasks.token_classification import TOKEN_CLASSIFICATION
@@ -17,5 +18,6 @@ from fedrelease.tasks.token_classification import TOKEN_CLASSIFICATION
 __all__ = ["TASKS"]
 
 TASKS: Mapping[str, Task] = {
-    task.name: task for task in (CAUSAL_LM, IMAGE_CLASSIFICATION, SEQ2SEQ, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)
+    task.name: task
+    for task in (CAUSAL_LM, IMAGE_CLASSIFICATION, MASKED_LM, SEQ2SEQ, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)
 }
