@@ -18,16 +18,21 @@ from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
+    BertForMaskedLM,
     BertModel,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
 )
 
+from fedrelease.data.masks import tokenise_masked
 from fedrelease.data.pairs import tokenise_pairs
 from fedrelease.data.targets import tokenise_next, tokenise_words
 from fedrelease.data.tokens import TokenRows, load_tokenizer, save_rows, tokenise
@@ -119,6 +124,39 @@ def _gpt2(tied: bool) -> GPT2LMHeadModel:
 
 
 LANGUAGE = {"gpt2": _gpt2, "llama": _llama}
+
+
+def make_masked_base(folder: Path, kind: str = "bert") -> Path:
+    """An encoder whose tokenizer has a mask, after all words: ``bert`` and ``roberta`` with their own heads, ``headless``."""
+    make_base(folder)
+    (folder / "model.safetensors").unlink()
+    sizes = {"vocab_size": len(WORDS) + 1, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 64, "max_position_embeddings": 66}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "roberta":
+            model: PreTrainedModel = RobertaForMaskedLM(RobertaConfig(**sizes, pad_token_id=0))  # type: ignore[arg-type]
+        else:
+            model = (BertModel if kind == "headless" else BertForMaskedLM)(BertConfig(**sizes))  # type: ignore[arg-type]
+        torch.nn.init.normal_(model.get_output_embeddings().bias) if kind != "headless" else None
+        model.save_pretrained(folder)
+    words = PreTrainedTokenizerFast.from_pretrained(folder)
+    words.add_special_tokens({"mask_token": "[MASK]"})
+    words.save_pretrained(folder)
+    return folder
+
+
+def masked_rows(path: Path, base: Path, *, count: int = 24) -> TokenRows:
+    """Rows of 6 to 12 tokens, one or two of which are hidden."""
+    numbers = random.Random(1)
+    texts = [sentence("positive", numbers) for _ in range(count)]
+    save_rows(path, tokenise_masked(texts, RIGHT, load_tokenizer(base), 32))
+    return TokenRows(path)
+
+
+def masked_experiment(base: Path, rows: Path, **settings: str) -> str:
+    """:func:`experiment_text` of a federation that learns to tell hidden words."""
+    return experiment_text(base, rows, **settings).replace("[model]\n", '[model]\ntask = "masked-lm"\n')
 
 
 def make_sequence_base(folder: Path, kind: str = "t5", *, tied: bool = True) -> Path:
