@@ -30,7 +30,7 @@ __all__ = ["card", "metadata"]
 
 METRICS = {"accuracy": "accuracy", "entity_f1": "f1", "macro_f1": "f1", "perplexity": "perplexity"}
 """Ours by the hub's name."""
-PIPELINES = {"causal-lm": "text-generation", "masked-lm": "fill-mask", "seq2seq": "text2text-generation"}
+PIPELINES = {"causal-lm": "text-generation", "masked-lm": "feature-extraction", "seq2seq": "text2text-generation"}
 """What the hub calls a task, where it has another name for it."""
 NAMED = 20
 """Sites that are named; a round may have a thousand."""
@@ -190,7 +190,7 @@ def _gates(release: Release) -> str:
 def _limits(manifest: Manifest) -> str:
     lines = [
         "- Measured only on the rows named above; nothing is known of other texts, languages or groups of people.",
-        *(_language_limits() if manifest.task.name in TELLING else _label_limits(manifest)),
+        *(_language_limits(manifest.task.name) if manifest.task.name in TELLING else _label_limits(manifest)),
     ]
     if TASKS[manifest.task.name].opens_in_transformers:
         lines.append(f"- Texts are cut after {manifest.task.max_length} tokens.")
@@ -206,9 +206,16 @@ def _label_limits(manifest: Manifest) -> list[str]:
     ]
 
 
-def _language_limits() -> list[str]:
+WRITES = {
+    "causal-lm": "goes on with a text as texts of its sources do",
+    "masked-lm": "fills gaps as texts of its sources would",
+    "seq2seq": "writes as its sources do",
+}
+
+
+def _language_limits(task: str) -> list[str]:
     return [
-        "- It goes on with a text as texts of its sources do, and states as readily what is wrong as what is right.",
+        f"- It {WRITES[task]}, and states as readily what is wrong as what is right.",
         "- Without differential privacy it may repeat what it was trained on, word by word.",
     ]
 

@@ -12,7 +12,7 @@ from fedrelease.data.prompts import SEPARATOR
 from fedrelease.experiment import Data
 from fedrelease.models.bases import Pooling
 
-__all__ = ["RECIPES", "language_recipe", "recipe", "sequence_recipe"]
+__all__ = ["RECIPES", "encoder_recipe", "language_recipe", "recipe", "sequence_recipe"]
 
 TEXT = "a warm and funny film"
 POOLED = {"mean": "hidden.mean(1)", "first": "hidden[:, 0]", "max": "hidden.amax(1)", "last": "hidden[:, -1]"}
@@ -103,5 +103,24 @@ def _row(text: str) -> str:
     return f'row = tokenizer({json.dumps(text)}, return_tensors="pt", return_token_type_ids=False)'
 
 
-RECIPES: Mapping[str, Callable[..., str]] = {"causal-lm": language_recipe, "seq2seq": sequence_recipe}
-"""By task, for those that write."""
+def encoder_recipe(data: Data, *, merged: bool) -> str:
+    """Python that ends with ``hidden``: a vector a token; the folder is a base of ``[model] base`` too."""
+    del data, merged
+    lines = [
+        "import torch",
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        'model = AutoModel.from_pretrained(".", dtype=torch.float32).eval()',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        f'row = tokenizer("{TEXT}", return_tensors="pt")',
+        'hidden = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]).last_hidden_state',
+    ]
+    return "\n".join(lines)
+
+
+RECIPES: Mapping[str, Callable[..., str]] = {
+    "causal-lm": language_recipe,
+    "masked-lm": encoder_recipe,
+    "seq2seq": sequence_recipe,
+}
+"""By task, for those that have no head of their own."""

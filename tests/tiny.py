@@ -247,6 +247,22 @@ def language_rows(path: Path, base: Path, *, count: int = 24) -> TokenRows:
     return TokenRows(path)
 
 
+CHAT = (
+    "{% for one in messages %}{{ one['role'] + ' ' + one['content'] + ' [SEP] ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
+)
+"""A template of turns over the words of the tiny bases."""
+
+
+def make_chat_base(folder: Path, template: str = CHAT) -> Path:
+    """A language model whose tokenizer has a chat template."""
+    make_language_base(folder)
+    words = PreTrainedTokenizerFast.from_pretrained(folder)
+    words.chat_template = template
+    words.save_pretrained(folder)
+    return folder
+
+
 def language_experiment(base: Path, rows: Path, **settings: str) -> str:
     """:func:`experiment_text` of a federation that learns which word comes next."""
     text = experiment_text(base, rows, **settings)

@@ -37,6 +37,9 @@ def check_format(format: str, *, merged: bool, manifest: Manifest) -> str:
     if manifest.task.name in TELLING and format != "hf":
         rule, hint = "a language model is written as transformers and peft open it", "--format hf, or with it --merged"
         raise ModelError(f"{manifest.version} cannot be written so", value=format, rule=rule, hint=hint)
+    if manifest.task.name == "masked-lm" and not merged:
+        rule, hint = "an encoder that learned to tell hidden words is written as a base", "--format hf --merged"
+        raise ModelError(f"{manifest.version} cannot be written so", value=format, rule=rule, hint=hint)
     if format == "hf":
         _check_hugging_face(manifest, merged=merged)
     if format in ("onnx", "int8"):

@@ -34,6 +34,7 @@ from fedrelease.update import State
 
 __all__ = [
     "Plain",
+    "PlainEncoder",
     "PlainImages",
     "PlainLanguage",
     "PlainText",
@@ -105,6 +106,20 @@ class PlainLanguage(nn.Module):
         return logits
 
 
+class PlainEncoder(nn.Module):
+    """An encoder alone, as transformers has it, asked for the mean of each row's vectors: a base for other tasks."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        """``encoder`` gives a vector a token."""
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Vectors, float32 ``[rows, width]``, of int64 ``[rows, tokens]`` ids and mask."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return pool(hidden, attention_mask, Pooling())
+
+
 def _last(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """``[rows, width]``: the vector of each row's last token."""
     return hidden[torch.arange(len(hidden)), attention_mask.sum(1) - 1]
@@ -115,7 +130,7 @@ class Plain:
     """A release that needs nothing of fedrelease.
 
     Attributes:
-        module: a :class:`PlainText`, a :class:`PlainLanguage`, or linear layers with rectifiers between them.
+        module: a :class:`PlainText`, :class:`PlainLanguage` or :class:`PlainEncoder`, or linear layers with rectifiers between.
         inputs: names of what it is given.
         base: of the release.
         task: its name.
@@ -159,16 +174,23 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
         load_state(model, release.state())
     else:
         _add(model.get_submodule("encoder"), release.state(), own.adapter.alpha / own.adapter.rank)
-        _set_head(model, release.state())
+        if own.task != "masked-lm":
+            _set_head(model, release.state())
     text = isinstance(model, TextClassifier)
     return Plain(
-        module=(_plain_text(model) if isinstance(model, TextClassifier) else _plain_images(model)).eval(),
+        module=_plain_module(model).eval(),
         inputs=("input_ids", "attention_mask") if text else ("features",),
         base=base,
         task=task.name,
         labels=task.labels,
         max_length=task.max_length if text else None,
     )
+
+
+def _plain_module(model: Classifier) -> nn.Module:
+    if not isinstance(model, TextClassifier):
+        return _plain_images(cast(Network | ImageClassifier, model))
+    return PlainEncoder(model.encoder).requires_grad_(False) if model.task == "masked-lm" else _plain_text(model)
 
 
 @torch.no_grad()
@@ -302,6 +324,8 @@ def reference_logits(release: Release, base: Base, rows: Rows) -> Tensor:
         return logits_of(model.next_logits, rows, inputs)
     if isinstance(model, TextClassifier) and model.task == "causal-lm":
         return logits_of(partial(_next_logits, model), rows, inputs)
+    if isinstance(model, TextClassifier) and model.task == "masked-lm":
+        return logits_of(PlainEncoder(model.encoder), rows, inputs)
     return logits_of(model, rows, inputs)
 
 
