@@ -269,10 +269,10 @@ def evaluate_site(site: Site, request: Request, state: State, model: Classifier)
     if private and experiment.privacy.metrics == "withheld":
         return Answer(site=site.data.name, metrics={})
     load_state(model, state)
-    judged, task = judge(model, site.data.holdout, request.labels), task_of(model)
-    answers = task.answers(request.labels)
+    exact, task = not private or experiment.privacy.metrics == "exact", task_of(model)
+    judged, answers = judge(model, site.data.holdout, request.labels, writes=exact), task.answers(request.labels)
     classes = len(answers)
-    if not private or experiment.privacy.metrics == "exact":
+    if exact:
         plain = tally(judged, classes=classes)
         return Answer(
             site=site.data.name,

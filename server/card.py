@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedrelease.adapter import trained_words
 from fedrelease.experiment import Experiment
-from fedrelease.experiment_sections import FIXED_LABELS
+from fedrelease.experiment_sections import FIXED_LABELS, TELLING
 from fedrelease.files import Json
 from fedrelease.manifest import Manifest
 from fedrelease.server.base_names import hub_id
@@ -41,9 +41,11 @@ METRICS = {
 """Ours by the hub's name."""
 PIPELINES = {
     "causal-lm": "text-generation",
+    "masked-lm": "feature-extraction",
     "multi-label-classification": "text-classification",
     "pair-classification": "text-classification",
     "regression": "text-classification",
+    "seq2seq": "text2text-generation",
 }
 """What the hub calls a task, where it has another name for it."""
 NAMED = 20
@@ -130,7 +132,7 @@ def _base(manifest: Manifest) -> str:
 
 def _what(manifest: Manifest, experiment: Experiment | None) -> str:
     adapter, task = manifest.adapter, manifest.task
-    head = "" if task.name == "causal-lm" or adapter.kind == "full" else " and a linear head"
+    head = "" if task.name in TELLING or adapter.kind == "full" else " and a linear head"
     trained = "a linear head" if adapter.kind == "head" else f"{trained_words(adapter)}{head}"
     labels = "" if task.name in FIXED_LABELS else f" with the labels {_some(task.labels)}"
     labels += f", {_numbers(experiment)}" if task.name == "regression" else ""
@@ -151,7 +153,7 @@ def _numbers(experiment: Experiment | None) -> str:
 
 
 def _load(manifest: Manifest, recipe: str | None) -> str:
-    if recipe is not None and manifest.task.name == "causal-lm":
+    if recipe is not None and manifest.task.name in TELLING:
         return f"In the folder of this card, beside the base's where it is an adapter:\n\n```python\n{recipe}\n```"
     if recipe is not None and manifest.task.name == "regression":
         return f"In the folder of this card:\n\n```python\n{recipe}\n```"
@@ -250,10 +252,17 @@ def _number_limits(manifest: Manifest, experiment: Experiment | None) -> list[st
     return [*lines, f"- Accuracy is the share of texts whose number is within {near:g} of the true one."]
 
 
+WRITES = {
+    "causal-lm": "goes on with a text as texts of its sources do",
+    "masked-lm": "fills gaps as texts of its sources would",
+    "seq2seq": "writes as its sources do",
+}
+
+
 def _language_limits(manifest: Manifest, experiment: Experiment | None) -> list[str]:
-    del manifest, experiment
+    del experiment
     return [
-        "- It goes on with a text as texts of its sources do, and states as readily what is wrong as what is right.",
+        f"- It {WRITES[manifest.task.name]}, and states as readily what is wrong as what is right.",
         "- Without differential privacy it may repeat what it was trained on, word by word.",
     ]
 

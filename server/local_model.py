@@ -74,7 +74,7 @@ def server_look(base: Base, experiment: Experiment, holdout: Path) -> Callable[[
         labels = wanted.labels
         model, rows = built(wanted), of_labels(whole, len(labels))
         load_state(model, state)
-        judged, task = judge(model, rows, labels), task_of(model)
+        judged, task = judge(model, rows, labels, writes=True), task_of(model)
         answers = task.answers(labels)
         found = tally(judged, classes=len(answers))
         items = outcomes(judged, rows, answers) if experiment.needs_items else None

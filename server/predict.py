@@ -15,6 +15,7 @@ from torch import Tensor
 from fedrelease.data.row_files import open_rows
 from fedrelease.data.tokens import Tokenizer, load_tokenizer, save_rows
 from fedrelease.errors import ExperimentError, ModelError
+from fedrelease.experiment import Data
 from fedrelease.models.bases import Base
 from fedrelease.models.classifier import TextClassifier
 from fedrelease.models.evaluation import answers
@@ -22,7 +23,7 @@ from fedrelease.models.tasks import Classifier
 from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.released_model import released_model, same_base
 from fedrelease.tasks import TASKS
-from fedrelease.tasks.contract import TAB, AnyBatch, Asked, Prediction
+from fedrelease.tasks.contract import TAB, AnyBatch, Asked, Prediction, Task
 from fedrelease.update import State
 
 __all__ = ["predict", "text_model"]
@@ -68,7 +69,7 @@ def predict(
             model=model,
             tokens=tokens or MOST_TOKENS,
             pixels=base.pixels if sees else "",
-            data=experiment_of(release).data,
+            data=_data(release),
             separator=separator or TAB,
         )
     )
@@ -97,12 +98,21 @@ def text_model(release: Release, *, cache: Path) -> tuple[TextClassifier, Base]:
     return model, base
 
 
+def _data(release: Release) -> Data:
+    """How its rows were read; one that was made by hand may not say."""
+    kept = any(file.path == "experiment.toml" for file in release.manifest.files)
+    return experiment_of(release).data if kept else Data()
+
+
 def _check_continues(release: Release, tokens: int | None) -> None:
     if tokens is None:
         return
     task = release.manifest.task.name
     if not TASKS[task].continues:
-        what, rule = "--tokens with a release that continues no text", "--tokens is for releases of causal-lm"
+        what, rule = (
+            "--tokens with a release that continues no text",
+            f"--tokens is for releases of {_named(lambda one: one.continues)}",
+        )
         raise ExperimentError(what, value=task, rule=rule, hint="leave it out")
     if tokens < 1:
         raise ExperimentError("no token is asked for", value=tokens, rule="--tokens is at least 1")
@@ -123,7 +133,7 @@ def _check_pairs(release: Release, separator: str | None) -> None:
 def _says(release: Release) -> Callable[[Asked], Sequence[Prediction]]:
     said = TASKS[release.manifest.task.name].predict
     if said is None:
-        readers = ", ".join(sorted(name for name, task in TASKS.items() if task.predict is not None))
+        readers = _named(lambda one: one.predict is not None)
         raise ModelError(
             f"{release.version} predicts nothing",
             value=release.manifest.task.name,
@@ -131,3 +141,7 @@ def _says(release: Release) -> Callable[[Asked], Sequence[Prediction]]:
             hint="load the release's adapter.safetensors and run it on your rows",
         )
     return said
+
+
+def _named(wanted: Callable[[Task], bool]) -> str:
+    return ", ".join(sorted(name for name, task in TASKS.items() if wanted(task)))

@@ -5,12 +5,16 @@ Example::
     print(recipe("sentence-transformers/all-MiniLM-L6-v2", Pooling(), max_length=128, merged=False))
 """
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from fedrelease.data.prompts import SEPARATOR
+from fedrelease.experiment import Data
 from fedrelease.models.bases import Pooling
 from fedrelease.tasks import TASKS
 
-__all__ = ["Given", "language_recipe", "recipe"]
+__all__ = ["RECIPES", "Given", "encoder_recipe", "language_recipe", "recipe", "sequence_recipe"]
 
 TEXT = "a warm and funny film"
 SECOND = "it is worth seeing twice"
@@ -84,19 +88,66 @@ def _tagger(max_length: int) -> str:
     return "\n".join(lines)
 
 
-def language_recipe(*, merged: bool) -> str:
-    """Python that ends with ``text``: how a text goes on; of an adapter on the base that its own configuration names."""
-    library, kind = ("transformers", "AutoModelForCausalLM") if merged else ("peft", "AutoPeftModelForCausalLM")
+def language_recipe(data: Data, *, merged: bool) -> str:
+    """Python that ends with ``text``: how a text goes on, or what answers a prompt; on the base that the adapter names."""
+    return _told("ForCausalLM", _beginning(data), merged=merged)
+
+
+def sequence_recipe(data: Data, *, merged: bool) -> str:
+    """The same for a text that is written for another one."""
+    del data
+    return _told("ForSeq2SeqLM", _row("a long story"), merged=merged)
+
+
+def _told(kind: str, row: str, *, merged: bool) -> str:
+    library, kind = ("transformers", f"AutoModel{kind}") if merged else ("peft", f"AutoPeftModel{kind}")
     imports = f"from {library} import {kind}\nfrom transformers import AutoTokenizer"
-    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer" if merged else imports
+    imports = f"from transformers import {kind}, AutoTokenizer" if merged else imports
     lines = [
         "import torch",
         imports,
         "",
         f'model = {kind}.from_pretrained(".", dtype=torch.float32).eval()',
         'tokenizer = AutoTokenizer.from_pretrained(".")',
-        'row = tokenizer("My fellow citizens,", return_tensors="pt", return_token_type_ids=False)',
-        "told = model.generate(**row, max_new_tokens=40, do_sample=False)",
+        row,
+        "told = model.generate(**row, max_new_tokens=40, do_sample=False, num_beams=1)",
         "text = tokenizer.decode(told[0], skip_special_tokens=True)",
     ]
     return "\n".join(lines)
+
+
+def _beginning(data: Data) -> str:
+    """The line that makes ``row``: as what was trained on begins."""
+    if data.chat:
+        turns = '[{"role": "user", "content": "Who wrote Emma?"}]'
+        given = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
+        return f"row = tokenizer.apply_chat_template({turns}, {given})"
+    text = "My fellow citizens," if data.prompt is None else f"Who wrote Emma?{SEPARATOR}"
+    return _row(text)
+
+
+def _row(text: str) -> str:
+    return f'row = tokenizer({json.dumps(text)}, return_tensors="pt", return_token_type_ids=False)'
+
+
+def encoder_recipe(data: Data, *, merged: bool) -> str:
+    """Python that ends with ``hidden``: a vector a token; the folder is a base of ``[model] base`` too."""
+    del data, merged
+    lines = [
+        "import torch",
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        'model = AutoModel.from_pretrained(".", dtype=torch.float32).eval()',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+        f'row = tokenizer("{TEXT}", return_tensors="pt")',
+        'hidden = model(input_ids=row["input_ids"], attention_mask=row["attention_mask"]).last_hidden_state',
+    ]
+    return "\n".join(lines)
+
+
+RECIPES: Mapping[str, Callable[..., str]] = {
+    "causal-lm": language_recipe,
+    "masked-lm": encoder_recipe,
+    "seq2seq": sequence_recipe,
+}
+"""By task, for those that have no head of their own."""

@@ -52,6 +52,11 @@ def make_released_language(folder: Path, base: Path, *settings: str) -> Store:
     return _published(folder, language_experiment(base, rows), settings)
 
 
+def make_released_of(folder: Path, text: str, *settings: str) -> Store:
+    """Of any experiment, given as TOML."""
+    return _published(folder, text, settings)
+
+
 def make_released_images(folder: Path) -> Store:
     """Of twelve pixels, on a network of eight hidden units."""
     return _published(folder, IMAGES, ())

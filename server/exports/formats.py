@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Mapping
 
 from fedrelease.errors import ExperimentError, ModelError
+from fedrelease.experiment_sections import TELLING
 from fedrelease.manifest import Manifest
 from fedrelease.tasks import TASKS
 
@@ -43,8 +44,11 @@ def check_format(format: str, *, merged: bool, manifest: Manifest) -> str:
     if merged and format != "hf":
         rule = "--merged goes with --format hf; the other formats are merged always"
         raise ExperimentError("--merged with another format", value=format, rule=rule, hint="leave --merged out")
-    if manifest.task.name == "causal-lm" and format != "hf":
+    if manifest.task.name in TELLING and format != "hf":
         rule, hint = "a language model is written as transformers and peft open it", "--format hf, or with it --merged"
+        raise ModelError(f"{manifest.version} cannot be written so", value=format, rule=rule, hint=hint)
+    if manifest.task.name == "masked-lm" and not merged:
+        rule, hint = "an encoder that learned to tell hidden words is written as a base", "--format hf --merged"
         raise ModelError(f"{manifest.version} cannot be written so", value=format, rule=rule, hint=hint)
     if format == "hf":
         _check_hugging_face(manifest, merged=merged)

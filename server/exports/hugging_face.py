@@ -24,7 +24,7 @@ from fedrelease.factors import is_factor, layers_of
 from fedrelease.models.bases import Base
 from fedrelease.models.encoders import ATTENTION, open_whole
 from fedrelease.server.base_names import public_name
-from fedrelease.server.exports.plain import Plain, PlainLanguage, PlainText
+from fedrelease.server.exports.plain import Plain, PlainEncoder, PlainLanguage, PlainText
 from fedrelease.server.exports.tagger import open_tagger, tagger
 from fedrelease.server.release import Release
 from fedrelease.server.released_model import own_model
@@ -43,6 +43,7 @@ TOKENIZER = (
     "merges.txt",
     "*.model",
 )
+POOLING = ("modules.json", "*_Pooling/config.json")
 PREFIX = "base_model.model."
 """What PEFT puts before the names of the model that it wraps."""
 
@@ -83,7 +84,7 @@ def _write_factors(release: Release, plain: Plain, folder: Path) -> None:
         use_rslora=adapter.rank_stabilised,
         target_modules=[f"{body}{layer}" for layer in layers],
         fan_in_fan_out=turned,
-        task_type="CAUSAL_LM" if body else "FEATURE_EXTRACTION",
+        task_type=_kind(module),
         inference_mode=True,
         base_model_name_or_path=public_name(plain.base),
     )
@@ -92,6 +93,13 @@ def _write_factors(release: Release, plain: Plain, folder: Path) -> None:
     _write_json(folder / "adapter_config.json", facts)
     factors = {f"{PREFIX}{body}{name}.weight": state[name].contiguous() for name in sorted(state) if is_factor(name)}
     save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _kind(module: PlainText | PlainLanguage) -> str:
+    """What peft calls it."""
+    if isinstance(module, PlainText):
+        return "FEATURE_EXTRACTION"
+    return "SEQ_2_SEQ_LM" if module.writes else "CAUSAL_LM"
 
 
 def write_merged(plain: Plain, folder: Path) -> None:
@@ -104,10 +112,23 @@ def write_merged(plain: Plain, folder: Path) -> None:
         tagger(plain).save_pretrained(folder)  # type: ignore[operator]  # transformers ships no types
         copy_tokenizer(plain.base, folder)
         return
+    if isinstance(plain.module, PlainEncoder):
+        _write_base(plain.module.encoder, plain.base, folder)
+        return
     module = _text(plain)
     whole = module.whole if isinstance(module, PlainLanguage) else module.encoder
     whole.save_pretrained(folder)  # type: ignore[operator]  # transformers ships no types
     _write_rest(plain, folder)
+
+
+def _write_base(encoder: nn.Module, base: Base, folder: Path) -> None:
+    """A folder for ``[model] base``: how the base makes a text's vector of its tokens' is declared there as it was."""
+    encoder.save_pretrained(folder)  # type: ignore[operator]  # transformers ships no types
+    copy_tokenizer(base, folder)
+    for pattern in POOLING:
+        for path in base.folder.glob(pattern):
+            (folder / path.relative_to(base.folder)).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / path.relative_to(base.folder))
 
 
 def _write_rest(plain: Plain, folder: Path) -> None:
@@ -162,6 +183,8 @@ def open_merged(plain: Plain, folder: Path) -> nn.Module:
     """The merged model as ``transformers`` opens it; to compare it with the release."""
     if plain.by_token:
         return open_tagger(folder)
+    if isinstance(plain.module, PlainEncoder):
+        return PlainEncoder(_encoder(folder)).eval()
     if isinstance(plain.module, PlainLanguage):
         return PlainLanguage(open_whole(replace(plain.base, folder=folder))).eval()
     return _with_head(plain, _encoder(folder), folder)

@@ -27,6 +27,7 @@ from fedrelease.models.images import ImageClassifier
 from fedrelease.models.network import Network
 from fedrelease.models.per_example import PLAIN, CoreLinear, Head, LearnedVectors
 from fedrelease.models.prompts import Prompt, prompted
+from fedrelease.models.sequences import SequenceModel, beginning
 from fedrelease.models.tasks import Classifier, build_model
 from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.released_model import own_model, released_model, same_base
@@ -35,6 +36,7 @@ from fedrelease.update import State
 
 __all__ = [
     "Plain",
+    "PlainEncoder",
     "PlainImages",
     "PlainLanguage",
     "PlainText",
@@ -93,7 +95,10 @@ class PlainText(nn.Module):
 
 
 class PlainLanguage(nn.Module):
-    """A language model as transformers has it, asked only for what comes after the last token of each row."""
+    """A language model as transformers has it, asked only for what comes after the last token of each row.
+
+    One that has an encoder and a decoder is asked for what comes after the beginning of the row itself.
+    """
 
     def __init__(self, whole: nn.Module) -> None:
         """``whole`` has a body, ``base_model``, and a layer that turns a token's vector into logits."""
@@ -108,13 +113,40 @@ class PlainLanguage(nn.Module):
     @property
     def prefix(self) -> str:
         """What the body is called in the whole model."""
-        return f"{self.whole.base_model_prefix}."
+        return "" if self.encoder is self.whole else f"{self.whole.base_model_prefix}."
+
+    @property
+    def writes(self) -> bool:
+        """Whether it has an encoder and a decoder."""
+        return bool(cast(Any, self.whole).config.is_encoder_decoder)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits of the next token, float32 ``[rows, vocabulary]``, of int64 ``[rows, tokens]`` ids and mask."""
+        if self.writes:
+            return self._begun(input_ids, attention_mask)
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         logits: Tensor = cast(Any, self.whole).get_output_embeddings()(_last(hidden, attention_mask))
         return logits
+
+    def _begun(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        begun = beginning(input_ids, int(cast(Any, self.whole).config.decoder_start_token_id))
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "decoder_input_ids": begun}
+        logits: Tensor = self.whole(**given, use_cache=False).logits[:, -1]
+        return logits
+
+
+class PlainEncoder(nn.Module):
+    """An encoder alone, as transformers has it, asked for the mean of each row's vectors: a base for other tasks."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        """``encoder`` gives a vector a token."""
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Vectors, float32 ``[rows, width]``, of int64 ``[rows, tokens]`` ids and mask."""
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return pool(hidden, attention_mask, Pooling())
 
 
 def _last(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -127,7 +159,7 @@ class Plain:
     """A release that needs nothing of fedrelease.
 
     Attributes:
-        module: a :class:`PlainText`, a :class:`PlainLanguage`, or linear layers with rectifiers between them.
+        module: a :class:`PlainText`, :class:`PlainLanguage` or :class:`PlainEncoder`, or linear layers with rectifiers between.
         inputs: names of what it is given.
         base: of the release.
         task: its name.
@@ -172,17 +204,16 @@ def plain_model(release: Release, *, cache: Path) -> Plain:
     """
     base, own, task = same_base(release, cache), own_model(release), release.manifest.task
     data = experiment_of(release).data
-    if own.task == "causal-lm":
+    if own.task in ("causal-lm", "seq2seq"):
         return _plain_language(release, base, own)
     model = (_beside if own.adapter.kind in BESIDE else _merged)(base, own, release.state())
-    text = isinstance(model, TextClassifier)
     return Plain(
-        module=(_plain_text(model, data) if isinstance(model, TextClassifier) else _plain_images(model)).eval(),
+        module=_plain_module(model, data).eval(),
         inputs=_inputs(model),
         base=base,
         task=task.name,
         labels=task.labels,
-        max_length=task.max_length if text else None,
+        max_length=task.max_length if isinstance(model, TextClassifier) else None,
         data=data,
     )
 
@@ -195,7 +226,8 @@ def _merged(base: Base, own: Model, state: State) -> Classifier:
         load_state(model, state)
     else:
         _put_adapter(model.get_submodule("encoder"), state, own.adapter)
-        _set_head(model, state)
+        if own.task != "masked-lm":
+            _set_head(model, state)
     return model
 
 
@@ -233,15 +265,24 @@ def _put_adapter(encoder: nn.Module, state: State, adapter: Adapter) -> None:
 def _put_own(encoder: nn.Module, state: State) -> None:
     """Weights of the base that were trained, by the base's own names."""
     for name, tensor in state.items():
-        if not name.startswith("head."):
+        if not name.startswith(("head.", "turn.")):
             encoder.get_parameter(name).copy_(tensor)
 
 
 def _inputs(model: Classifier) -> tuple[str, ...]:
-    if not isinstance(model, TextClassifier):
+    if not isinstance(model, TextClassifier | SequenceModel):
         return ("features",)
-    pairs = TASKS[model.task].pairs and model.segmented and model.prompt is None
+    segmented = isinstance(model, TextClassifier) and model.segmented and model.prompt is None
+    pairs = TASKS[model.task].pairs and segmented
     return ("input_ids", "attention_mask", *(["token_type_ids"] if pairs else []))
+
+
+def _plain_module(model: Classifier, data: Data) -> nn.Module:
+    if not isinstance(model, TextClassifier):
+        return _plain_images(cast(Network | ImageClassifier, model))
+    if model.task == "masked-lm":
+        return PlainEncoder(model.encoder).requires_grad_(False)
+    return _plain_text(model, data)
 
 
 @torch.no_grad()
@@ -385,10 +426,15 @@ def reference_logits(release: Release, base: Base, rows: Rows) -> Tensor:
     Of ``regression`` that is in halves of the range, as it was trained.
     """
     model = released_model(release, base, precision="float32")
+    inputs = _inputs(model)
+    if isinstance(model, SequenceModel):
+        return logits_of(model.next_logits, rows, inputs)
     if not isinstance(model, TextClassifier):
-        return logits_of(model, rows, _inputs(model))
+        return logits_of(model, rows, inputs)
+    if model.task == "masked-lm":
+        return logits_of(PlainEncoder(model.encoder), rows, inputs)
     answer = _next_logits if model.task == "causal-lm" else _logits
-    return logits_of(partial(answer, model), rows, _inputs(model))
+    return logits_of(partial(answer, model), rows, inputs)
 
 
 def _logits(model: TextClassifier, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:

@@ -30,7 +30,7 @@ from fedrelease.server.exports.plain import Plain, logits_of, plain_model, refer
 from fedrelease.server.exports.rows import CheckRows, check_rows
 from fedrelease.server.exports.timing import timed
 from fedrelease.server.gates.contract import Finding
-from fedrelease.server.recipe import Given, language_recipe, recipe
+from fedrelease.server.recipe import RECIPES, Given, recipe
 from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.store import Store
 from fedrelease.server.variants import Variant, attach_variant
@@ -230,8 +230,8 @@ def _accuracy(logits: Tensor, work: _Work) -> float:
 
 def _write_card(work: _Work, *, merged: bool) -> None:
     base, length = work.plain.base, work.release.manifest.task.max_length
-    if work.release.manifest.task.name == "causal-lm":
-        code = language_recipe(merged=merged)
+    if work.release.manifest.task.name in RECIPES:
+        code = RECIPES[work.release.manifest.task.name](experiment_of(work.release).data, merged=merged)
     else:
         pooling = None if work.plain.by_token else base.pooling
         before = work.release.manifest.adapter.tokens

@@ -19,6 +19,7 @@ from fedrelease.attack import Attack
 from fedrelease.bounds import require
 from fedrelease.experiment_sections import (
     CLASSIFICATION,
+    TELLING,
     WHOLE_ROWS,
     Data,
     Federation,
@@ -99,9 +100,11 @@ class Experiment:
         self._check_transport()
 
     def _check_task(self) -> None:
-        words, task = self.data.words_per_text, self.model.task
-        rule, hint = "is for causal-lm", "leave it out, and set training.max_length"
-        require(words is None or task == "causal-lm", "data.words_per_text", words, rule, hint)
+        words, prompt, task = self.data.words_per_text, self.data.prompt, self.model.task
+        rule, hint = "is for causal-lm and masked-lm", "leave it out, and set training.max_length"
+        require(words is None or task in ("causal-lm", "masked-lm"), "data.words_per_text", words, rule, hint)
+        rule, hint = "is for causal-lm", "leave it out"
+        require(prompt is None or task == "causal-lm", "data.prompt", prompt, rule, hint)
         self._check_columns()
         if self.model.task in CLASSIFICATION:
             return
@@ -114,7 +117,7 @@ class Experiment:
         require(not grows, "phase.labels", [list(labels) for labels in self.phase_labels], rule, hint)
         rule, hint = f"is not virtual with {self.model.task}", 'set data.partition.by = "iid"'
         require(self.data.partition.by != "virtual", "data.partition.by", self.data.partition.by, rule, hint)
-        if self.model.task == "causal-lm":
+        if self.model.task in TELLING:
             self._check_language_model()
 
     def _check_columns(self) -> None:
@@ -135,15 +138,14 @@ class Experiment:
         require(not uneven, "data.partition.by", data.partition.by, rule, hint)
 
     def _check_language_model(self) -> None:
-        rule, hint = "is 1 with causal-lm, whose last layer is the base's own", "leave it out"
+        task = self.model.task
+        rule, hint = f"is 1 with {task}, whose last layer is the base's own", "leave it out"
         require(self.model.head_scale == 1.0, "model.head_scale", self.model.head_scale, rule, hint)
         whole = self.privacy.unit != "none" and any(adapter.kind == "full" for adapter in self.phase_adapters)
-        rule = "is not full with causal-lm and privacy: the table of words is used twice, to read and to write"
+        rule = f"is not full with {task} and privacy: the table of words is used twice, to read and to write"
         hint = 'set model.adapter.kind = "lora", or privacy.unit = "none"'
         require(not whole, "model.adapter.kind", "full", rule, hint)
-        rule = (
-            "is not head with causal-lm, whose only head is the base's own and stays frozen: nothing would be trained"
-        )
+        rule = f"is not head with {task}, whose only head is the base's own and stays frozen: nothing would be trained"
         hint = 'set model.adapter.kind = "norms", or "lora" with targets = "attention" and a small rank'
         require(self.model.adapter.kind != "head", "model.adapter.kind", "head", rule, hint)
 

@@ -58,6 +58,8 @@ _LEFT_OUT_WHERE_DEFAULT: tuple[KeyPath, ...] = (
     ("training", "keep_best"),
     ("training", "checkpointing"),
     ("training", "augment"),
+    ("data", "chat"),
+    ("data", "target"),
 )
 """Sections and keys that came after the first releases, which hold the resolved file: not written with their defaults."""
 _TYPE_NAMES = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}

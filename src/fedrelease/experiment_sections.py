@@ -30,19 +30,26 @@ __all__ = [
     "Training",
 ]
 
-_TOLD = {"causal-lm": "the next token", "regression": "a number"}
+_TOLD = {
+    "causal-lm": "the next token",
+    "masked-lm": "masked tokens",
+    "regression": "a number",
+    "seq2seq": "the next token",
+}
 BATCH_NORMS = ("frozen", "group")
 PRECISIONS = ("float32", "bfloat16", "auto")
 CLASSIFICATION = ("image-classification", "text-classification")
 WHOLE_ROWS = ("image-classification", "pair-classification", "text-classification")
 """Tasks whose rows have one label each: phases can add labels, and virtual sites draw rows by them."""
-TASKS = ("causal-lm", *WHOLE_ROWS, "multi-label-classification", "regression", "token-classification")
+TELLING = ("causal-lm", "masked-lm", "seq2seq")
+"""Tasks that tell tokens with a base's own last layer, and have no labels of their own."""
+TASKS = tuple(sorted((*WHOLE_ROWS, *TELLING, "multi-label-classification", "regression", "token-classification")))
 NEXT_TOKEN = ("wrong", "right")
-"""The labels of ``causal-lm``: whether the next token was told. ``RIGHT`` is the place of the second."""
+"""The labels of ``TELLING``: whether a token was told. ``RIGHT`` is the place of the second."""
 NEAR = ("off", "near")
 """The labels of ``regression``: whether a number was told within the tolerance; ``RIGHT`` is the place of the second, too."""
 RIGHT = 1
-FIXED_LABELS: Mapping[str, tuple[str, ...]] = {"causal-lm": NEXT_TOKEN, "regression": NEAR}
+FIXED_LABELS: Mapping[str, tuple[str, ...]] = {**dict.fromkeys(TELLING, NEXT_TOKEN), "regression": NEAR}
 """Of tasks that nobody names labels for."""
 PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
@@ -106,10 +113,10 @@ class Model:
     Attributes:
         base: an alias, a folder or a hub id; for images, ``mlp:784-64``: an untrained network of 784 inputs and 64 hidden units.
         task: ``text-classification``, ``multi-label-classification`` (any number of labels), ``pair-classification`` (two texts),
-            ``regression`` (a number), ``token-classification`` (a tag for each word), ``causal-lm`` (the next token) or
-            ``image-classification``.
+            ``regression`` (a number), ``token-classification`` (a tag for each word), ``causal-lm`` (the next token),
+            ``masked-lm`` (a token that was hidden), ``seq2seq`` (a text from a text) or ``image-classification``.
         labels: of the task, in the order of the logits; all that any phase has. Of ``token-classification`` the first one marks
-            words that are nothing, usually ``O``. Left out with ``causal-lm`` and ``regression``.
+            words that are nothing, usually ``O``. Left out with ``regression``, and where tokens are told.
         label_texts: for each label a text that says what it means. The head then starts from the base's own vectors of these
             texts, so that version 0.0.0 tells labels apart before anybody has trained; left out = every label equally likely.
         head_scale: text vectors are multiplied by it before the head. Vectors of length 1 leave the head's gradients small
@@ -208,7 +215,10 @@ class Data:
         server_holdout: share of all rows that no site sees and the server evaluates on.
         limit_per_site: at most that many rows a site (before the hold-out is split off).
         holdout_limit: at most that many hold-out rows a site.
-        words_per_text: with ``causal-lm``, of each text only so many words from its beginning; left out = all of it.
+        words_per_text: with ``causal-lm`` and ``masked-lm``, of each text only so many words from its beginning; left out = all.
+        prompt: with ``causal-lm``, column of what each text answers: only the text is learned, not what comes before it.
+        chat: prompt and text go through the chat template of the base, as a user's turn and an assistant's.
+        target: with ``seq2seq``, column of the text that is to come out.
     """
 
     source: str = "four-sites"
@@ -223,6 +233,9 @@ class Data:
     limit_per_site: int | None = None
     holdout_limit: int | None = None
     words_per_text: int | None = None
+    prompt: str | None = None
+    chat: bool = False
+    target: str = "target"
     partition: Partition = field(default_factory=Partition)
 
     def __post_init__(self) -> None:
@@ -236,6 +249,7 @@ class Data:
             limit: int | None = getattr(self, key)
             require(limit is None or limit >= 1, f"data.{key}", limit, "is at least 1, or left out")
         scale_of(self.range, self.tolerance)
+        self._check_columns()
         rule, hint = "is left out with virtual sites", "set data.partition.rows instead"
         require(
             self.partition.by != "virtual" or not self.limit_per_site,
@@ -249,6 +263,18 @@ class Data:
     def scale(self) -> Scale:
         """What numbers of the range are counted in."""
         return scale_of(self.range, self.tolerance)
+
+    def _check_columns(self) -> None:
+        prompted = self.prompt is not None
+        require(self.prompt != "", "data.prompt", self.prompt, "names a column, or is left out")
+        require(bool(self.target), "data.target", self.target, "names a column")
+        rule, hint = (
+            "is false without data.prompt: a turn of a chat answers another one",
+            "name the column of the prompts",
+        )
+        require(prompted or not self.chat, "data.chat", self.chat, rule, hint)
+        rule, words = "is left out with data.prompt", self.words_per_text
+        require(not prompted or words is None, "data.words_per_text", words, rule, "set training.max_length")
 
 
 @dataclass(frozen=True, kw_only=True)

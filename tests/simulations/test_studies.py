@@ -33,9 +33,9 @@ def test_a_built_in_experiment_loads_and_fits_its_source(name: str) -> None:
     if found.data.source in IMAGES:
         assert found.model.labels == IMAGES[found.data.source].labels
         return
-    source = BUILT_IN[found.data.source]
-    assert set(found.model.labels) == set(source.labels)
-    assert {getattr(found.data, key) for key in TASKS[found.model.task].columns} <= set(source.columns)
+    source, columns = BUILT_IN[found.data.source], TASKS[found.model.task].columns
+    assert "label" not in columns or set(found.model.labels) == set(source.labels)
+    assert {getattr(found.data, key) for key in columns} | {found.data.prompt or found.data.text} <= set(source.columns)
     if found.data.partition.by == "column":
         assert found.data.partition.column in source.columns
     assert found.model.base in CATALOG

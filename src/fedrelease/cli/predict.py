@@ -46,7 +46,7 @@ def predict(
             "--tokens",
             metavar="N",
             show_default=False,
-            help="Of a language model: continue each text by at most so many tokens [default: 40].",
+            help="Of a model that writes: at most so many tokens for each text [default: 40].",
         ),
     ] = None,
     own: Annotated[
@@ -73,11 +73,12 @@ def predict(
     """Label texts with a release, or continue them.
 
     TEXT is what to label; without any, the lines of --file or of stdin are labelled. Empty lines are left out. A release of
-    token-classification tells each word's tag, and the names that the tags make. One of causal-lm continues each text by the
-    most likely tokens. One of image-classification is given names of image files. One of pair-classification is given two texts
-    at once, with a tab or the mark of --separator between them. One of multi-label-classification tells the labels with a score
-    above 0.5, and one of regression a number. Where the strategy lets each site keep a part of the model, --own asks the model
-    that a site has.
+    token-classification tells each word's tag, and the names that the tags make. One of causal-lm continues or
+    answers each text by the most likely tokens, one of seq2seq writes a text for it, and one of masked-lm tells the words that
+    TEXT hides behind the mask of its base. One of image-classification is given names of image files. One of pair-classification
+    is given two texts at once, with a tab or the mark of --separator between them. One of multi-label-classification tells the
+    labels with a score above 0.5, and one of regression a number. Where the strategy lets each site keep a part of the model,
+    --own asks the model that a site has.
     """
     asked = _texts(texts or [], file)
     found = open_store(store).find(release)

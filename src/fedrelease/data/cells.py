@@ -39,12 +39,14 @@ class Example:
         label: place among the labels, of the row as a whole: what partitions and counts go by.
         content: what the task needs beside the two, in values that JSON has; ``None`` where they are all.
         values: numbers to train on that follow from the content and the experiment; no part of what the row is.
+        chat: whether it is shown to the model as turns of a chat. It is no part of a fingerprint: the row is the same one.
     """
 
     text: str
     label: int
     content: object = None
     values: tuple[float, ...] = ()
+    chat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

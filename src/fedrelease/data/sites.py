@@ -25,7 +25,7 @@ from fedrelease.data.sources import Table, load_table, source_digest, table_dige
 from fedrelease.data.tokens import Tokenizer, load_tokenizer, save_rows
 from fedrelease.data.virtual import POPULATION, ByLabel, Pool, by_label, draw_rows, open_pool, write_pool
 from fedrelease.errors import DataError
-from fedrelease.experiment import Experiment
+from fedrelease.experiment import Data, Experiment
 from fedrelease.experiment_sections import CLASSIFICATION
 from fedrelease.fetch import FetchProgress
 from fedrelease.files import Json, canonical_bytes, digest_bytes, write_durably
@@ -46,6 +46,8 @@ __all__ = [
 
 _FORMAT = 2
 _SUMMARY = "prepared.json"
+LATER = ("chat", "prompt", "range", "target", "text_pair", "tolerance", "words_per_text")
+"""Keys of ``[data]`` that a digest of prepared rows leaves out where they have their defaults."""
 _SERVER = "server.safetensors"
 
 
@@ -177,9 +179,9 @@ def _silence(event: FetchProgress | PrepareProgress) -> None:
 def prepared_key(experiment: Experiment, content: str, tokenizer_digest: str) -> str:
     """A digest of all that the rows depend on, and of nothing else."""
     data: dict[str, Json] = {name: value for name, value in asdict(experiment.data).items() if name != "source"}
-    for later in ("range", "text_pair", "tolerance", "words_per_text"):  # what is prepared without them stays
-        if data[later] is None:
-            del data[later]
+    for key in LATER:  # they came later, and what is prepared without them stays
+        if data[key] == getattr(Data(), key):
+            del data[key]
     task = experiment.model.task
     parts: dict[str, Json] = {
         **({} if task in CLASSIFICATION else {"task": task}),  # those came first, and what is prepared for them stays

@@ -31,7 +31,7 @@ from fedrelease.tasks.contract import Task
 
 __all__ = ["Table", "load_table", "source_digest", "table_digest"]
 
-WANTED = {"text": "a text", "label": "a label of the experiment"}
+WANTED = {"text": "a text", "label": "a label of the experiment", "target": "a text to come out"}
 """What a row has in the column that a key of ``[data]`` names."""
 
 
@@ -94,7 +94,9 @@ def load_table(
         return replace(_checked(sheet, wanted, data, labels, column), features=images[0])
     built_in = data.source in BUILT_IN
     sheet = (
-        _open_built_in(data.source, labels, cache, fetch_missing, progress) if built_in else read_source(data.source)
+        _open_built_in(data.source, wanted, labels, cache, fetch_missing, progress)
+        if built_in
+        else read_source(data.source)
     )
     _check_columns(sheet, wanted, data, column)
     return _checked(sheet, wanted, data, labels, column)
@@ -127,13 +129,15 @@ def _check_labels(alias: str, labels: Sequence[str], own: Sequence[str]) -> None
 
 def _open_built_in(
     alias: str,
+    task: Task,
     labels: Sequence[str],
     cache: Path,
     fetch_missing: bool,
     progress: Callable[[FetchProgress], None] | None,
 ) -> Sheet:
     source = BUILT_IN[alias]
-    _check_labels(alias, labels, source.labels)
+    if "label" in task.columns:
+        _check_labels(alias, labels, source.labels)
     folder = _fetched(source.fetched or alias, cache, fetch_missing, progress)
     return Sheet(name=alias, place="line", columns=source.columns, rows=source.read(folder))
 
@@ -147,7 +151,8 @@ def _fetched(alias: str, cache: Path, fetch_missing: bool, progress: Callable[[F
 
 
 def _check_columns(sheet: Sheet, task: Task, data: Data, column: str | None) -> None:
-    wanted = [(f"[data] {key}", getattr(data, key)) for key in task.columns]
+    named = (*task.columns, *(("prompt",) if data.prompt is not None else ()))
+    wanted = [(f"[data] {key}", getattr(data, key)) for key in named]
     wanted += [("[data.partition] column", column)] if column is not None else []
     for key, name in wanted:
         if name not in sheet.columns:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedrelease.data.tokens import IGNORED, Tokenizer, check_length, row_tensors
 from fedrelease.errors import DataError, ModelError
 
-__all__ = ["tokenise_next", "tokenise_words"]
+__all__ = ["flat", "tokenise_next", "tokenise_words"]
 
 
 def tokenise_words(
@@ -52,7 +52,7 @@ def tokenise_words(
         )
         rows.append(pieces["input_ids"])
         targets.append(_on_first_pieces(pieces.word_ids(0), own))
-    return {**row_tensors([rows], labels, tokenizer), "targets": _flat(targets)}
+    return {**row_tensors([rows], labels, tokenizer), "targets": flat(targets)}
 
 
 def _on_first_pieces(words: Sequence[int | None], tags: Sequence[int]) -> list[int]:
@@ -83,9 +83,10 @@ def tokenise_next(texts: Sequence[str], label: int, tokenizer: Tokenizer, max_le
         rows += [piece for at in range(0, len(ids), max_length) if len(piece := ids[at : at + max_length]) > 1]
     if texts and not rows:
         raise DataError("no text has two tokens", value=len(texts), rule="there is a next token to tell")
-    targets = _flat([[*row[1:], IGNORED] for row in rows])
+    targets = flat([[*row[1:], IGNORED] for row in rows])
     return {**row_tensors([rows], [label] * len(rows), tokenizer), "targets": targets}
 
 
-def _flat(targets: Sequence[Sequence[int]]) -> Tensor:
+def flat(targets: Sequence[Sequence[int]]) -> Tensor:
+    """Targets of rows, one after the other, int32 ``[all tokens]``."""
     return torch.tensor([target for row in targets for target in row], dtype=torch.int32)

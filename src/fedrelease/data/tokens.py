@@ -26,6 +26,7 @@ from fedrelease.errors import DataError, ExperimentError, ModelError
 
 __all__ = [
     "IGNORED",
+    "SHOWN",
     "Batch",
     "TokenRows",
     "Tokenizer",
@@ -39,6 +40,9 @@ __all__ = [
 
 IGNORED = -100
 """The target of a token that nothing is to be said about; torch's own default."""
+
+SHOWN = "shows_targets"
+"""A tensor of this name, whatever it holds, says that a model is given the targets."""
 
 _CHUNK = 4096
 _NAMES = ("input_ids", "labels", "offsets", "pad_id")
@@ -76,6 +80,7 @@ class Batch:
         labels: int64 [B].
         targets: int64 [B, T], one a token, ``IGNORED`` at padding and wherever nothing is to be said; ``None`` where a row has a
             label only.
+        shows_targets: whether a model is given the targets, to say something of these tokens alone.
         prefix: [B, T, width] in the base's precision: hidden states below the adapter, where the rows carry them; any value at
             padding.
         values: float32 [B, n], what numbers a row is to have and what else its task asks of it; ``None`` where a row has a label
@@ -90,10 +95,13 @@ class Batch:
     prefix: Tensor | None = None
     values: Tensor | None = None
     segments: Tensor | None = None
+    shows_targets: bool = False
 
     @property
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None] | tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    def inputs(self) -> tuple[Tensor, Tensor, *tuple[Tensor | None, ...]]:
         """What a model is given."""
+        if self.shows_targets and self.targets is not None:
+            return self.input_ids, self.attention_mask, self.prefix, self.segments, self.targets
         if self.segments is None:
             return self.input_ids, self.attention_mask, self.prefix
         return self.input_ids, self.attention_mask, self.prefix, self.segments
@@ -111,7 +119,8 @@ class TokenRows:
         try:
             with safe_open(str(path), framework="pt") as file:
                 ids, labels, offsets, pad_id = (file.get_tensor(name) for name in _NAMES)
-                more = {name: file.get_tensor(name) for name in _MORE if name in file.keys()}  # noqa: SIM118  # no mapping
+                kept = set(file.keys())
+                more = {name: file.get_tensor(name) for name in _MORE if name in kept}
         except (SafetensorError, OSError) as error:
             hint = f"delete {path.parent.parent} and run again: it will be prepared anew"
             raise DataError(f"{path} cannot be read: {error}", value=str(path), hint=hint) from error
@@ -119,6 +128,7 @@ class TokenRows:
         self._targets: Tensor | None = more.get("targets")
         self._segments: Tensor | None = more.get("segments")
         self._values: Tensor | None = more.get("values")
+        self._shows_targets = SHOWN in kept
         self._starts: Tensor = offsets[:-1]
         self._pad_id = int(pad_id)
         self.path = path
@@ -184,6 +194,7 @@ class TokenRows:
             prefix=None if self._hidden is None else self._hidden[places],
             values=None if self._values is None else self._values[rows],
             segments=None if self._segments is None else torch.where(mask, self._segments[places], 0).to(torch.int64),
+            shows_targets=self._shows_targets,
         )
 
 

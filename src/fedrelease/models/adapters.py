@@ -21,7 +21,14 @@ from fedrelease.models.per_example import CoreLinear, LoraLinear
 
 __all__ = ["put_adapter"]
 
-ATTENTION_TARGETS = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("c_attn",), ("query_key_value",))
+ATTENTION_TARGETS = (
+    ("query", "value"),
+    ("q_proj", "v_proj"),
+    ("q_lin", "v_lin"),
+    ("q", "v"),
+    ("c_attn",),
+    ("query_key_value",),
+)
 
 
 def put_adapter(encoder: nn.Module, adapter: Adapter) -> None:

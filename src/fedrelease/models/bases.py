@@ -23,7 +23,7 @@ from fedrelease.models.described import ImageShape, describe, read_description, 
 __all__ = ["Base", "Pooling", "open_base", "read_pooling"]
 
 WEIGHTS = "*.safetensors"
-PARTS = (WEIGHTS, "*.json", "*.txt", "*.model", "*_Pooling/config.json")
+PARTS = (WEIGHTS, "*.json", "*.txt", "*.model", "*_Pooling/config.json", "chat_template.jinja")
 READERS = ("tokenizer.json", "tokenizer_config.json", "vocab.*", "*.model", "preprocessor_config.json")
 POOLING_MODES = {
     "pooling_mode_cls_token": "first",

@@ -26,7 +26,7 @@ from fedrelease.models.every_weight import train_used_weights, words
 from fedrelease.models.layers import layer_list
 from fedrelease.models.per_example import Head, LoraLinear
 from fedrelease.models.prompts import Prompt, make_prompt, prompted
-from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead, told
+from fedrelease.models.vocabulary import PlainVocabularyHead, VocabularyHead, told, told_at
 
 __all__ = [
     "TextClassifier",
@@ -47,6 +47,7 @@ class TextClassifier(nn.Module):
         task: the name of what it is for.
         head: trained from zero; or a frozen one, such as the base's own, which says what token comes next.
         prompt: learned vectors before the text, where the adapter has some.
+        turn: what a token's vector goes through before a frozen head, where there is such; a ``Head`` is trained from identity.
     """
 
     task = "text-classification"
@@ -60,6 +61,7 @@ class TextClassifier(nn.Module):
         *,
         scale: float = 1.0,
         prompt: Prompt | None = None,
+        turn: nn.Module | None = None,
     ) -> None:
         """A head that is trained starts from zero: every label is equally likely."""
         super().__init__()
@@ -69,12 +71,16 @@ class TextClassifier(nn.Module):
         self.scale = scale
         self.head = head
         self.prompt = prompt
+        self.turn = turn
         self._zero_head()
 
     @torch.no_grad()
     def _zero_head(self) -> None:
         for parameter in self.head.parameters() if isinstance(self.head, Head) else ():
             parameter.zero_()
+        if isinstance(self.turn, Head):
+            nn.init.eye_(self.turn.weight)
+            self.turn.bias.zero_()
 
     def draw(self, seed: int) -> None:
         """Put what is trained where training starts: factors that follow from ``seed`` alone, and a zero head."""
@@ -112,19 +118,27 @@ class TextClassifier(nn.Module):
         attention_mask: Tensor,
         prefix: Tensor | None = None,
         segments: Tensor | None = None,
+        targets: Tensor | None = None,
     ) -> Tensor:
         """Logits, float32 ``[rows, labels]``, of int64 ``[rows, tokens]`` ids and mask (1 = token, 0 = padding).
 
-        Without pooling ``[rows, tokens, labels]``. Of a language model what :func:`fedrelease.models.vocabulary.told` says.
+        Without pooling ``[rows, tokens, labels]``. Of a language model what :func:`fedrelease.models.vocabulary.told` says, or
+        with targets :func:`fedrelease.models.vocabulary.told_at`.
 
         With ``prefix``, ``[rows, tokens, width]`` in the base's precision, the frozen layers are not computed: it is what they
         would give. ``segments``, int64 ``[rows, tokens]``, tell two texts apart.
         """
         vectors = self.vectors(input_ids, attention_mask, prefix, segments) * self.scale
         if isinstance(self.head, VocabularyHead | PlainVocabularyHead):
+            if targets is not None:
+                return told_at(self.head, self.turned(vectors), targets)
             return told(self.head, vectors, input_ids, attention_mask)
         logits: Tensor = self.head(vectors)
         return logits
+
+    def turned(self, vectors: Tensor) -> Tensor:
+        """What a frozen head is given, float32 ``[rows, tokens, width]``."""
+        return vectors if self.turn is None else self.turn(vectors)
 
     def vectors(
         self,
@@ -212,15 +226,23 @@ def build_classifier(
     return adapted(encoder, base.pooling if pooled else None, head, model, seed=seed)
 
 
-def adapted(encoder: nn.Module, pooling: Pooling | None, head: nn.Linear, model: Model, *, seed: int) -> TextClassifier:
+def adapted(
+    encoder: nn.Module,
+    pooling: Pooling | None,
+    head: nn.Linear,
+    model: Model,
+    *,
+    seed: int,
+    turn: nn.Module | None = None,
+) -> TextClassifier:
     """An encoder with the experiment's adapter, as training starts from it."""
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
     put_adapter(encoder, model.adapter)
     width, prompt = setting(encoder, "hidden_size"), make_prompt(encoder, model.adapter)
-    classifier = TextClassifier(encoder, pooling, width, head, scale=model.head_scale, prompt=prompt)
+    classifier = TextClassifier(encoder, pooling, width, head, scale=model.head_scale, prompt=prompt, turn=turn)
     if model.adapter.trains_base:
-        train_used_weights(classifier, *words(), every=model.adapter.kind == "full")
+        train_used_weights(classifier, *words(targets=turn is not None), every=model.adapter.kind == "full")
     classifier.draw(seed)
     return classifier
 

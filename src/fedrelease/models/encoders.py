@@ -6,6 +6,7 @@ Example::
     encoder(input_ids=ids, attention_mask=mask).last_hidden_state       # [rows, tokens, width]
 """
 
+import json
 from typing import Any, cast
 
 import torch
@@ -19,7 +20,17 @@ from fedrelease.models.efficientnet import is_lite, open_lite
 from fedrelease.models.precision import DTYPES
 from fedrelease.models.vocabulary import VocabularyHead
 
-__all__ = ["ATTENTION", "open_causal", "open_encoder", "open_vision", "open_whole", "setting"]
+__all__ = [
+    "ATTENTION",
+    "float32",
+    "open_causal",
+    "open_encoder",
+    "open_masked",
+    "open_seq2seq",
+    "open_vision",
+    "open_whole",
+    "setting",
+]
 
 ATTENTION = "eager"
 """Plain matrix products: on a processor, and for short texts, they take a fraction of the time of torch's fused kernel."""
@@ -32,7 +43,7 @@ def open_encoder(base: Base, model: Model) -> nn.Module:
         ModelError: it does not load, or is no such base; or every weight is to be trained in bfloat16.
     """
     _check_reads_texts(base, model)
-    encoder = _opened(base, _dtype(model), causal=False)
+    encoder = _opened(base, _dtype(model))
     _check_encoder(encoder, base, model)
     _switch_off_dropout(encoder)
     return encoder
@@ -47,16 +58,72 @@ def open_causal(base: Base, model: Model) -> tuple[nn.Module, VocabularyHead]:
         ModelError: as :func:`open_encoder`.
     """
     _check_reads_texts(base, model)
-    whole = _opened(base, _dtype(model), causal=True)
+    whole = _opened(base, _dtype(model), "AutoModelForCausalLM")
+    encoder = cast(nn.Module, whole.base_model)
+    _check_encoder(encoder, base, model)
+    return _ready(whole)
+
+
+def open_seq2seq(base: Base, model: Model) -> tuple[nn.Module, VocabularyHead]:
+    """A base that reads one text and writes another, without its last layer; and that layer, as of :func:`open_causal`.
+
+    Raises:
+        ModelError: it does not load, or is no such base; or every weight is to be trained in bfloat16.
+    """
+    _check_reads_texts(base, model)
+    config = json.loads((base.folder / "config.json").read_bytes())
+    if not config.get("is_encoder_decoder", False):
+        raise ModelError(
+            f"the base {base.ref} does not fit the task",
+            value=str(config.get("model_type")),
+            rule="seq2seq needs a base with an encoder and a decoder",
+            hint="choose one such as T5 or BART, or the task causal-lm with [data] prompt",
+        )
+    whole = _opened(base, _dtype(model), "AutoModelForSeq2SeqLM")
+    offsets = getattr(whole, "final_logits_bias", None)  # of BART: never trained, and zero in all that are published
+    if offsets is not None and bool(offsets.any()):
+        rule = "a last layer is a product with a table, and nothing is added after it"
+        raise ModelError("the last layer of the base adds final_logits_bias", value=base.ref, rule=rule)
+    return _ready(whole)
+
+
+def open_masked(base: Base, model: Model, name: str) -> tuple[nn.Module, nn.Module, VocabularyHead]:
+    """A base that tells hidden tokens: its body, what turns a token's vector, and its last layer; the latter two float32.
+
+    Args:
+        name: what the base calls its head.
+
+    Raises:
+        ModelError: as :func:`open_encoder`.
+    """
+    whole = _opened(base, _dtype(model), "AutoModelForMaskedLM")
+    encoder, last = cast(nn.Module, whole.base_model), cast(Any, whole).get_output_embeddings()
+    _check_encoder(encoder, base, model)
+    _switch_off_dropout(whole)
+    turn = whole.get_submodule(name)
+    for owner in list(turn.modules()):
+        for child, module in list(owner.named_children()):
+            if module is last:
+                setattr(owner, child, nn.Identity())
+    return encoder, turn.float().requires_grad_(False), _words(last)
+
+
+def _ready(whole: nn.Module) -> tuple[nn.Module, VocabularyHead]:
+    """The body, without dropout and memory of its own, and the last layer."""
     encoder, last = cast(nn.Module, whole.base_model), cast(Any, whole).get_output_embeddings()
     cast(Any, encoder).config.use_cache = False  # keys and values are kept for continuing a text only
-    _check_encoder(encoder, base, model)
     _switch_off_dropout(encoder)
+    if encoder is whole:  # T5 has no body of its own: what is left of it is one
+        cast(Any, whole).set_output_embeddings(nn.Identity())
+    return encoder, _words(last)
+
+
+def _words(last: Any) -> VocabularyHead:
     head = VocabularyHead(last.in_features, last.out_features, bias=last.bias is not None, device="meta")
-    head.weight = _float32(last.weight)
+    head.weight = float32(last.weight)
     if last.bias is not None:
-        head.bias = _float32(last.bias)
-    return encoder, head
+        head.bias = float32(last.bias)
+    return head
 
 
 def open_vision(base: Base, model: Model) -> nn.Module:
@@ -66,7 +133,7 @@ def open_vision(base: Base, model: Model) -> nn.Module:
         ModelError: it does not load, or is no such base; or every weight is to be trained in bfloat16.
     """
     lite = is_lite(base.folder)
-    encoder = _opened_lite(base, _dtype(model)) if lite else _opened(base, _dtype(model), causal=False)
+    encoder = _opened_lite(base, _dtype(model)) if lite else _opened(base, _dtype(model))
     if getattr(encoder, "main_input_name", "") != "pixel_values":
         raise ModelError(
             f"the base {base.ref} ({type(encoder).__name__}) does not fit the task",
@@ -79,15 +146,16 @@ def open_vision(base: Base, model: Model) -> nn.Module:
 
 
 def open_whole(base: Base) -> nn.Module:
-    """A base that tells the next token, as transformers opens it, in float32.
+    """A base that tells the next token, or writes one text for another, as transformers opens it, in float32.
 
     Raises:
         ModelError: it does not load.
     """
-    return _opened(base, torch.float32, causal=True)
+    both = json.loads((base.folder / "config.json").read_bytes()).get("is_encoder_decoder", False)
+    return _opened(base, torch.float32, "AutoModelForSeq2SeqLM" if both else "AutoModelForCausalLM")
 
 
-def _float32(parameter: nn.Parameter) -> nn.Parameter:
+def float32(parameter: nn.Parameter) -> nn.Parameter:
     """The parameter itself where it is float32; else a copy."""
     parameter.requires_grad_(False)
     return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.float(), requires_grad=False)
@@ -173,13 +241,13 @@ def _opened_lite(base: Base, dtype: torch.dtype) -> nn.Module:
         ) from error
 
 
-def _opened(base: Base, dtype: torch.dtype, *, causal: bool) -> nn.Module:
-    from transformers import AutoModel, AutoModelForCausalLM
+def _opened(base: Base, dtype: torch.dtype, auto: str = "AutoModel") -> nn.Module:
+    import transformers
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     try:
-        found: nn.Module = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
+        found: nn.Module = getattr(transformers, auto).from_pretrained(
             str(base.folder),
             use_safetensors=True,
             local_files_only=True,

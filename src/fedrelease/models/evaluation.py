@@ -62,14 +62,17 @@ def predict_logits(model: Classifier, rows: Rows) -> Tensor:
 
 
 @torch.no_grad()
-def judge(model: Classifier, rows: Rows, labels: Sequence[str]) -> Judged:
-    """What the model says of every item, in the order of the rows."""
+def judge(model: Classifier, rows: Rows, labels: Sequence[str], *, writes: bool = False) -> Judged:
+    """What the model says of every item, in the order of the rows; with ``writes`` also what it writes by itself, if it does."""
     task, parts = task_of(model), []
     sums = torch.zeros(len(rows), len(task.sums) + len(task.detail(labels)), dtype=torch.float64)
     for indices, batch, found in answers(model, rows, task.batch):
         part = task.judge(found, batch, labels)
-        sums[indices] = part.sums
+        sums[indices, : part.sums.shape[1]] = part.sums
         parts.append((indices[part.row], part.truth, part.predicted, part.loss))
+    if writes and task.write is not None:
+        told = task.write(model, rows)
+        sums[:, -told.shape[1] :] = told
     empty = torch.zeros(0, dtype=torch.int64)
     row, truth, predicted, loss = (torch.cat(column) for column in zip(*parts, strict=True)) if parts else [empty] * 4
     order = torch.argsort(row, stable=True)

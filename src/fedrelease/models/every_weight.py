@@ -11,13 +11,13 @@ from torch import Tensor, nn
 __all__ = ["train_used_weights", "words"]
 
 
-def words() -> tuple[Tensor, Tensor]:
-    """Ids and mask of a text of two tokens, int64 ``[1, 2]``."""
+def words(*, targets: bool = False) -> tuple[Tensor | None, ...]:
+    """Ids and mask of a text of two tokens, int64 ``[1, 2]``; with ``targets``, as a model that tells hidden tokens is given."""
     ids = torch.zeros(1, 2, dtype=torch.int64)
-    return ids, torch.ones_like(ids)
+    return (ids, torch.ones_like(ids), *((None, None, ids) if targets else ()))
 
 
-def train_used_weights(classifier: nn.Module, *inputs: Tensor, every: bool) -> None:
+def train_used_weights(classifier: nn.Module, *inputs: Tensor | None, every: bool) -> None:
     """Let parameters be trained that the logits of these inputs depend on: every one, or only those that were to be.
 
     What they do not depend on (the pooler of a BERT whose tokens are averaged) has no gradient: it would be sent around, and get

@@ -15,12 +15,13 @@ from fedrelease.models.bases import Base
 from fedrelease.models.classifier import TextClassifier
 from fedrelease.models.images import ImageClassifier
 from fedrelease.models.network import Network
+from fedrelease.models.sequences import SequenceModel
 from fedrelease.tasks import TASKS
 from fedrelease.tasks.contract import Task
 
 __all__ = ["Classifier", "build_model", "task_of"]
 
-Classifier: TypeAlias = TextClassifier | Network | ImageClassifier
+Classifier: TypeAlias = TextClassifier | Network | ImageClassifier | SequenceModel
 
 
 def build_model(base: Base, model: Model, *, seed: int) -> Classifier:

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
 
-__all__ = ["SLICE_NUMBERS", "PlainVocabularyHead", "VocabularyHead", "next_tokens", "told"]
+from fedrelease.data.tokens import IGNORED
+
+__all__ = ["SLICE_NUMBERS", "PlainVocabularyHead", "VocabularyHead", "next_tokens", "told", "told_at"]
 
 SLICE_NUMBERS = 1 << 24
 """Logits that are held at a time: 64 MB of float32."""
@@ -66,6 +68,23 @@ def told(
     followed, after = next_tokens(input_ids, attention_mask)
     found = vectors.new_zeros(*followed.shape, 2)
     found[followed] = torch.stack(head.nats(vectors[followed], after), 1)
+    return found
+
+
+def told_at(head: VocabularyHead | PlainVocabularyHead, vectors: Tensor, targets: Tensor) -> Tensor:
+    """For each token the nats of its own target, and 1.0 where that was the most likely word; zeros where it has none.
+
+    Args:
+        head: as of :func:`told`.
+        vectors: float32 ``[rows, tokens, width]``.
+        targets: int64 ``[rows, tokens]``; ``IGNORED`` where nothing is told.
+
+    Returns:
+        as :func:`told`.
+    """
+    asked = targets != IGNORED
+    found = vectors.new_zeros(*targets.shape, 2)
+    found[asked] = torch.stack(head.nats(vectors[asked], targets[asked]), 1)
     return found
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor
 
 from fedrelease.data.cells import Cells, Example
+from fedrelease.data.row_files import Rows
 from fedrelease.data.tokens import Batch, Tokenizer
 from fedrelease.data.vectors import VectorBatch
 from fedrelease.experiment import Data
@@ -104,7 +105,7 @@ class Asked:
         model: itself, for what takes more than one look at each row.
         tokens: a text is continued by at most so many.
         pixels: of the images whose files ``texts`` name, channels x height x width.
-        data: of the release's experiment.
+        data: of the release's experiment: how the rows were read that the model was trained on.
         separator: between two texts that are asked about together.
     """
 
@@ -196,6 +197,8 @@ class Task:
         sums: names of numbers that are added up over rows beside the confusion matrix, for metrics that do not follow from it.
         bound: with noised metrics a row's sums, divided by the number of its items, are scaled down to at most this length (L2).
         detail: names of further sums, given the labels, for ``report``; told only where metrics are exact.
+        write: of a model and rows, what it takes a model that writes by itself to tell: the last of ``detail``, float64
+            ``[rows, n]``; asked only where metrics are exact. ``None`` where nothing is written.
         metrics: of the confusion matrix (float64 ``[true, predicted]``) and the sums; with ``accuracy``, or none at all.
         in_units: names of metrics that are counted in halves of ``[data] range``.
         same: whether two models' outputs give the same answer: what an export in few bits is compared by.
@@ -226,6 +229,7 @@ class Task:
     sums: tuple[str, ...] = ()
     bound: float = 1.0
     detail: Callable[[Sequence[str]], tuple[str, ...]] = _no_detail
+    write: Callable[[Any, Rows], Tensor] | None = None
     metrics: Callable[[Matrix, Sums], dict[str, float]] = class_metrics
     in_units: tuple[str, ...] = ()
     same: Callable[[Tensor, Tensor], Tensor] = same_label

@@ -22,7 +22,7 @@ from fedrelease.data.check.findings import (
 )
 from fedrelease.data.check.language import Languages, guess_languages
 from fedrelease.data.check.leaks import Dealt, deal
-from fedrelease.data.check.roles import Roles, roles_of
+from fedrelease.data.check.roles import Role, Roles, roles_of
 from fedrelease.data.check.sheets import Column, SheetRows, columns_of, open_rows
 from fedrelease.data.check.tasks import read_as
 from fedrelease.data.check.texts import Item, Lengths, Texts, examine, lengths_of, texts_of
@@ -104,6 +104,8 @@ def check(source: str, wishes: Wishes, *, cache: Path) -> Checked:
         text=experiment.data.text if experiment else wishes.text,
         label=experiment.data.label if experiment and "label" in asked else wishes.label,
     )
+    if experiment is not None and "label" not in asked:
+        roles = replace(roles, label=Role(column=None, guessed=False))
     texts, findings = _understood(rows, columns, roles, experiment)
     dealt = None
     if experiment is not None and all(finding.level != ERROR for finding in findings):
