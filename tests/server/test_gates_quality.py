@@ -1,12 +1,15 @@
 """The quality gate: what it passes, what it blocks, and where it does not know."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from examples import MANIFEST
 from gate_examples import OTHER_SET, SET, STABLE, held, make_items, right, states, subject
 from pytest import approx
 
+from fedrelease.experiment_sections import FIXED_LABELS
 from fedrelease.files import digest_bytes
 from fedrelease.gate_rules import QualityRule
 from fedrelease.server.gates.noised import spread
@@ -275,3 +278,17 @@ def passes(shares: list[float], rules: tuple[QualityRule, QualityRule], times: i
         strict, lenient = (not held(compared(before, after, rule, labels=("a", "b", "c", "d"))) for rule in rules[::-1])
         found.append((lenient, strict))
     return found
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "regression"])
+def test_where_items_have_no_class_gates_look_at_all_of_them_and_at_sites(task: str) -> None:
+    """All items are to be right, so that no item is of the first label."""
+    told = make_items(right(1000, range(100)), truth=[1] * 1000, labels=FIXED_LABELS[task], group=["a"] * 1000)
+    facts = replace(MANIFEST.task, name=task, labels=FIXED_LABELS[task])
+    candidate, stable = (
+        subject(items=told, task=facts),
+        subject("stable 0.1.2", version="0.1.2", items=told, task=facts),
+    )
+    found = quality(candidate, [stable], QualityRule(margin=0.05))
+    assert states(found) == {"overall": "pass", "site:a": "pass"}
+    assert not held(found)
