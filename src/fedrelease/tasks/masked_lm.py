@@ -65,7 +65,7 @@ class Filled:
     def lines(self) -> Sequence[Mapping[str, str]]:
         """One line a mask."""
         texts = [plain(self.text), *[""] * (len(self.masks) - 1)]
-        told = [", ".join(f"{plain(word)} {score:.2f}" for word, score in one) for one in self.masks]
+        told = [", ".join(f'"{plain(word)}" {score:.2f}' for word, score in one) for one in self.masks]
         return [{"text": text, "likely words": words} for text, words in zip(texts, told, strict=True)]
 
 
