@@ -92,7 +92,9 @@ def lite_base(folder: Path) -> Path:
         network = EfficientNetLite(stages, width=12)
         for norm in (layer for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d)):
             norm.running_mean.normal_(std=0.1)  # type: ignore[union-attr]  # it has one
-            torch.nn.init.constant_(norm.weight, 4.0)  # so that what random layers see does not fade from one to the next
+            torch.nn.init.constant_(
+                norm.weight, 4.0
+            )  # so that what random layers see does not fade from one to the next
     (folder / "lite").mkdir(parents=True)
     save_file(network.state_dict(), folder / "lite" / "model.safetensors")
     facts = {**LITE0, "hidden_size": 12, "image_size": 16, "num_hidden_layers": 3, "stages": stages}
