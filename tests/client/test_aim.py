@@ -1,11 +1,23 @@
 """Training with options against slow twins: one row at a time, plain layers, losses written out by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from one_site import CLIP, RATE, drawn_batches, drawn_noises, make_job, make_plan, random_state, tiny_model
+from one_site import (
+    CLIP,
+    RATE,
+    drawn_batches,
+    drawn_noises,
+    make_experiment,
+    make_job,
+    make_plan,
+    make_request,
+    random_state,
+    tiny_model,
+)
 from one_site import trained_parameters as parameters_of
 from reference import Sgd, norm_of
 from torch import Tensor
@@ -14,12 +26,15 @@ from fedrelease.client.aim import Aim, aimed
 from fedrelease.client.augmentation import Fill, without_tokens
 from fedrelease.client.draws import Draws
 from fedrelease.client.dropout import dropping
+from fedrelease.client.group import _one_by_one
 from fedrelease.client.training import Job, train
-from fedrelease.data.tokens import Batch, TokenRows
+from fedrelease.data.tokens import Batch, TokenRows, save_rows
+from fedrelease.data.vectors import VectorRows
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Adapter, Model, Training
 from fedrelease.models.bases import open_base
 from fedrelease.models.classifier import TextClassifier, build_classifier, load_state, trainable_state
+from fedrelease.models.network import Network
 from fedrelease.models.per_example import plain_layers
 from fedrelease.models.prefix import with_prefix
 from fedrelease.tasks.contract import AnyBatch
@@ -106,6 +121,56 @@ def test_private_steps_on_rows_that_change_equal_those_of_one_row_at_a_time(
     for name, expected in trainable_state(twin).items():
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=0)
     assert differs(found, trained(model, job_of(rows, Aim(), private=True)))
+
+
+def test_private_steps_of_every_weight_with_dropout_equal_those_of_one_row_at_a_time(
+    tiny_base: Path, rows: TokenRows
+) -> None:
+    """Books are kept of all layers; the base's own dropout layers drop."""
+
+    def made() -> TextClassifier:
+        whole = Model(adapter=Adapter(kind="full"))
+        found = build_classifier(open_base(str(tiny_base), cache=tiny_base), whole, seed=3).train()
+        load_state(found, {name: value + 0.05 for name, value in trainable_state(found).items()})
+        return found
+
+    model, twin, aim = made(), made(), Aim(dropout=0.3)
+    train(model, job_of(rows, aim, private=True))
+    parameters = parameters_of(twin)
+
+    def gradient(row: int, step: int) -> list[Tensor]:
+        with aimed(twin, rows, aim, key="k") as losses, plain_layers(twin):
+            return list(torch.autograd.grad(losses(torch.tensor([row]), step), parameters))
+
+    twin_steps(parameters, rows, gradient)
+    found = trainable_state(model)
+    for name, expected in trainable_state(twin).items():
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=0)
+
+
+def test_a_small_network_drops_between_its_layers_and_never_its_pixels(tmp_path: Path) -> None:
+    model = Network((6, 50, 4), 3).train()
+    model.draw(3)
+    save_rows(
+        tmp_path / "rows.safetensors", {"features": torch.ones(2, 6), "labels": torch.zeros(2, dtype=torch.int64)}
+    )
+    seen: dict[str, Tensor] = {}
+    with torch.no_grad(), aimed(model, VectorRows(tmp_path / "rows.safetensors"), Aim(dropout=0.5), key="k") as losses:
+        for name, layer in (("first", model.hidden[0]), ("second", model.hidden[1])):
+            layer.register_forward_hook(lambda module, given, out, name=name: seen.update({name: given[0]}))
+        losses(torch.tensor([0, 1]), 0)
+    whole = torch.relu(model.hidden[0](torch.ones(2, 6)).detach())
+    assert torch.equal(seen["first"], torch.ones(2, 6))
+    kept = seen["second"] != 0
+    torch.testing.assert_close(seen["second"][kept], 2 * whole[kept])
+    assert 0 < int(kept.sum()) < int((whole != 0).sum())
+
+
+def test_sites_whose_losses_or_rows_differ_train_one_by_one(tiny_base: Path, tmp_path: Path) -> None:
+    request = make_request(make_experiment(tmp_path, tiny_base))
+    assert not _one_by_one(request)
+    experiment = replace(request.experiment, training=Training(dropout=0.1))
+    assert _one_by_one(replace(request, experiment=experiment))
 
 
 @pytest.mark.parametrize("private", [False, True])
