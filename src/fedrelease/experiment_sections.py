@@ -154,12 +154,9 @@ class Model:
         rule = "is left out: only text-classification compares a text with what a label means"
         known = not self.label_texts or self.task in CLASSIFICATION
         require(known, "model.label_texts", list(self.label_texts), rule)
-        sees, rule = (
-            self.task == "image-classification",
-            "is neither prompt nor prefix with images: vectors stand before a text",
-        )
+        rule = f"is neither prompt nor prefix with {self.task}: vectors stand before one text that is read"
+        fits = self.task not in ("image-classification", "seq2seq") or "tokens" not in self.adapter.keys
         hint = 'set model.adapter.kind = "bottleneck" or "lora"'
-        fits = not (sees and "tokens" in self.adapter.keys)
         require(fits, "model.adapter.kind", self.adapter.kind, rule, hint)
         positive("model.head_scale", self.head_scale)
         one_of("model.precision", self.precision, PRECISIONS)

@@ -128,7 +128,7 @@ def test_a_table_of_places_that_has_one_for_padding_begins_behind_it(tiny_base: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_have_no_text_for_vectors_to_stand_before(kind: str) -> None:
-    with pytest.raises(ExperimentError, match=r"model\.adapter\.kind.*vectors stand before a text"):
+    with pytest.raises(ExperimentError, match=r"model\.adapter\.kind.*vectors stand before one text that is read"):
         Model(task="image-classification", adapter=Adapter(kind=kind))
 
 

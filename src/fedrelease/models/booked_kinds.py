@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 from transformers.pytorch_utils import Conv1D
 
 from fedrelease.models.booked_images import CONVOLUTION, GROUP_NORM
@@ -22,6 +23,7 @@ KINDS: Mapping[type[nn.Module], Kind] = {
     Conv1D: PRODUCT,
     Head: PRODUCT,
     LlamaRMSNorm: ROOT_NORM,
+    T5LayerNorm: ROOT_NORM,
     nn.Conv2d: CONVOLUTION,
     nn.Embedding: EMBEDDING,
     nn.GroupNorm: GROUP_NORM,

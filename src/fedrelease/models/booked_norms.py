@@ -1,4 +1,4 @@
-"""Llama's normalisation by the root of the mean square, booked as :mod:`fedrelease.models.booked_layers` books a LayerNorm.
+"""Root-mean-square normalisations of Llama and T5, booked as :mod:`fedrelease.models.booked_layers` books a LayerNorm.
 
 Its gradient by example is one number a channel: what came in, normalised, times the gradient for what went out.
 Source: Zhang and Sennrich (2019), https://arxiv.org/abs/1910.07467, equation 4.

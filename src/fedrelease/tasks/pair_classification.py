@@ -19,7 +19,7 @@ from fedrelease.data.tokens import Tokenizer
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Data
 from fedrelease.files import Json
-from fedrelease.tasks.contract import Asked
+from fedrelease.tasks.contract import Asked, Sample
 from fedrelease.tasks.text_classification import TEXT_CLASSIFICATION, likeliest
 from fedrelease.wording import number, plain
 
@@ -98,4 +98,5 @@ PAIR_CLASSIFICATION = replace(
     encode=_encode,
     predict=_predict,
     pairs=True,
+    sample=Sample(data=Data(text_pair="text_pair")),
 )

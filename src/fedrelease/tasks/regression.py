@@ -22,7 +22,7 @@ from fedrelease.experiment import Data, Model
 from fedrelease.experiment_sections import RIGHT
 from fedrelease.files import Json
 from fedrelease.models.metrics import Matrix, scores
-from fedrelease.tasks.contract import AnyBatch, Asked, Judged, Report, Sums, Task
+from fedrelease.tasks.contract import AnyBatch, Asked, Judged, Report, Sample, Sums, Task
 from fedrelease.wording import plain
 
 __all__ = ["REGRESSION", "NumberPrediction"]
@@ -164,5 +164,6 @@ REGRESSION = Task(
     shown=("mean_absolute_error", "r2"),
     predict=_predict,
     opens_in_transformers=True,
+    sample=Sample(data=Data(range=(-1.0, 1.0))),
     skewed=False,
 )
