@@ -32,7 +32,7 @@ PRECISIONS = ("float32", "bfloat16", "auto")
 CLASSIFICATION = ("image-classification", "text-classification")
 TELLING = ("causal-lm", "masked-lm", "seq2seq")
 """Tasks that tell tokens with a base's own last layer, and have no labels of their own."""
-TASKS = tuple(sorted((*CLASSIFICATION, *TELLING, "token-classification")))
+TASKS = ("causal-lm", *CLASSIFICATION, "masked-lm", "seq2seq", "token-classification")
 NEXT_TOKEN = ("wrong", "right")
 """The labels of ``TELLING``: whether a token was told. ``RIGHT`` is the place of the second."""
 RIGHT = 1
