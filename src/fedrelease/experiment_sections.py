@@ -43,7 +43,15 @@ WHOLE_ROWS = ("image-classification", "pair-classification", "text-classificatio
 """Tasks whose rows have one label each: phases can add labels, and virtual sites draw rows by them."""
 TELLING = ("causal-lm", "masked-lm", "seq2seq")
 """Tasks that tell tokens with a base's own last layer, and have no labels of their own."""
-TASKS = tuple(sorted((*WHOLE_ROWS, *TELLING, "multi-label-classification", "regression", "token-classification")))
+TASKS = (
+    "causal-lm",
+    *WHOLE_ROWS,
+    "masked-lm",
+    "multi-label-classification",
+    "regression",
+    "seq2seq",
+    "token-classification",
+)
 NEXT_TOKEN = ("wrong", "right")
 """The labels of ``TELLING``: whether a token was told. ``RIGHT`` is the place of the second."""
 NEAR = ("off", "near")
