@@ -13,7 +13,7 @@ import pytest
 from federations import eventually, workers_of
 from flwr.app import ConfigRecord, RecordDict
 
-from fedrelease.errors import EngineError, ModelError
+from fedrelease.errors import EngineError
 from fedrelease.experiment import Adapter, Experiment, Model, Training
 from fedrelease.files import Json
 from fedrelease.messages import Request
@@ -129,7 +129,7 @@ def test_a_worker_makes_the_first_state_that_the_server_would_make_bit_for_bit_a
 
 def test_a_first_state_that_no_worker_can_make_is_refused_with_the_reason(engine: Engine, tmp_path: Path) -> None:
     base = Base(ref="gone", folder=tmp_path, files={}, pooling=Pooling())
-    with pytest.raises(ModelError, match=r"has no config\.json.*save_pretrained"):
+    with pytest.raises(EngineError, match=r"is not a base: it has no config\.json.*Try: save it"):
         LocalGrid(engine, nodes={}).initial_state(base, EXPERIMENT)
 
 
