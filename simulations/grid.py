@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedrelease.errors import EngineError, ModelError
+from fedrelease.errors import EngineError
 from fedrelease.experiment import Experiment
 from fedrelease.experiment_document import to_document
 from fedrelease.files import Json
@@ -171,8 +171,7 @@ class LocalGrid(Grid):
         A worker that dies over it is replaced, and the next one asked.
 
         Raises:
-            ModelError: the base has no place for the adapter, or does not fit the task.
-            EngineError: no worker could.
+            EngineError: no worker could; where base and adapter do not fit, in the model's own words.
         """
         node: dict[str, Json] = {"base": str(base.folder.absolute()), "site": "none"}
         for _ in range(ATTEMPTS):
@@ -180,8 +179,8 @@ class LocalGrid(Grid):
             self._engine.submit(INITIAL, {"kind": INITIAL, "experiment": document, "round": round, "node": node})
             outcome = self._outcome(INITIAL)
             if isinstance(refused := outcome.get("refused"), Mapping):
-                parts = {part: str(refused[part] or "") for part in ("rule", "hint")}
-                raise ModelError(str(refused["what"]), value=refused["value"], **parts)
+                told = {part: str(refused[part] or "") for part in ("what", "rule", "hint")}
+                raise EngineError(told["what"], value=refused["value"], rule=told["rule"], hint=told["hint"])
             (found,) = _contents(outcome, 1)
             if not isinstance(found, str):
                 return found.array_records["arrays"].to_torch_state_dict()
