@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import language_experiment, make_language_base, make_rows, token_rows
 
 from fedrelease.adapter import ADAPTER_KINDS
-from fedrelease.errors import ExperimentError, ModelError
+from fedrelease.errors import EngineError, ExperimentError, ModelError
 from fedrelease.models.bases import open_base
 from fedrelease.models.classifier import build_classifier, trainable_state
 from fedrelease.server.card import card
@@ -140,7 +140,7 @@ def test_manifests_and_cards_tell_what_is_trained(federation: Federation, lender
 def test_what_the_base_has_no_place_for_is_refused_before_training_with_the_way_out(
     settings: tuple[str, ...], said: str, federation: Federation, lender: Lender
 ) -> None:
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(EngineError, match=said):
         federation.simulate("refused", *settings, lender=lender)
     assert Store.open(federation.folder / "refused").head() is None
 
