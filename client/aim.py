@@ -10,6 +10,7 @@ Example::
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, cast
 
 from torch import Tensor, nn
@@ -81,13 +82,27 @@ def _truth(rows: Rows) -> Tensor:
 
 
 def _change(augment: Augment, model: nn.Module, rows: Rows, pixels: str, fill: Fill | None) -> Change | None:
-    if augment.tokens and fill is not None:
-        share, put = augment.tokens, fill
-        return lambda batch, draws: without_tokens(cast(Batch, batch), draws, share=share, fill=put)
+    if augment.tokens:
+        return partial(_less, augment.tokens, _known(fill))
     if augment.changes_images:
         sizes = _sizes(model, rows, pixels)
         return lambda batch, draws: moved_images(cast(VectorBatch, batch), draws, sizes, augment)
     return None
+
+
+def _known(fill: Fill | None) -> Fill:
+    if fill is None:
+        raise ModelError(
+            "it is not known what takes the place of a token",
+            value="training.augment.tokens",
+            rule="a site that changes texts has the tokenizer of its base",
+            hint="leave training.augment.tokens out",
+        )
+    return fill
+
+
+def _less(share: float, fill: Fill, batch: AnyBatch, draws: Draws) -> AnyBatch:
+    return without_tokens(cast(Batch, batch), draws, share=share, fill=fill)
 
 
 def _sizes(model: nn.Module, rows: Rows, pixels: str) -> tuple[int, int, int]:

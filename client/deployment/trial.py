@@ -14,12 +14,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fedrelease.client.aim import Aim, aim_of
+from fedrelease.client.augmentation import fill_of
 from fedrelease.client.schedule import steps_per_round
 from fedrelease.client.selftest import check_gradients
 from fedrelease.client.training import Job, Seeds, train
 from fedrelease.data.own import prepare_own
 from fedrelease.data.row_files import Rows
 from fedrelease.data.sites import open_site
+from fedrelease.data.tokens import load_tokenizer
 from fedrelease.experiment import Experiment
 from fedrelease.models.bases import Base
 from fedrelease.models.classifier import trainable_state
@@ -81,21 +84,23 @@ def _timed(rows: Rows, experiment: Experiment, base: Base, *, private: bool) -> 
     torch.set_num_threads(1)
     try:
         model = build_model(base, experiment.model_at(1), seed=0)
+        fill = fill_of(load_tokenizer(base.folder)) if experiment.training.augment.tokens else None
+        aim = aim_of(experiment, model, rows, labels=experiment.labels_at(1), fill=fill)
         if private:
-            check_gradients(model, rows)
-        _step(model, rows, experiment, private=private)  # the first one also warms up
+            check_gradients(model, rows, again=aim.checkpointing)
+        _step(model, rows, experiment, aim, private=private)  # the first one also warms up
         begun = time.perf_counter()
-        _step(model, rows, experiment, private=private)
+        _step(model, rows, experiment, aim, private=private)
         took_s = time.perf_counter() - begun
         return took_s, sum(tensor.nbytes for tensor in trainable_state(model).values())
     finally:
         torch.set_num_threads(threads)
 
 
-def _step(model: nn.Module, rows: Rows, experiment: Experiment, *, private: bool) -> None:
-    plan = thrown_away(len(rows), experiment) if private else None
+def _step(model: nn.Module, rows: Rows, experiment: Experiment, aim: Aim, *, private: bool) -> None:
+    plan, training = thrown_away(len(rows), experiment) if private else None, experiment.training
     seeds = Seeds(key="preflight", noise="secure")
-    train(model, Job(rows=rows, training=experiment.training, plan=plan, start=0, steps=1, total=2, seeds=seeds))
+    train(model, Job(rows=rows, training=training, plan=plan, start=0, steps=1, total=2, seeds=seeds, aim=aim))
 
 
 def thrown_away(rows: int, experiment: Experiment) -> PrivacyPlan:

@@ -118,3 +118,9 @@ def test_without_augment_rows_are_as_they_are(model: TextClassifier, rows: Token
     change = aim_of(dropped, model, rows, labels=("a", "b"), fill=FILL).change
     assert change is not None
     assert not torch.equal(change(rows.batch([0, 1]), draws(2)).inputs[0], rows.batch([0, 1]).inputs[0])
+
+
+def test_a_site_that_does_not_know_its_tokenizer_is_refused(model: TextClassifier, rows: TokenRows) -> None:
+    dropped = replace(Experiment(), training=Training(augment=Augment(tokens=0.5)))
+    with pytest.raises(ModelError, match="takes the place of a token"):
+        aim_of(dropped, model, rows, labels=("a", "b"), fill=None)
