@@ -41,7 +41,7 @@ def test_factors_that_cannot_be_trained_privately_are_refused_with_all_that_a_wo
     federation: Federation, tiny_base: Path, tmp_path: Path
 ) -> None:
     base, targets = other_base(tiny_base, tmp_path, small_deberta()), "model.adapter.targets=all-linear"
-    with pytest.raises(EngineError, match=r"no gradient by example.*pos_key_proj.*other \[model\.adapter\] targets"):
+    with pytest.raises(ModelError, match=r"no gradient by example.*pos_key_proj.*other \[model\.adapter\] targets"):
         federation.simulate("targets", f"model.base={base}", targets, workers=1)
     assert_nothing_was_released_or_charged(federation, "targets")
 

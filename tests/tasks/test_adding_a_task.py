@@ -39,8 +39,8 @@ def follow(package: Path) -> None:
     (tasks / "__init__.py").write_text(own.replace("for task in (", "for task in (ORDERED_LABELS, "))
     experiment = package / "experiment_sections.py"
     text = experiment.read_text()
-    assert text.count('\nTASKS = (\n') == 1
-    experiment.write_text(text.replace('\nTASKS = (\n', '\nTASKS = (\n    "ordered-labels",\n'))
+    assert text.count("\nTASKS = (\n") == 1
+    experiment.write_text(text.replace("\nTASKS = (\n", '\nTASKS = (\n    "ordered-labels",\n'))
 
 
 def test_the_page_is_short() -> None:
