@@ -193,7 +193,7 @@ def test_virtual_sites_draw_pairs_and_phases_add_labels_to_them(tmp_path: Path) 
     lines = federation.rows.read_text(encoding="utf-8").splitlines()
     some = [line.replace(",yes,", ",both,") if place % 3 == 0 else line for place, line in enumerate(lines)]
     federation.rows.write_text("\n".join(some) + "\n", encoding="utf-8")
-    grows = 'labels = ["no", "yes"]\n\n[[phase]]\nname = "both"\nrounds = 1'
+    grows = 'labels = ["no", "yes"]\n\n[[phase]]\nname = "three"\nrounds = 1\nlabels = ["no", "yes", "both"]'
     text = federation.file.read_text(encoding="utf-8").replace("[phase.gates.quality]\nmargin = 0.9", grows)
     federation.file.write_text(text.replace('["no", "yes"]', '["no", "yes", "both"]', 1), encoding="utf-8")
     federation.simulate("grown", *short)

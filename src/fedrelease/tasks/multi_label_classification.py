@@ -84,8 +84,8 @@ def _judge(logits: Tensor, batch: AnyBatch, labels: Sequence[str]) -> Judged:
 
 
 def _blocks(matrix: Matrix) -> Matrix:
-    """Float64 ``[labels, 2, 2]``: of each label true and said; noise may push a count below zero."""
-    return numpy.maximum([matrix[at : at + 2, at : at + 2] for at in range(0, len(matrix), 2)], 0.0)
+    """Float64 ``[labels, 2, 2]``: of each label true and said; noise may have pushed a count below zero."""
+    return numpy.array([matrix[at : at + 2, at : at + 2] for at in range(0, len(matrix), 2)])
 
 
 def _shares(blocks: Matrix) -> tuple[Matrix, Matrix, Matrix]:
@@ -99,8 +99,9 @@ def _shares(blocks: Matrix) -> tuple[Matrix, Matrix, Matrix]:
 
 def _metrics(matrix: Matrix, sums: Sums) -> dict[str, float]:
     """Accuracy of single labels, where most are absent; F1 over all, and the mean F1 of labels that appear; rows wholly right."""
-    blocks = _blocks(matrix)
-    total, together = float(blocks.sum()), blocks.sum(0, keepdims=True)
+    each = _blocks(matrix)
+    together, blocks = numpy.maximum(each.sum(0, keepdims=True), 0.0), numpy.maximum(each, 0.0)
+    total = float(together.sum())  # noise of either sign adds up to little, as long as nothing is cut off before
     if total <= 0:
         return {}
     seen = blocks[:, 1].sum(1) + blocks[:, 0, 1] > 0
@@ -115,7 +116,7 @@ def _metrics(matrix: Matrix, sums: Sums) -> dict[str, float]:
 
 def _report(matrix: Matrix, sums: Sums, labels: Sequence[str]) -> Report:
     del sums
-    blocks = _blocks(matrix)
+    blocks = numpy.maximum(_blocks(matrix), 0.0)
     columns = zip(labels, *_shares(blocks), blocks[:, 1].sum(1), strict=True)
     return {
         label: {"precision": float(p), "recall": float(r), "f1": float(f), "support": float(s)}
