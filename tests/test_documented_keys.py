@@ -10,7 +10,9 @@ from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
+from fedrelease import experiment_data as d
 from fedrelease import experiment_sections as e
+from fedrelease import experiment_training as t
 from fedrelease.adapter import ADAPTER_KINDS, TARGETS, AdapterChange
 from fedrelease.attack import KINDS, Attack
 from fedrelease.augment import Augment
@@ -26,9 +28,9 @@ SECTIONS: Mapping[str, type] = {
     "[federation]": e.Federation,
     "[model]": e.Model,
     "[model.adapter]": e.Adapter,
-    "[data]": e.Data,
-    "[data.partition]": e.Partition,
-    "[training]": e.Training,
+    "[data]": d.Data,
+    "[data.partition]": d.Partition,
+    "[training]": t.Training,
     "[training.augment]": Augment,
     "[privacy]": e.Privacy,
     "[virtual_time]": VirtualTime,
@@ -43,9 +45,9 @@ CHOICES = {
     ("[model]", "task"): e.TASKS,
     ("[model.adapter]", "kind"): ADAPTER_KINDS,
     ("[model.adapter]", "targets"): TARGETS,
-    ("[data.partition]", "by"): e.PARTITIONS,
-    ("[training]", "optimizer"): e.OPTIMIZERS,
-    ("[training]", "schedule"): e.SCHEDULES,
+    ("[data.partition]", "by"): d.PARTITIONS,
+    ("[training]", "optimizer"): t.OPTIMIZERS,
+    ("[training]", "schedule"): t.SCHEDULES,
     ("[privacy]", "unit"): e.UNITS,
     ("[privacy]", "accountant"): e.ACCOUNTANTS,
     ("[privacy]", "metrics"): e.METRICS_POLICIES,

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedrelease import experiment_data as d
 from fedrelease import experiment_sections as e
+from fedrelease import experiment_training as t
 from fedrelease.attack import Attack
 from fedrelease.errors import ExperimentError
 from fedrelease.experiment import Experiment, Federation, Phase, StrategyChoice, Training
@@ -258,7 +260,7 @@ def test_an_override_without_key_and_value_is_refused(override: str) -> None:
 
 def test_keys_that_may_be_left_out_are_left_out_by_default() -> None:
     """What makes leaving ``None`` out of documents and files lossless."""
-    for section in (e.Federation, e.Adapter, e.Model, e.Partition, e.Data, e.Training, e.Privacy, e.Phase):
+    for section in (e.Federation, e.Adapter, e.Model, d.Partition, d.Data, t.Training, e.Privacy, e.Phase):
         hints = get_type_hints(section)
         optional = [field for field in fields(section) if NoneType in get_args(hints[field.name])]
         assert [field.default for field in optional] == [None] * len(optional)
@@ -349,16 +351,16 @@ EXPERIMENTS = st.builds(
         ),
     ),
     data=st.builds(
-        e.Data,
+        d.Data,
         source=TEXTS,
         text=TEXTS,
         label=TEXTS,
         holdout=SHARES,
         server_holdout=SHARES,
         holdout_limit=st.none() | COUNTS,
-        partition=st.builds(e.Partition, by=st.sampled_from(e.PARTITIONS), sites=COUNTS, alpha=POSITIVE, shards=COUNTS),
+        partition=st.builds(d.Partition, by=st.sampled_from(d.PARTITIONS), sites=COUNTS, alpha=POSITIVE, shards=COUNTS),
     )
-    | st.builds(e.Data, limit_per_site=COUNTS),
+    | st.builds(d.Data, limit_per_site=COUNTS),
     training=st.builds(Training, epochs=POSITIVE, lr=POSITIVE, head_lr=st.none() | POSITIVE, weight_decay=POSITIVE),
     virtual_time=st.builds(
         VirtualTime, examples_per_s=POSITIVE, mbit_per_s=st.none() | POSITIVE, dropout=SHARES, deadline_s=POSITIVE
@@ -402,7 +404,7 @@ SECTIONS = ["federation", "model", "model.adapter", "data", "data.partition", "t
 LEAVES = [
     f"{section}.{field.name}"
     for section, made in zip(
-        SECTIONS, (e.Federation, e.Model, e.Adapter, e.Data, e.Partition, e.Training, e.Privacy, e.Phase), strict=True
+        SECTIONS, (e.Federation, e.Model, e.Adapter, d.Data, d.Partition, t.Training, e.Privacy, e.Phase), strict=True
     )
     for field in fields(made)
 ]

@@ -16,7 +16,8 @@ from torch import nn
 from fedrelease.files import Json
 from fedrelease.models.bottleneck import Bottleneck
 from fedrelease.server.exports.hugging_face import copy_tokenizer
-from fedrelease.server.exports.plain import Plain, PlainText
+from fedrelease.server.exports.plain import Plain
+from fedrelease.server.exports.plain_modules import PlainText
 
 __all__ = ["open_flat", "write_flat", "write_labels"]
 

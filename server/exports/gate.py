@@ -18,7 +18,7 @@ from fedrelease.data.tokens import Batch
 from fedrelease.files import digest_bytes
 from fedrelease.gate_rules import LatencyRule, QualityRule, SizeRule
 from fedrelease.manifest import FileEntry, Manifest, TaskFacts
-from fedrelease.server.exports.plain import truth_of
+from fedrelease.server.exports.compared import truth_of
 from fedrelease.server.exports.rows import CheckRows
 from fedrelease.server.gates.contract import Finding
 from fedrelease.server.gates.cost import latency, size

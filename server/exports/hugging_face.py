@@ -24,7 +24,8 @@ from fedrelease.factors import is_factor, layers_of
 from fedrelease.models.bases import Base
 from fedrelease.models.encoders import ATTENTION, open_whole
 from fedrelease.server.base_names import public_name
-from fedrelease.server.exports.plain import Plain, PlainEncoder, PlainLanguage, PlainText
+from fedrelease.server.exports.plain import Plain
+from fedrelease.server.exports.plain_modules import PlainEncoder, PlainLanguage, PlainText
 from fedrelease.server.exports.tagger import open_tagger, tagger
 from fedrelease.server.release import Release
 from fedrelease.server.released_model import own_model

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedrelease.errors import ModelError
-from fedrelease.server.exports.plain import Plain, PlainText
+from fedrelease.server.exports.plain import Plain
+from fedrelease.server.exports.plain_modules import PlainText
 
 if TYPE_CHECKING:
     from onnx import FunctionProto, GraphProto, NodeProto, TensorProto

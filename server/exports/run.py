@@ -21,12 +21,13 @@ from fedrelease.gate_rules import QualityRule
 from fedrelease.server.base_names import public_name
 from fedrelease.server.card import card
 from fedrelease.server.exports import gate, hugging_face
+from fedrelease.server.exports.compared import logits_of, reference_logits
 from fedrelease.server.exports.flat import open_flat, write_flat, write_labels
 from fedrelease.server.exports.folder import Marker, files_in, new_folder
 from fedrelease.server.exports.formats import check_format
 from fedrelease.server.exports.gate import AgreementRule, LogitsRule
 from fedrelease.server.exports.onnx_file import open_session, quantise, run, write_onnx
-from fedrelease.server.exports.plain import Plain, logits_of, plain_model, reference_logits
+from fedrelease.server.exports.plain import Plain, plain_model
 from fedrelease.server.exports.rows import CheckRows, check_rows
 from fedrelease.server.exports.timing import timed
 from fedrelease.server.gates.contract import Finding

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from fedrelease.errors import ModelError
 from fedrelease.models.encoders import ATTENTION
-from fedrelease.server.exports.plain import Plain, PlainText
+from fedrelease.server.exports.plain import Plain
+from fedrelease.server.exports.plain_modules import PlainText
 
 __all__ = ["open_tagger", "tagger"]
 

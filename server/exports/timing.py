@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedrelease.data.row_files import Rows
-from fedrelease.server.exports.plain import given_to
+from fedrelease.server.exports.compared import given_to
 from fedrelease.server.turns import in_turns
 
 __all__ = ["TIMES", "timed"]

@@ -17,19 +17,18 @@ from fedrelease.adapter import Adapter, AdapterChange
 from fedrelease.adapter_plan import adapters_by_phase, check_adapters
 from fedrelease.attack import Attack
 from fedrelease.bounds import require
+from fedrelease.experiment_data import Data, Partition
 from fedrelease.experiment_sections import (
     CLASSIFICATION,
     TELLING,
     WHOLE_ROWS,
-    Data,
     Federation,
     Model,
-    Partition,
     Phase,
     Privacy,
     StrategyChoice,
-    Training,
 )
+from fedrelease.experiment_training import Training
 from fedrelease.gate_choice import needs_items
 from fedrelease.label_plan import Labels, check_labels, labels_by_phase
 from fedrelease.retention import Retention

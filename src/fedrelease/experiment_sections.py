@@ -3,31 +3,25 @@
 Example::
 
     Phase(name="pilot", rounds=2, sites_per_round=4)
-    Training(lr=-1)                          # ExperimentError: training.lr is above 0
+    Federation(seed=-1)                      # ExperimentError: federation.seed is between 0 and 2147483647
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from fedrelease.adapter import Adapter, AdapterChange
-from fedrelease.augment import Augment
 from fedrelease.bounds import amount, one_of, positive, require
 from fedrelease.gate_choice import chosen_gates
 from fedrelease.gate_rules import GateRule
 from fedrelease.many_labels import check_many
-from fedrelease.scale import Scale, scale_of
 
 __all__ = [
-    "Data",
     "Federation",
     "Model",
-    "Partition",
     "Phase",
     "Privacy",
     "StrategyChoice",
-    "Training",
 ]
 
 _TOLD = {
@@ -59,15 +53,11 @@ NEAR = ("off", "near")
 RIGHT = 1
 FIXED_LABELS: Mapping[str, tuple[str, ...]] = {**dict.fromkeys(TELLING, NEXT_TOKEN), "regression": NEAR}
 """Of tasks that nobody names labels for."""
-PARTITIONS = ("column", "dirichlet", "iid", "quantity", "shards", "virtual")
 UNITS = ("example", "none")
 ACCOUNTANTS = ("prv", "rdp")
 METRICS_POLICIES = ("exact", "noised", "withheld")
 ON_HELD = ("continue", "revert")
 CHANNELS = ("beta", "canary", "candidate", "stable")
-OPTIMIZERS = ("adagrad", "adamw", "sgd")
-SCHEDULES = ("constant", "cosine", "linear")
-PIXELS = re.compile("[13]x[1-9][0-9]{0,3}x[1-9][0-9]{0,3}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,185 +163,6 @@ class Model:
     def with_labels(self, count: int) -> "Model":
         """The same model with the first ``count`` labels only."""
         return replace(self, labels=self.labels[:count], label_texts=self.label_texts[:count])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Partition:
-    """How rows become sites.
-
-    ``by``: ``column`` (one site per value of ``column``), ``iid``, ``dirichlet`` (label skew with concentration
-    ``alpha``), ``shards`` (``shards`` label-sorted pieces a site), ``quantity`` (sizes from a Dirichlet with
-    ``alpha``), ``virtual`` (a site is a draw of ``rows`` training rows from all of them, with replacement and label skew
-    ``alpha``, made when the site is asked: as many sites as you like).
-    """
-
-    by: str = "column"
-    column: str = "site"
-    sites: int = 4
-    alpha: float = 0.5
-    shards: int = 2
-    rows: int = 20
-
-    def __post_init__(self) -> None:
-        """Check bounds."""
-        one_of("data.partition.by", self.by, PARTITIONS)
-        require(bool(self.column), "data.partition.column", self.column, "names a column")
-        require(1 <= self.sites <= 10**9, "data.partition.sites", self.sites, "is between 1 and 1000000000")
-        require(1 <= self.rows <= 1_000_000, "data.partition.rows", self.rows, "is between 1 and 1000000")
-        positive("data.partition.alpha", self.alpha)
-        require(1 <= self.shards <= 10_000, "data.partition.shards", self.shards, "is between 1 and 10000")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """Where rows come from and what is held out.
-
-    Attributes:
-        source: a built-in name, a ``.csv``/``.jsonl``/``.parquet``/``.conll`` file, a ``datasets`` folder, a folder of images, or
-            a hub id.
-        text: column of the input text; of words where words are labelled. A ``.conll`` file's columns are ``1``, ``2`` ...; the
-            first one is also called ``text``, and the last one ``label``.
-        text_pair: with ``pair-classification``, column of the second text.
-        label: column of the label, or of the words' labels; with ``regression`` of the number.
-        range: with ``regression``, the least and the greatest number that a row may have and the model says.
-        tolerance: with ``regression``, a number that is said counts as right within so much; left out = a tenth of the range.
-        pixels: of images in a folder: channels x height x width, to which each image is brought.
-        holdout: share of each site's rows that the site never trains on.
-        server_holdout: share of all rows that no site sees and the server evaluates on.
-        limit_per_site: at most that many rows a site (before the hold-out is split off).
-        holdout_limit: at most that many hold-out rows a site.
-        words_per_text: with ``causal-lm`` and ``masked-lm``, of each text only so many words from its beginning; left out = all.
-        prompt: with ``causal-lm``, column of what each text answers: only the text is learned, not what comes before it.
-        chat: prompt and text go through the chat template of the base, as a user's turn and an assistant's.
-        target: with ``seq2seq``, column of the text that is to come out.
-    """
-
-    source: str = "four-sites"
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
-    range: tuple[float, ...] | None = None
-    tolerance: float | None = None
-    pixels: str = "1x28x28"
-    holdout: float = 0.2
-    server_holdout: float = 0.0
-    limit_per_site: int | None = None
-    holdout_limit: int | None = None
-    words_per_text: int | None = None
-    prompt: str | None = None
-    chat: bool = False
-    target: str = "target"
-    partition: Partition = field(default_factory=Partition)
-
-    def __post_init__(self) -> None:
-        """Check bounds."""
-        require(bool(self.source), "data.source", self.source, "names a source")
-        sizes = PIXELS.fullmatch(self.pixels) is not None
-        require(sizes, "data.pixels", self.pixels, "is 1 or 3 channels x height x width, such as 3x64x64")
-        require(0 < self.holdout < 1, "data.holdout", self.holdout, "is above 0 and below 1")
-        require(0 <= self.server_holdout < 1, "data.server_holdout", self.server_holdout, "is at least 0 and below 1")
-        for key in ("limit_per_site", "holdout_limit", "words_per_text"):
-            limit: int | None = getattr(self, key)
-            require(limit is None or limit >= 1, f"data.{key}", limit, "is at least 1, or left out")
-        scale_of(self.range, self.tolerance)
-        self._check_columns()
-        rule, hint = "is left out with virtual sites", "set data.partition.rows instead"
-        require(
-            self.partition.by != "virtual" or not self.limit_per_site,
-            "data.limit_per_site",
-            self.limit_per_site,
-            rule,
-            hint,
-        )
-
-    @property
-    def scale(self) -> Scale:
-        """What numbers of the range are counted in."""
-        return scale_of(self.range, self.tolerance)
-
-    def _check_columns(self) -> None:
-        prompted = self.prompt is not None
-        require(self.prompt != "", "data.prompt", self.prompt, "names a column, or is left out")
-        require(bool(self.target), "data.target", self.target, "names a column")
-        rule, hint = (
-            "is false without data.prompt: a turn of a chat answers another one",
-            "name the column of the prompts",
-        )
-        require(prompted or not self.chat, "data.chat", self.chat, rule, hint)
-        rule, words = "is left out with data.prompt", self.words_per_text
-        require(not prompted or words is None, "data.words_per_text", words, rule, "set training.max_length")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """Local training of one site in one round.
-
-    Attributes:
-        epochs: passes over the site's training rows in a round; may be a fraction.
-        max_steps: at most that many steps in a round, so that a large site does not drift further than the others; left out =
-            no limit.
-        batch_size: rows a step; with privacy the *expected* number under Poisson sampling.
-        micro_batch: rows that go through the model at once; changes memory, not the result's meaning.
-        lr: learning rate of the adapter. head_lr: of the task head; left out = ``lr``.
-        optimizer: ``adamw``, ``adagrad`` or ``sgd`` (momentum 0.9).
-        schedule: ``constant``, or ``linear`` or ``cosine`` to 0 over the whole plan.
-        warmup: share of the whole plan's steps over which the rate rises from 0.
-        weight_decay: decoupled (Loshchilov and Hutter, 2019) with adamw; added to the gradient with the others.
-        grad_clip: bound on the gradient's norm without privacy; left out = none.
-        patience: without privacy, stop a round early after so many epochs without a better loss on the site's hold-out.
-        max_length: tokens after which a text is cut.
-        keep_prefix: keep what the frozen layers below the adapter give for each row on the site's disk, instead of computing
-            it in every step; about 1.5 kB a token for a base of width 384.
-        label_smoothing: share of each row's truth that is dealt evenly to all labels (Szegedy et al., 2016).
-        class_weights: by label, what a row's loss is multiplied by in training; labels that are not named have 1.
-        balance_classes: without privacy, weights that make every label of a site weigh as much as every other.
-        dropout: share of what trained layers are given that is set to 0 in training, drawn for each row by itself.
-        keep_best: without privacy, a site sends the state of the epoch with the best loss on its hold-out, not the last one.
-        checkpointing: keep only what each layer is given, and compute the rest again on the way back: less memory, more time.
-        augment: random changes of training rows.
-    """
-
-    epochs: float = 1.0
-    max_steps: int | None = None
-    batch_size: int = 32
-    micro_batch: int = 32
-    lr: float = 1e-3
-    head_lr: float | None = None
-    optimizer: str = "adamw"
-    schedule: str = "constant"
-    warmup: float = 0.0
-    weight_decay: float = 0.0
-    grad_clip: float | None = None
-    patience: int | None = None
-    max_length: int = 128
-    keep_prefix: bool = True
-    label_smoothing: float = 0.0
-    class_weights: Mapping[str, float] = field(default_factory=dict)
-    balance_classes: bool = False
-    dropout: float = 0.0
-    keep_best: bool = False
-    checkpointing: bool = False
-    augment: Augment = field(default_factory=Augment)
-
-    def __post_init__(self) -> None:
-        """Check bounds."""
-        positive("training.epochs", self.epochs)
-        for key in ("batch_size", "micro_batch"):
-            require(1 <= getattr(self, key) <= 1_000_000, f"training.{key}", getattr(self, key), "is at least 1")
-        require(4 <= self.max_length <= 32_768, "training.max_length", self.max_length, "is between 4 and 32768")
-        positive("training.lr", self.lr)
-        one_of("training.optimizer", self.optimizer, OPTIMIZERS)
-        one_of("training.schedule", self.schedule, SCHEDULES)
-        require(0 <= self.warmup < 1, "training.warmup", self.warmup, "is at least 0 and below 1")
-        fits = math.isfinite(self.weight_decay) and self.weight_decay >= 0
-        require(fits, "training.weight_decay", self.weight_decay, "is a number of at least 0")
-        for key, value in (("head_lr", self.head_lr), ("grad_clip", self.grad_clip)):
-            if value is not None:
-                positive(f"training.{key}", value)
-        require(self.max_steps is None or self.max_steps >= 1, "training.max_steps", self.max_steps, "is at least 1")
-        require(self.patience is None or self.patience >= 1, "training.patience", self.patience, "is at least 1")
-        for key in ("label_smoothing", "dropout"):
-            require(0 <= getattr(self, key) < 1, f"training.{key}", getattr(self, key), "is at least 0 and below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from fedrelease.augment import Augment
 from fedrelease.bounds import require
-from fedrelease.experiment_sections import Training
+from fedrelease.experiment_training import Training
 
 __all__ = ["MASKED", "SHAPED", "check_training", "is_plain"]
 

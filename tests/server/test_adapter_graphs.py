@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedrelease.experiment import Adapter, Model
+from fedrelease.experiment import Adapter, Data, Model
 from fedrelease.models.bases import open_base
 from fedrelease.models.classifier import build_classifier, load_state, trainable_state
 from fedrelease.server.exports.onnx_file import open_session, run, write_onnx
@@ -21,7 +21,7 @@ def test_the_graph_gives_the_models_logits_whatever_the_number_of_rows_and_token
     state = {n: t + 0.3 * torch.randn(t.shape, generator=numbers) for n, t in trainable_state(model).items()}
     load_state(model, state)
     plain = Plain(
-        module=_plain_text(_beside(base, own, state)).eval(),  # type: ignore[arg-type]  # of a text
+        module=_plain_text(_beside(base, own, state), Data()).eval(),  # type: ignore[arg-type]  # of a text
         inputs=("input_ids", "attention_mask"),
         base=base,
         task=own.task,

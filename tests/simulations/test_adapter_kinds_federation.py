@@ -16,8 +16,9 @@ from fedrelease.models.classifier import build_classifier, trainable_state
 from fedrelease.server.card import card
 from fedrelease.server.events import Event, RoundStarted
 from fedrelease.server.exports import Wanted, export
+from fedrelease.server.exports.compared import logits_of, reference_logits
 from fedrelease.server.exports.formats import check_format
-from fedrelease.server.exports.plain import logits_of, plain_model, reference_logits
+from fedrelease.server.exports.plain import plain_model
 from fedrelease.server.predict import predict
 from fedrelease.server.released_model import own_model, same_base
 from fedrelease.server.store import Store

@@ -12,8 +12,9 @@ from tiny import token_rows
 from fedrelease.errors import FedreleaseError
 from fedrelease.server.card import card
 from fedrelease.server.events import Event, RoundStarted
+from fedrelease.server.exports.compared import logits_of, reference_logits
 from fedrelease.server.exports.hugging_face import write_adapter
-from fedrelease.server.exports.plain import logits_of, plain_model, reference_logits
+from fedrelease.server.exports.plain import plain_model
 from fedrelease.server.judging import report_of
 from fedrelease.server.predict import predict
 from fedrelease.server.released_model import same_base
