@@ -57,6 +57,38 @@ def _next_token_loss(model: Any, batch: Any) -> Tensor:
     return torch.stack(nats).mean()
 
 
+def _number_loss(model: nn.Module, batch: Any) -> Tensor:
+    """The square of what is said minus what is true."""
+    ((said,),), true = model(*batch.inputs), batch.values[0][0]
+    return (said - true) * (said - true)
+
+
+def _many_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Of each label minus the logarithm of the share that a sigmoid gives to whether it applies; and then their mean."""
+    (logits,), (there,) = model(*batch.inputs), batch.values
+    shares = [torch.sigmoid(one if applies else -one) for one, applies in zip(logits, there, strict=True)]
+    return -torch.stack([share.log() for share in shares]).mean()
+
+
+def _hidden_token_loss(model: Any, batch: Any) -> Tensor:
+    """The nats of each hidden token, from the whole vocabulary's logits; and then their mean."""
+    (targets,), (vectors,) = batch.targets, model.turned(model.hidden(batch.input_ids, batch.attention_mask).float())
+    logits = functional.linear(vectors, model.head.weight, model.head.bias)
+    nats = [logits[place].logsumexp(0) - logits[place][one] for place, one in enumerate(targets) if one >= 0]
+    return torch.stack(nats).mean()
+
+
+def _written_token_loss(model: Any, batch: Any) -> Tensor:
+    """The nats of each token of the target, with the source alone and the target alone; and then their mean."""
+    (ids,), (targets,) = batch.input_ids, batch.targets
+    source, wanted = ids[targets < 0][None], targets[targets >= 0]
+    before = torch.cat([torch.tensor([model.start]), wanted[:-1]])[None]
+    read = model.encoder.get_encoder()(input_ids=source).last_hidden_state
+    out = model.encoder.get_decoder()(input_ids=before, encoder_hidden_states=read, use_cache=False)
+    logits = functional.linear(model.vectors(out.last_hidden_state)[0], model.head.weight, model.head.bias)
+    return torch.stack([logits[place].logsumexp(0) - logits[place][one] for place, one in enumerate(wanted)]).mean()
+
+
 def _own_loss(model: nn.Module, batch: Any) -> Tensor:
     """What a task says itself, where nobody has written it down a second time: only the way to the gradient is slow then."""
     return task_of(model).losses(model(*batch.inputs), batch)[0]
@@ -65,6 +97,11 @@ def _own_loss(model: nn.Module, batch: Any) -> Tensor:
 SLOW_LOSSES: Mapping[str, Callable[[Any, Any], Tensor]] = {
     "causal-lm": _next_token_loss,
     "image-classification": _label_loss,
+    "masked-lm": _hidden_token_loss,
+    "multi-label-classification": _many_loss,
+    "pair-classification": _label_loss,
+    "regression": _number_loss,
+    "seq2seq": _written_token_loss,
     "text-classification": _label_loss,
     "token-classification": _tag_loss,
 }
