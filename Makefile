@@ -5,6 +5,7 @@ PYTHON ?= python3
 FLAGS ?=
 # Over the cores, a module on one of them. A plain `pytest` runs one test after the other.
 # In the order of their names: few tests may take long, and should not all come last.
+# With one thread each: more of them on the same cores would wait for each other.
 SPREAD ?= --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -45,11 +46,11 @@ lint: .venv/.installed-test  ## format, lint and types
 
 test: lint  ## what CI runs: lint, then the tests, on the installed wheel
 	@echo 'Tests: pytest'
-	@$(BIN)/pytest $(SPREAD)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest $(SPREAD)
 
 test-all: lint  ## the same with the slow tests
 	@echo 'Tests: pytest, slow ones too'
-	@$(BIN)/pytest $(SPREAD) -m 'slow or not slow'
+	@OMP_NUM_THREADS=1 $(BIN)/pytest $(SPREAD) -m 'slow or not slow'
 
 bench: install  ## measure the engine and the rules on this machine
 	@$(BIN)/python -m fedrelease.simulations.bench
