@@ -267,7 +267,11 @@ def _language_limits(manifest: Manifest, experiment: Experiment | None) -> list[
     ]
 
 
-LIMITS = {"causal-lm": _language_limits, "multi-label-classification": _many_limits, "regression": _number_limits}
+LIMITS = {
+    **dict.fromkeys(TELLING, _language_limits),
+    "multi-label-classification": _many_limits,
+    "regression": _number_limits,
+}
 """Of tasks that do not answer with one label."""
 
 

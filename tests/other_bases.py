@@ -21,7 +21,8 @@ from transformers import (
     ViTModel,
 )
 
-from fedrelease.models.efficientnet import LITE0, EfficientNetLite
+from fedrelease.models.efficientnet import EfficientNetLite
+from fedrelease.models.efficientnet_lite0 import LITE0
 
 
 def other_base(tiny_base: Path, tmp_path: Path, model: torch.nn.Module) -> Path:

@@ -14,7 +14,7 @@ from fedrelease.experiment_training import Training
 
 __all__ = ["MASKED", "SHAPED", "check_training", "is_plain"]
 
-SHAPED = ("image-classification", "text-classification", "token-classification")
+SHAPED = ("image-classification", "pair-classification", "text-classification", "token-classification")
 """Tasks whose loss can have smoothed labels and weights of classes."""
 MASKED = ("text-classification", "token-classification")
 """Tasks whose texts can lose tokens; where the next token is told, each token is a truth as well."""

@@ -187,7 +187,7 @@ def test_a_worker_killed_in_the_middle_of_its_answer_leaves_no_half_frame_to_the
 def test_closing_while_everything_still_loads_leaves_nothing(tiny_base: Path, tmp_path: Path) -> None:
     with Engine(base=tiny_base, experiment=EXPERIMENT, workers=2, home=tmp_path) as engine:
         assert engine.handover.is_dir()
-        assert workers_of(tmp_path)
+        eventually(lambda: workers_of(tmp_path) != [], why="workers have begun")
     assert workers_of(tmp_path) == []
     assert [path.name for path in tmp_path.iterdir()] == ["engine.log"]
 

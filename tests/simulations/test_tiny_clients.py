@@ -86,7 +86,7 @@ def test_a_federation_of_virtual_sites_learns_and_leaves_no_folder_of_theirs(tin
     assert_as_whole(tiny, "whole")
 
 
-@pytest.mark.parametrize("abreast", [1, 7])
+@pytest.mark.parametrize("abreast", [1, pytest.param(7, marks=pytest.mark.slow)])
 def test_how_many_sites_are_asked_at_once_changes_no_bit(
     tiny: Federation, whole: Summary, abreast: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,14 +17,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, cast
 
 from fedrelease.cache import workspace
 from fedrelease.errors import ModelError
 from fedrelease.files import Json, canonical_bytes, digest_bytes, digest_file, write_durably
-from fedrelease.models.efficientnet import LITE0
+from fedrelease.models.efficientnet_lite0 import LITE0
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["CONVERSIONS", "Conversion", "converted"]
 
@@ -165,7 +166,7 @@ def _convert(wanted: Conversion, fetched: Path, into: Path) -> None:
         write_durably(into / name, json.dumps(facts, indent=2, sort_keys=True).encode() + b"\n")
 
 
-def _from_torch(wanted: Conversion, fetched: Path, into: Path) -> dict[str, Tensor]:
+def _from_torch(wanted: Conversion, fetched: Path, into: Path) -> "dict[str, Tensor]":
     """A network's weights without its last layer, which knows ImageNet's classes; names without leading underscores."""
     import torch
 
@@ -183,7 +184,7 @@ def _from_torch(wanted: Conversion, fetched: Path, into: Path) -> dict[str, Tens
     return {name: value for name, value in named.items() if not name.startswith("fc.")}
 
 
-def _from_gguf(wanted: Conversion, fetched: Path, into: Path) -> dict[str, Tensor]:
+def _from_gguf(wanted: Conversion, fetched: Path, into: Path) -> "dict[str, Tensor]":
     """The weights, and the tokenizer in its file."""
     from transformers.utils.logging import disable_progress_bar
 

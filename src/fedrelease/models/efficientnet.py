@@ -21,32 +21,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedrelease.files import Json
+from fedrelease.models.efficientnet_lite0 import KIND, STAGES, Stage
 
-__all__ = ["LITE0", "Block", "EfficientNetLite", "SameConv2d", "Seen", "is_lite", "open_lite"]
+__all__ = ["Block", "EfficientNetLite", "SameConv2d", "Seen", "is_lite", "open_lite"]
 
 EPSILON = 1e-3
 STEM = 32
-Stage = tuple[int, int, int, int, int]
-STAGES: tuple[Stage, ...] = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
-"""Blocks, kernel, stride of the first block, expansion, channels: lite0."""
-KIND = "efficientnet-lite"
-LITE0: dict[str, Json] = {
-    "hidden_size": 1280,
-    "image_size": 224,
-    "model_type": KIND,
-    "num_channels": 3,
-    "num_hidden_layers": sum(stage[0] for stage in STAGES),
-    "stages": [list(stage) for stage in STAGES],
-}
 
 
 @dataclass(frozen=True, kw_only=True)
