@@ -71,7 +71,10 @@ def test_every_round_has_the_adapter_of_its_phase_and_the_base_that_of_the_first
         ("phase.2.adapter.site_ranks={ x = 5 }", r"phase\.2\.adapter\.site_ranks.*between 1 and rank = 4"),
         ("phase.2.adapter.site_ranks={}", r"phase\.2\.adapter\.site_ranks.*names at least one site"),
         ("phase.0.adapter.rank=4", r"phase\.0\.adapter.*the first phase has model\.adapter"),
-        ("phase.1.adapter.dropout=1", r"phase\.1\.adapter\.dropout is not a known key.*alpha, kind, layers, own_rank, rank"),
+        (
+            "phase.1.adapter.dropout=1",
+            r"phase\.1\.adapter\.dropout is not a known key.*alpha, kind, layers, own_rank, rank",
+        ),
     ],
 )
 def test_what_could_not_hold_what_was_learned_is_refused_by_phase_key_and_value(setting: str, said: str) -> None:

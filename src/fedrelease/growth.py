@@ -29,7 +29,8 @@ GROWING: Mapping[str, tuple[int, ...]] = {
     ".bottleneck.up.weight": (1,),
 }
 """What the names of tensors end in that grow, of a state and of all that is kept beside it, and along which dimensions: a head
-has one row a label; a factor A one row, B one column, and a core one of each a rank, of a site's own pair as well; a bottleneck as A and B."""
+has one row a label; a factor A one row, B one column, and a core one of each a rank; a bottleneck and a site's own pair as A and
+B."""
 
 
 def grown(state: State, *, like: State) -> dict[str, Tensor]:

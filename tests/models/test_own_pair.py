@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedrelease.client.compatibility.engines import Combination, tried
-from fedrelease.client.dropout import dropping
 from fedrelease.client.draws import Draws
+from fedrelease.client.dropout import dropping
 from fedrelease.client.selftest import check_gradients
 from fedrelease.data.tokens import TokenRows
 from fedrelease.errors import ModelError

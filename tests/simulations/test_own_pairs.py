@@ -111,6 +111,16 @@ def test_with_privacy_the_charges_are_those_without_a_second_pair(federation: Fe
     assert "accuracy_private" not in newest(federation, "private").manifest.metrics.mean  # one look is paid for
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("travels", ["down=float16", "codec=int8", "codec=top-k"])
+def test_the_pair_stays_as_it_is_however_the_rest_travels(federation: Federation, travels: str) -> None:
+    federation.simulate(travels, PLAIN, PAIR, f"transport.{travels}")
+    first, last = (Store.open(federation.folder / travels).find(version) for version in ("0.0.0", "0.1.2"))
+    assert [one.site for one in last.manifest.federation.accepted] == ["a", "b"]
+    names = private_names(last.state(), "second-adapter")
+    assert names and all(torch.equal(first.state()[name], last.state()[name]) for name in names)
+
+
 def test_a_later_phase_may_bring_the_pair_and_widen_it(federation: Federation, tmp_path: Path, tiny_base: Path) -> None:
     phases = "".join(
         f'[[phase]]\nname = "own{rank}"\nrounds = 1\nstrategy = "feddpa"\nadapter = {{ own_rank = {rank} }}\n'
