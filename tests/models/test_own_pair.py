@@ -118,7 +118,8 @@ def test_outside_of_it_gradients_are_the_plain_sums_of_the_twin(tiny_base: Path,
 def test_the_selftest_knows_the_pair_and_catches_a_wrong_gradient_of_it(
     tiny_base: Path, rows: TokenRows, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_gradients(built(tiny_base, precision=precision), rows)
+    for again in (False, True):  # layers that are computed again on the way back
+        check_gradients(built(tiny_base, precision=precision), rows, again=again)
     note, model = layers._note, built(tiny_base, precision=precision)
     own = {id(value) for name, value in model.named_parameters() if "own_B" in name}
     monkeypatch.setattr(layers, "_note", lambda value, g: note(value, g.roll(1, 0) if id(value) in own else g))

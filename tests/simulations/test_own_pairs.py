@@ -13,6 +13,7 @@ from fedrelease.errors import ExperimentError
 from fedrelease.private_part import private_names
 from fedrelease.server.exports import Wanted, export
 from fedrelease.server.predict import predict
+from fedrelease.server.recompute import recompute
 from fedrelease.server.release import Release, experiment_of
 from fedrelease.server.store import Store
 from fedrelease.server.verify import verify
@@ -71,6 +72,7 @@ def test_a_release_has_the_pair_of_0_0_0_with_b_zero_and_each_site_another(feder
     kept = parts(federation, "store")
     assert all(not torch.equal(kept["a/0.1.2"][name], kept["b/0.1.2"][name]) for name in names)
     assert newest(federation).manifest.adapter.own_rank == 3 and verify(store).ok
+    assert [one.outcome for one in recompute(store)] == ["same", "same"]
 
 
 def test_every_site_tells_what_its_own_pair_is_worth(federation: Federation) -> None:
