@@ -28,8 +28,9 @@ class Directives:
 
     Attributes:
         freeze: which LoRA factor stays as it came, ``lora_A`` or ``lora_B``, in every layer.
-        private: the part of the state that the site trains and keeps to itself from round to round, ``lora_B`` or ``head``; what
-            goes back in its place is what came. Not with ``tell_fisher`` or ``variate``, which would tell of it.
+        private: the part of the state that the site trains and keeps to itself from round to round, ``lora_B``, ``head`` or
+            ``second-adapter``; what goes back in its place is what came. Not with ``tell_fisher`` or ``variate``, which would
+            tell of it.
         proximal_mu: strength of the pull towards the state that came: each step's gradient gets ``proximal_mu * (w - w_came)``.
         tell_fisher: the answer carries the diagonal Fisher information of the trained state; refused with privacy.
         tell_loss: the answer tells the mean loss of the state that came on the site's training rows; refused with privacy.

@@ -225,8 +225,8 @@ def _of_model(policy: Policy, experiment: Experiment) -> Iterator[str]:
     for adapter in dict.fromkeys(experiment.phase_adapters):
         if adapter.kind not in policy.adapters:
             yield f"policy.adapters: {_listed(policy.adapters)}, asked {adapter.kind}"
-        elif "rank" in adapter.keys and adapter.rank > policy.rank:
-            yield f"policy.rank: at most {policy.rank}, asked {adapter.rank}"
+        elif "rank" in adapter.keys and max(adapter.rank, adapter.own_rank) > policy.rank:
+            yield f"policy.rank: at most {policy.rank}, asked {max(adapter.rank, adapter.own_rank)}"
 
 
 def _of_base(policy: Policy, base: str | None, pinned: str | None) -> Iterator[str]:

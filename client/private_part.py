@@ -126,7 +126,8 @@ def _check_there(names: Iterable[str], part: str) -> None:
         raise ModelError(
             "the strategy keeps at the site what the model does not have",
             value=part,
-            rule="with private = lora_B the model's adapter is LoRA, and with private = head its task trains a head",
+            rule="with private = lora_B the model's adapter is LoRA, with private = head its task trains a head, and with"
+            " private = second-adapter it has model.adapter.own_rank",
             hint="choose another strategy, such as fedavg",
         )
 

@@ -207,6 +207,7 @@ def _adapter(adapter: Adapter) -> AdapterFacts:
         layers=adapter.layers,
         rank_stabilised=adapter.rank_stabilised,
         tokens=adapter.tokens if "tokens" in adapter.keys else 0,
+        own_rank=adapter.own_rank,
     )
 
 

@@ -17,6 +17,7 @@ from fedrelease.strategies.clipping import CenteredClip, NormBound
 from fedrelease.strategies.contract import Strategy
 from fedrelease.strategies.fed_sb import FedSB
 from fedrelease.strategies.fedavg import FedAvg
+from fedrelease.strategies.feddpa import FedDPA
 from fedrelease.strategies.feddyn import FedDyn
 from fedrelease.strategies.fedex_lora import FedExLoRA
 from fedrelease.strategies.fedit import FedIT
@@ -61,6 +62,7 @@ STRATEGIES: Mapping[str, type[Strategy]] = {
     "fedavg": FedAvg,
     "fedavgm": FedAvgM,
     "fedbuff": FedBuff,
+    "feddpa": FedDPA,
     "feddyn": FedDyn,
     "fedex-lora": FedExLoRA,
     "fedit": FedIT,
@@ -152,10 +154,12 @@ def check_adapter(choice: StrategyChoice, adapter: Adapter) -> None:
     """Refuse a strategy that this adapter does not give what it needs.
 
     Raises:
-        ExperimentError: it is for another kind of adapter, keeps a residual that there is not, or cannot add up the sites' ranks.
+        ExperimentError: it is for another kind of adapter, keeps a residual or a second pair that there is not, would average a
+            pair that is to stay with its site, or cannot add up the sites' ranks.
     """
     _check_kind(choice, adapter)
     _check_residual(choice, adapter)
+    _check_own_pair(choice, adapter)
     check_ranks(choice, adapter)
 
 
@@ -179,6 +183,25 @@ def _check_residual(choice: StrategyChoice, adapter: Adapter) -> None:
             rule="it writes a residual as large as the layer's weight, out x in float32 numbers for each LoRA layer (384 x 384:"
             " 590 kB), which each release holds and each site is sent; none comes back",
             hint='set [model.adapter] residual = true with kind = "lora", or strategy = "flexlora", which needs none',
+        )
+
+
+def _check_own_pair(choice: StrategyChoice, adapter: Adapter) -> None:
+    keeps = STRATEGIES[choice.name].keeps_own_pair
+    if keeps and not adapter.own_rank:
+        raise ExperimentError(
+            f"{choice.name} has no second pair of factors that a site could keep",
+            value="model.adapter.own_rank = 0",
+            rule="each site trains a pair of its own beside the shared one, of rank own_rank",
+            hint='set [model.adapter] own_rank = 2 with kind = "lora"',
+        )
+    if adapter.own_rank and not keeps:
+        able = ", ".join(sorted(name for name, kind in STRATEGIES.items() if kind.keeps_own_pair))
+        raise ExperimentError(
+            f"{choice.name} would average the pair of factors that each site is to keep",
+            value=f"model.adapter.own_rank = {adapter.own_rank}",
+            rule=f"with model.adapter.own_rank phase.strategy is {able}",
+            hint=f'set strategy = "{able}", or leave own_rank out; a phase may bring it: adapter = {{ own_rank = 2 }}',
         )
 
 

@@ -31,6 +31,8 @@ class Strategy(ABC):
         adapters: the kinds of adapter (``model.adapter.kind``) that it works with.
         writes_residual: the rule moves the residual of each LoRA layer (``[model.adapter] residual``), and cannot do without.
             Others are not shown residuals, which stay as they are; no update has any.
+        keeps_own_pair: each site keeps a second pair of LoRA factors (``[model.adapter] own_rank``) to itself, and the rule
+            cannot do without. Others would average it.
         companions: kinds of tensors that sites send beside the state, and the server too if it broadcasts any: one for each of
             its tensors and of its shape, named ``<kind>/<name>``. Control variates, for instance.
         tells: metrics of private rows that sites must tell beside their update, without noise. An experiment with privacy
@@ -43,6 +45,7 @@ class Strategy(ABC):
     mixed_ranks: ClassVar[bool] = False
     adapters: ClassVar[tuple[str, ...]] = ADAPTER_KINDS
     writes_residual: ClassVar[bool] = False
+    keeps_own_pair: ClassVar[bool] = False
     companions: ClassVar[tuple[str, ...]] = ()
     tells: ClassVar[tuple[str, ...]] = ()
     from_newest: ClassVar[bool] = False

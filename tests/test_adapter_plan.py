@@ -64,17 +64,27 @@ def test_every_round_has_the_adapter_of_its_phase_and_the_base_that_of_the_first
         ("phase.3.adapter.layers=first:1", r'phase\.3\.adapter\.layers.*is "all" or "last:k"'),
         ("phase.3.adapter.targets=query", r"phase\.3\.adapter\.targets.*modules of the phase before, all-linear"),
         ("phase.3.adapter.residual=false", r"phase\.3\.adapter\.residual.*stays true"),
+        ("phase.1.adapter.own_rank=-1", r"phase\.1\.adapter\.own_rank.*between 0 and 1024"),
+        ("phase.3.adapter.own_rank=1", r"phase\.3\.adapter\.own_rank.*at least 2, that of the phase before"),
         ("phase.1.adapter.kind=full", r'phase\.1\.adapter\.kind.*is "lora" as in the phase before'),
         ("phase.1.adapter.kind=lora-sb", r"phase\.1\.adapter\.kind.*another.*store of its own"),
         ("phase.2.adapter.site_ranks={ x = 5 }", r"phase\.2\.adapter\.site_ranks.*between 1 and rank = 4"),
         ("phase.2.adapter.site_ranks={}", r"phase\.2\.adapter\.site_ranks.*names at least one site"),
         ("phase.0.adapter.rank=4", r"phase\.0\.adapter.*the first phase has model\.adapter"),
-        ("phase.1.adapter.dropout=1", r"phase\.1\.adapter\.dropout is not a known key.*alpha, kind, layers, rank"),
+        (
+            "phase.1.adapter.dropout=1",
+            r"phase\.1\.adapter\.dropout is not a known key.*alpha, kind, layers, own_rank, rank",
+        ),
     ],
 )
 def test_what_could_not_hold_what_was_learned_is_refused_by_phase_key_and_value(setting: str, said: str) -> None:
     with pytest.raises(ExperimentError, match=said):
-        grows(setting)
+        grows(*(["phase.2.adapter.own_rank=2"] if "own_rank" in setting else []), setting)
+
+
+def test_a_phase_may_bring_a_pair_of_each_sites_own() -> None:
+    ranks = [adapter.own_rank for adapter in grows("phase.1.adapter.own_rank=2").phase_adapters]
+    assert ranks == [0, 2, 2, 2]
 
 
 def test_with_every_weight_trained_there_is_nothing_to_add() -> None:

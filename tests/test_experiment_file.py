@@ -469,7 +469,13 @@ def test_a_key_that_came_later_counts_only_where_it_is_set() -> None:
     """The digests are those of the version before these keys: what its ledgers know is still the same experiment."""
     assert experiment_digest(Experiment()) == "4731ed763c06f116d4faae4ef71ff95eabfe3964d416acb140434f761626c367"
     some = ("federation.evaluators=5", "data.partition.rows=21", "virtual_time.examples_per_s=1.0")
-    for later in (*some, "attack.kind=scaling", "model.adapter.site_ranks.a=4", "model.adapter.residual=true"):
+    for later in (
+        *some,
+        "attack.kind=scaling",
+        "model.adapter.site_ranks.a=4",
+        "model.adapter.residual=true",
+        "model.adapter.own_rank=2",
+    ):
         assert experiment_digest(load("", later)) != experiment_digest(Experiment())
         assert experiment_digest(load("", later, "federation.seed=8")) != experiment_digest(load("", later))
 

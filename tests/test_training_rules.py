@@ -7,9 +7,10 @@ import pytest
 
 from fedrelease.augment import Augment
 from fedrelease.errors import ExperimentError
-from fedrelease.experiment import Experiment, Model, Privacy, Training
+from fedrelease.experiment import Experiment, Model, Phase, Privacy, StrategyChoice, Training
 from fedrelease.experiment_document import experiment_digest, from_document, to_document
 from fedrelease.experiment_file import load_experiment, to_toml
+from fedrelease.strategies import STRATEGIES
 from fedrelease.training_rules import is_plain
 
 IMAGES = Model(task="image-classification", base="mlp:784-8", labels=("a", "b"))
@@ -49,6 +50,16 @@ def test_what_does_not_go_together_is_refused_by_its_key(key: str, make: Callabl
     with pytest.raises(ExperimentError, match=rf"^{key} is out of bounds") as refused:
         make()
     assert refused.value.rule and refused.value.hint
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_best_epoch_is_refused_where_sites_keep_a_control_variate_and_nowhere_else(name: str) -> None:
+    phases = (Phase(), Phase(strategy=StrategyChoice(name=name)))
+    if "variate" in STRATEGIES[name]().directives(1):
+        with pytest.raises(ExperimentError, match=rf"training\.keep_best.*false with {name}"):
+            Experiment(training=Training(keep_best=True), privacy=NONE, phases=phases)
+    else:
+        assert Experiment(training=Training(keep_best=True), privacy=NONE, phases=phases).phases == phases
 
 
 def test_balanced_classes_and_the_best_epoch_are_allowed_without_privacy() -> None:

@@ -22,7 +22,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "full": (),
     "head": (),
     "layers": ("layers",),
-    "lora": ("alpha", "layers", "rank", "rank_stabilised", "residual", "site_ranks", "targets"),
+    "lora": ("alpha", "layers", "own_rank", "rank", "rank_stabilised", "residual", "site_ranks", "targets"),
     "lora-sb": ("alpha", "layers", "rank", "targets"),
     "norms": ("layers",),
     "prefix": ("tokens",),
@@ -68,8 +68,9 @@ class Adapter:
     first rows of each A and columns of each B; the product's factor stays ``alpha / rank``. ``residual``: each layer with LoRA
     factors has a frozen matrix ``[out, in]`` of the state besides, in which ``fedex-lora`` keeps what averaged factors miss;
     every site is sent it. ``rank_stabilised``: the product is multiplied by ``alpha / sqrt(rank)``, so that it stays as large at
-    higher ranks: Kalajdzievski (2023), https://arxiv.org/abs/2312.03732. Source: Hu et al. (2021),
-    https://arxiv.org/abs/2106.09685.
+    higher ranks: Kalajdzievski (2023), https://arxiv.org/abs/2312.03732. ``own_rank``: each layer with factors has a second pair
+    of this rank besides, with the factor of the first, that each site keeps to itself (``feddpa``); 0 = none. Source: Hu et al.
+    (2021), https://arxiv.org/abs/2106.09685.
     """
 
     kind: str = "lora"
@@ -81,6 +82,7 @@ class Adapter:
     residual: bool = False
     rank_stabilised: bool = False
     tokens: int = 16
+    own_rank: int = 0
 
     def __post_init__(self) -> None:
         """Check bounds."""
@@ -100,6 +102,8 @@ class Adapter:
         fits = self.kind == "lora" or not self.rank_stabilised
         rule = f'is left out with kind = "{self.kind}"'
         require(fits, "model.adapter.rank_stabilised", self.rank_stabilised, rule)
+        require(self.kind == "lora" or not self.own_rank, "model.adapter.own_rank", self.own_rank, rule)
+        require(0 <= self.own_rank <= 1024, "model.adapter.own_rank", self.own_rank, "is between 0 and 1024; 0 is none")
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -147,6 +151,7 @@ class AdapterChange:
     targets: str | None = None
     site_ranks: Mapping[str, int] | None = None
     residual: bool | None = None
+    own_rank: int | None = None
 
     def __post_init__(self) -> None:
         """Check what no other key decides."""

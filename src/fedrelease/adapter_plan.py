@@ -62,6 +62,8 @@ def _checked(before: Adapter, change: AdapterChange, key: str) -> Adapter:
         raise ExperimentError(own["what"], value=error.value, rule=own["rule"], hint=own["hint"]) from error
     rule = f"has at least the layers of the phase before, {before.layers}: what others learned has no other place"
     require(_depth(after.layers) >= _depth(before.layers), f"{key}.layers", after.layers, rule, ANEW)
+    rule = f"is at least {before.own_rank}, that of the phase before: what sites keep has no other place"
+    require(after.own_rank >= before.own_rank, f"{key}.own_rank", after.own_rank, rule, ANEW)
     rule = f"has at least the modules of the phase before, {before.targets}"
     require(_may_hold(before.targets, after.targets), f"{key}.targets", after.targets, rule, ANEW)
     return after

@@ -86,7 +86,9 @@ class Experiment:
         require(not (private and self.training.patience), "training.patience", self.training.patience, rule, hint)
         rule = "is left out with privacy: every example is already clipped to privacy.clip"
         require(not (private and self.training.grad_clip), "training.grad_clip", self.training.grad_clip, rule)
-        check_training(self.training, task=self.model.task, labels=self.model.labels, private=private)
+        names = [phase.strategy.name for phase in self.phases]
+        task, labels = self.model.task, self.model.labels
+        check_training(self.training, task=task, labels=labels, private=private, strategies=names)
         sites, evaluators = self.data.partition, self.federation.evaluators
         many = sites.by == "virtual" and sites.sites > MOST_EVALUATORS and evaluators == 1.0
         rule = f"is not all of {sites.sites} virtual sites: every one of them would look at every candidate"

@@ -51,6 +51,7 @@ _LEFT_OUT_WHERE_DEFAULT: tuple[KeyPath, ...] = (
     ("model", "batch_norm"),
     ("model", "adapter", "rank_stabilised"),
     ("model", "adapter", "tokens"),
+    ("model", "adapter", "own_rank"),
     ("data", "pixels"),
     ("training", "label_smoothing"),
     ("training", "balance_classes"),

@@ -16,6 +16,8 @@ from fedrelease.update import State
 __all__ = [
     "CORE",
     "FIRST",
+    "OWN_FIRST",
+    "OWN_SECOND",
     "RESIDUAL",
     "SECOND",
     "is_factor",
@@ -30,6 +32,10 @@ FIRST = ".lora_A"
 """What the name of a layer's factor A ends in, ``[rank, in]``."""
 SECOND = ".lora_B"
 """What the name of its factor B ends in, ``[out, rank]``; the layer adds ``alpha / rank * B A`` to its weight."""
+OWN_FIRST = ".own_A"
+"""What the name of the factor A of a site's own pair ends in, ``[own rank, in]``, where a layer has a second pair."""
+OWN_SECOND = ".own_B"
+"""What the name of that pair's B ends in, ``[out, own rank]``: the layer adds ``alpha / rank * own_B own_A`` as well."""
 CORE = ".lora_R"
 """What the name of a layer's core ends in, ``[rank, rank]``, where it has one instead of factors."""
 RESIDUAL = ".residual"

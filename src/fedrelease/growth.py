@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fedrelease.factors import CORE, FIRST, SECOND
+from fedrelease.factors import CORE, FIRST, OWN_FIRST, OWN_SECOND, SECOND
 from fedrelease.update import State
 
 __all__ = ["grown", "grown_head", "grown_with_zeros"]
@@ -21,13 +21,16 @@ GROWING: Mapping[str, tuple[int, ...]] = {
     **dict.fromkeys(HEAD, (0,)),
     FIRST: (0,),
     SECOND: (1,),
+    OWN_FIRST: (0,),
+    OWN_SECOND: (1,),
     CORE: (0, 1),
     ".bottleneck.down.weight": (0,),
     ".bottleneck.down.bias": (0,),
     ".bottleneck.up.weight": (1,),
 }
 """What the names of tensors end in that grow, of a state and of all that is kept beside it, and along which dimensions: a head
-has one row a label; a factor A one row, B one column, and a core one of each a rank; a bottleneck as A and B."""
+has one row a label; a factor A one row, B one column, and a core one of each a rank; a bottleneck and a site's own pair as A and
+B."""
 
 
 def grown(state: State, *, like: State) -> dict[str, Tensor]:

@@ -137,7 +137,10 @@ class BaseFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFacts:
-    """What is trained and released. ``tokens``: learned vectors of a prompt or prefix; 0 for other kinds."""
+    """What is trained and released. ``tokens``: learned vectors of a prompt or prefix; 0 for other kinds.
+
+    ``own_rank``: of the pair of factors that each site keeps to itself; in the release it adds nothing.
+    """
 
     kind: str
     rank: int
@@ -146,6 +149,7 @@ class AdapterFacts:
     layers: str
     rank_stabilised: bool = field(default=False, metadata=facts.LATER)
     tokens: int = field(default=0, metadata=facts.LATER)
+    own_rank: int = field(default=0, metadata=facts.LATER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,15 @@ Example::
 
 from collections.abc import Iterable, Mapping
 
-from fedrelease.factors import SECOND
+from fedrelease.factors import OWN_FIRST, OWN_SECOND, SECOND
 
 __all__ = ["PRIVATE_PARTS", "private_names"]
 
-PRIVATE_PARTS: Mapping[str, tuple[str, ...]] = {"head": ("head.bias", "head.weight"), "lora_B": (SECOND,)}
+PRIVATE_PARTS: Mapping[str, tuple[str, ...]] = {
+    "head": ("head.bias", "head.weight"),
+    "lora_B": (SECOND,),
+    "second-adapter": (OWN_FIRST, OWN_SECOND),
+}
 """What the directive ``private`` may say, and what the names of the tensors that it speaks of end in."""
 
 

@@ -12,7 +12,7 @@ from fedrelease.augment import Augment
 from fedrelease.bounds import require
 from fedrelease.experiment_training import Training
 
-__all__ = ["MASKED", "SHAPED", "check_training", "is_plain"]
+__all__ = ["MASKED", "SHAPED", "VARIATES", "check_training", "is_plain"]
 
 SHAPED = ("image-classification", "pair-classification", "text-classification", "token-classification")
 """Tasks whose loss can have smoothed labels and weights of classes."""
@@ -20,14 +20,24 @@ MASKED = ("text-classification", "token-classification")
 """Tasks whose texts can lose tokens; where the next token is told, each token is a truth as well."""
 
 
-def check_training(training: Training, *, task: str, labels: Sequence[str], private: bool) -> None:
-    """Refuse what does not go together.
+VARIATES = ("feddyn", "scaffold")
+"""Strategies whose sites keep a control variate of all of a round's steps."""
+
+
+def check_training(
+    training: Training, *, task: str, labels: Sequence[str], private: bool, strategies: Sequence[str] = ()
+) -> None:
+    """Refuse what does not go together; ``strategies`` are the phases', by name.
 
     Raises:
         ExperimentError: it names the key.
     """
     _check_losses(training, task, labels)
     _check_rows(training, task)
+    kept = sorted({*strategies} & {*VARIATES})
+    rule = f"is false with {' and '.join(kept)}: a site's control variate is of all steps of a round, and it sends the last state"
+    hint = "leave training.keep_best out, or choose a strategy such as fedavg"
+    require(not (training.keep_best and kept), "training.keep_best", True, rule, hint)
     if private:
         _check_private(training)
 

@@ -25,8 +25,8 @@ RATE = 0.3
 NEGLIGIBLE = 1e-9
 
 
-def tiny_model(base: Path, *, layers: str = "last:1", targets: str = "attention") -> TextClassifier:
-    adapter = Adapter(rank=2, layers=layers, targets=targets)
+def tiny_model(base: Path, *, layers: str = "last:1", targets: str = "attention", own_rank: int = 0) -> TextClassifier:
+    adapter = Adapter(rank=2, layers=layers, targets=targets, own_rank=own_rank)
     model = build_classifier(open_base(str(base), cache=base), Model(adapter=adapter), seed=3)
     load_state(model, random_state(model, seed=5))
     return model

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from tiny import GOOD, PLAIN, experiment_text, make_rows
 
-from fedrelease.adapter import AdapterChange
+from fedrelease.adapter import Adapter, AdapterChange
 from fedrelease.client.app import resident_base, resident_model
 from fedrelease.client.deployment.folder import SiteFolder, SiteSettings, open_site_folder, site_toml
 from fedrelease.client.deployment.guard import answered, check_app, check_room, limited
@@ -38,7 +38,7 @@ from fedrelease.errors import (
     StoreError,
     UpdateRefused,
 )
-from fedrelease.experiment import Experiment, Phase, Privacy, StrategyChoice
+from fedrelease.experiment import Experiment, Model, Phase, Privacy, StrategyChoice
 from fedrelease.experiment_file import load_experiment
 from fedrelease.messages import Answer, Request, parse_answer, request_text
 from fedrelease.models.bases import open_base
@@ -109,6 +109,11 @@ def test_without_named_bases_a_site_keeps_to_the_first_that_it_trained() -> None
 def test_an_adapter_that_grows_in_a_later_phase_is_refused_before_the_first() -> None:
     grows = Experiment(phases=(Phase(rounds=1), Phase(rounds=1, adapter=AdapterChange(rank=128))))
     assert refusals(Policy(), replace(request(), experiment=grows)) == ("policy.rank: at most 64, asked 128",)
+
+
+def test_a_pair_of_the_sites_own_may_not_be_wider_than_the_policys_rank_either() -> None:
+    wide = Experiment(model=Model(adapter=Adapter(own_rank=65)))
+    assert refusals(Policy(), replace(request(), experiment=wide)) == ("policy.rank: at most 64, asked 65",)
 
 
 def test_what_a_strategy_will_ask_for_is_known_before_the_first_round() -> None:

@@ -31,6 +31,8 @@ GROWTHS: Mapping[str, tuple[Adapter, AdapterChange]] = {
     "everything": (SMALL, AdapterChange(rank=5, layers="all", targets="all-linear", residual=True)),
     "a residual besides": (SMALL, AdapterChange(residual=True)),
     "rank beside a residual": (replace(SMALL, residual=True), AdapterChange(rank=7)),
+    "a pair of each site's own besides": (SMALL, AdapterChange(own_rank=2)),
+    "both ranks": (replace(SMALL, own_rank=1), AdapterChange(rank=4, own_rank=3)),
     "a core's rank": (replace(SMALL, kind="lora-sb"), AdapterChange(rank=5)),
     "a core's layers": (replace(SMALL, kind="lora-sb"), AdapterChange(layers="all", targets="all-linear")),
 }

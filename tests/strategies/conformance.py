@@ -5,7 +5,7 @@ broken on purpose. A new rule is tested by adding it to ``STRATEGIES`` and its o
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -31,9 +31,15 @@ SHAPES = {
     "head.bias": (3,),
     "scale": (),
 }
+OWN_PAIR = {"encoder.0.value.own_A": (3, 6), "encoder.0.value.own_B": (5, 3)}
+"""Beside it, for rules whose sites keep such a pair."""
 SITES = 11
 ROUNDS = 3
 CLOSE = 2e-5
+
+
+def shapes_of(rule: Strategy) -> Mapping[str, tuple[int, ...]]:
+    return {**SHAPES, **OWN_PAIR} if rule.keeps_own_pair else SHAPES
 
 
 def parent_of(seed: int = 0) -> dict[str, Tensor]:
@@ -42,17 +48,17 @@ def parent_of(seed: int = 0) -> dict[str, Tensor]:
 
 
 def start_of(rule: Strategy) -> dict[str, Tensor]:
-    """The parent as a round shows it to this rule: with residuals, some rounds old, only where it writes them."""
-    parent = parent_of()
+    """The parent as a round shows it to this rule: with residuals, some rounds old, only where it writes them, as own pairs."""
+    parent = drawn(0, 1.0, shapes_of(rule))
     numbers = torch.Generator().manual_seed(99)
     shapes = {layer: (len(parent[layer + SECOND]), parent[layer + FIRST].shape[1]) for layer in layers_of(parent)}
     old = {layer + RESIDUAL: 0.3 * torch.randn(shape, generator=numbers) for layer, shape in shapes.items()}
     return {**parent, **old} if rule.writes_residual else parent
 
 
-def drawn(seed: int, deviation: float) -> dict[str, Tensor]:
+def drawn(seed: int, deviation: float, shapes: Mapping[str, tuple[int, ...]] = SHAPES) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {name: deviation * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+    return {name: deviation * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 def update(rule: Strategy, site: int, tensors: State, seed: int = 0) -> Update:
@@ -76,12 +82,13 @@ def update(rule: Strategy, site: int, tensors: State, seed: int = 0) -> Update:
 
 def updates_of(rule: Strategy, seed: int, sites: int = SITES) -> list[Update]:
     """Updates that agree in part: a common direction, and each site's own."""
-    common = drawn(7_000 + seed, 0.1)
-    own = [drawn(10_000 * seed + site, 0.1) for site in range(sites)]
+    shapes = shapes_of(rule)
+    common = drawn(7_000 + seed, 0.1, shapes)
+    own = [drawn(10_000 * seed + site, 0.1, shapes) for site in range(sites)]
     frozen = rule.directives(seed).get("freeze")
     deltas = [{name: common[name] + one[name] for name in common} for one in own]
     for delta in deltas:
-        delta.update({name: torch.zeros(SHAPES[name]) for name in delta if frozen and name.endswith(f".{frozen}")})
+        delta.update({name: torch.zeros(shapes[name]) for name in delta if frozen and name.endswith(f".{frozen}")})
     return [update(rule, site, delta, seed) for site, delta in enumerate(deltas)]
 
 

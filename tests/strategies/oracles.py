@@ -106,6 +106,11 @@ def fedsa(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___:
     return _but(parent, updates, ".lora_B")
 
 
+def feddpa(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
+    """Yang et al. (2024): the local adapter is nobody's business, and the global one is averaged, as the head is."""
+    return _but(parent, updates, ".own_A", ".own_B")
+
+
 def fedper(_: Strategy, parent: State, updates: Sequence[Update], __: State, ___: int) -> tuple[State, State]:
     """Arivazhagan et al. (2019): the head is nobody's business, and all else is averaged."""
     return _but(parent, updates, "head.bias", "head.weight")
@@ -162,6 +167,7 @@ ORACLES: Mapping[str, Oracle] = {
     "fedbuff": fedbuff,
     "fed-sb": by_loops,
     "fedavg": by_loops,
+    "feddpa": feddpa,
     "feddyn": feddyn,
     "fedper": fedper,
     "fedsa-lora": fedsa,

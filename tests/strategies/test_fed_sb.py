@@ -12,7 +12,7 @@ from fedrelease.strategies.fed_sb import FedSB
 from fedrelease.strategies.fedavg import FedAvg
 from fedrelease.update import Update
 
-FOR_FACTORS = ("fedex-lora", "fedit", "fedsa-lora", "ffa-lora", "flexlora", "flora", "hlora", "rolora")
+FOR_FACTORS = ("feddpa", "fedex-lora", "fedit", "fedsa-lora", "ffa-lora", "flexlora", "flora", "hlora", "rolora")
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
@@ -68,9 +68,11 @@ def test_a_rule_for_factors_is_refused_and_those_that_work_are_named(name: str) 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_every_strategy_works_with_some_adapter_that_there_is(name: str) -> None:
-    kinds = STRATEGIES[name].adapters
+    rule = STRATEGIES[name]
+    kinds = rule.adapters
     assert kinds and set(kinds) <= set(ADAPTER_KINDS)
-    check_adapter(StrategyChoice(name=name), Adapter(kind=kinds[-1], residual=STRATEGIES[name].writes_residual))
+    needed = Adapter(kind=kinds[-1], residual=rule.writes_residual, own_rank=int(rule.keeps_own_pair))
+    check_adapter(StrategyChoice(name=name), needed)
 
 
 def test_rules_that_freeze_a_factor_are_refused_before_training_where_every_weight_is_trained() -> None:

@@ -82,9 +82,8 @@ def _precision(release: Release) -> str:
 def _print_model(console: Console, manifest: Manifest, *, precision: str) -> None:
     adapter, task = manifest.adapter, manifest.task
     root = " over the root of the rank" if adapter.rank_stabilised else ""
-    factors = (
-        f"{adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}{root}, {adapter.targets} of {adapter.layers}"
-    )
+    own = f"; each site has a pair of its own, rank {adapter.own_rank}" if adapter.own_rank else ""
+    factors = f"{adapter.kind}, rank {adapter.rank}, alpha {adapter.alpha:g}{root}, {adapter.targets} of {adapter.layers}{own}"
     pairs = [
         ("base", f"{manifest.base.ref}{precision}"),
         ("adapter", factors if adapter.kind in FACTORS else trained_words(adapter)),

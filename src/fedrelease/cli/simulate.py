@@ -190,7 +190,9 @@ def _base(model: Model) -> str:
     precision = "this machine's quicker precision" if model.precision == "auto" else model.precision
     if adapter.kind not in FACTORS:
         return f"{model.base} in {precision}: {trained_words(adapter)}"
-    return f"{model.base} in {precision}: {adapter.kind} of rank {adapter.rank} on {adapter.targets}, layers {adapter.layers}"
+    own = f", and a pair of rank {adapter.own_rank} that each site keeps" if adapter.own_rank else ""
+    where = f"{adapter.targets}, layers {adapter.layers}"
+    return f"{model.base} in {precision}: {adapter.kind} of rank {adapter.rank} on {where}{own}"
 
 
 def _data(experiment: Experiment) -> str:

@@ -61,6 +61,8 @@ def _inject(encoder: nn.Module, adapter: Adapter) -> None:
         layer: Any = encoder.get_submodule(name)
         layer.__class__ = LoraLinear
         layer.register_parameter("residual", _residual(layer) if adapter.residual else None)
+        for factor, value in _own_pair(layer, adapter.own_rank).items():
+            layer.register_parameter(factor, value)
     for parameter in encoder.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -81,6 +83,12 @@ def _put_cores(encoder: nn.Module, adapter: Adapter) -> None:
 def _residual(layer: LoraLinear) -> nn.Parameter:
     """Zero, ``[out, in]``, float32 whatever the base's precision: small changes of many rounds add up in it."""
     return nn.Parameter(torch.zeros(layer.out_features, layer.in_features), requires_grad=False)
+
+
+def _own_pair(layer: LoraLinear, rank: int) -> Mapping[str, nn.Parameter | None]:
+    """A second pair of factors, float32, which begins by adding nothing; its A is drawn with all else that is. 0: none."""
+    shapes = {"own_A": (rank, layer.in_features), "own_B": (layer.out_features, rank)}
+    return {name: nn.Parameter(torch.zeros(shape)) if rank else None for name, shape in shapes.items()}
 
 
 def _chosen(encoder: nn.Module, adapter: Adapter) -> list[str]:

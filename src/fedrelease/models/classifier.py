@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from fedrelease.errors import ModelError
 from fedrelease.experiment import Model
+from fedrelease.factors import CORE, FIRST, OWN_FIRST, OWN_SECOND, SECOND
 from fedrelease.models.adapters import put_adapter
 from fedrelease.models.bases import Base, Pooling
 from fedrelease.models.bottleneck import Bottleneck
@@ -248,15 +249,22 @@ def adapted(
 
 
 def draw_factors(classifier: nn.Module, generator: torch.Generator) -> None:
-    """Factors as LoRA starts: A drawn, in the order of the names, B zero; cores and residuals zero. Then what else is drawn."""
-    for name, parameter in sorted(_stated(classifier).items()):
-        if name.endswith("lora_A"):
+    """Factors as LoRA starts: A drawn, in the order of the names, B zero; cores and residuals zero. Then what else is drawn.
+
+    A site's own pairs come after all shared ones, which are the same with them and without.
+    """
+    for name, parameter in sorted(_stated(classifier).items(), key=_shared_first):
+        if name.endswith((FIRST, OWN_FIRST)):
             nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
-        elif name.endswith(("lora_B", "lora_R")) or not parameter.requires_grad:
+        elif name.endswith((SECOND, OWN_SECOND, CORE)) or not parameter.requires_grad:
             nn.init.zeros_(parameter)
     for _, module in sorted(classifier.named_modules(), key=itemgetter(0)):
         if isinstance(module, Bottleneck | Prompt):
             module.draw(generator)
+
+
+def _shared_first(named: tuple[str, nn.Parameter]) -> tuple[bool, str]:
+    return named[0].endswith((OWN_FIRST, OWN_SECOND)), named[0]
 
 
 def canonical_name(name: str) -> str:

@@ -47,13 +47,16 @@ class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
 
     Attributes:
         residual: what is added to ``B A``, ``[out, in]``, float32; never trained. Left out by the experiment: ``None``.
+        own_A, own_B: a second pair of factors, ``[own rank, in]`` and ``[out, own rank]``, float32; ``None`` likewise.
     """
 
     record = False
     residual: nn.Parameter | None
+    own_A: nn.Parameter | None
+    own_B: nn.Parameter | None
 
     def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
-        """``base(x) + scaling * x (B A + residual)^T``, ``[examples, tokens, out]`` for ``[examples, tokens, in]``."""
+        """``base(x) + scaling * x (B A + own_B own_A + residual)^T``, ``[examples, tokens, out]`` of ``[.., .., in]``."""
         if self.record and x.dim() != 3:
             raise ModelError(
                 "a layer sees no examples",
@@ -64,17 +67,26 @@ class LoraLinear(PeftLinear):  # type: ignore[misc]  # peft ships no types
         first, second = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
         whole = _with_residual(self, self.base_layer(x), x)
         given = self.lora_dropout[ADAPTER](x)  # the identity, but where training drops some of it
-        return _apply(_LowRank, whole, given, first, second, self.scaling[ADAPTER], self.record)
+        shared = _apply(_LowRank, whole, given, first, second, self.scaling[ADAPTER], self.record)
+        if self.own_A is None:
+            return shared
+        return _apply(_LowRank, shared, given, self.own_A, self.own_B, self.scaling[ADAPTER], self.record)
 
 
 class _PlainLora(PeftLinear):  # type: ignore[misc]  # peft ships no types
-    """PEFT's own layer, and autograd's own gradients, plus the residual that PEFT does not know."""
+    """PEFT's own layer, and autograd's own gradients, plus the residual and the own pair that PEFT does not know."""
 
     residual: nn.Parameter | None
+    own_A: nn.Parameter | None
+    own_B: nn.Parameter | None
 
     def forward(self, x: Tensor, *given: object, **named: object) -> Tensor:
         """As :class:`LoraLinear`."""
-        return _with_residual(self, PeftLinear.forward(self, x, *given, **named), x)
+        shared = _with_residual(self, PeftLinear.forward(self, x, *given, **named), x)
+        if self.own_A is None or self.own_B is None:
+            return shared
+        whole = self.own_B @ self.own_A * self.scaling[ADAPTER]
+        return shared + functional.linear(self.lora_dropout[ADAPTER](x), whole.to(x.dtype))
 
 
 def _with_residual(layer: LoraLinear | _PlainLora, out: Tensor, x: Tensor) -> Tensor:
