@@ -56,7 +56,17 @@ from fedrelease.simulations.ray_cluster import Ray, check_ray
 from fedrelease.simulations.ray_grid import ray_sites
 from fedrelease.strategies import check_adapter, check_strategy, check_transport
 
-__all__ = ["GridOf", "Ray", "Summary", "federate", "fetched_base", "simulate", "sites_folder", "summary_of"]
+__all__ = [
+    "GridOf",
+    "Ray",
+    "Summary",
+    "federate",
+    "fetched_base",
+    "prepared_sites",
+    "simulate",
+    "sites_folder",
+    "summary_of",
+]
 
 GridOf: TypeAlias = Callable[[Nodes], AbstractContextManager[Grid]]
 """What runs the sites, as a function from them to their Grid."""
@@ -189,7 +199,7 @@ def _run(
     base = opened() if lender is None else lender.base(experiment, opened)
     home = sites_folder(store)
     with _engine(experiment, base, home, workers, ray, lender) as grid_of:
-        prepared = _prepare(experiment, base, cache, say)
+        prepared = prepared_sites(experiment, base, cache, say)
         federate(experiment, store=store, base=base, prepared=prepared, grid_of=grid_of, watch=watch)
 
 
@@ -286,7 +296,8 @@ def _saying(say: Callable[[str], None]) -> Callable[[object], None]:
     return listen
 
 
-def _prepare(experiment: Experiment, base: Base, cache: Path, say: Callable[[str], None]) -> Prepared:
+def prepared_sites(experiment: Experiment, base: Base, cache: Path, say: Callable[[str], None]) -> Prepared:
+    """The sites' rows on disk, which are dealt out first where they are missing; ``say`` is told what is odd about them."""
     prepared = prepare_sites(
         experiment, base_folder=base.folder, tokenizer_digest=base.tokenizer_digest, cache=cache, progress=None
     )

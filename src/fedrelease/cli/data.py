@@ -4,12 +4,14 @@ Example::
 
     fedrelease data check tweets.csv
     fedrelease data check rows.parquet --experiment my.toml --base minilm
+    fedrelease data lengths my.toml
 """
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedrelease.cli.data_lengths import lengths
 from fedrelease.cli.options import AsJson
 from fedrelease.cli.output import emit_json, example, to_stdout
 from fedrelease.errors import ExperimentError
@@ -88,3 +90,12 @@ def _experiment(file: str | None) -> "Experiment | None":
     from fedrelease.cli.simulate import load
 
     return None if file is None else load(file, [], None)
+
+
+data.command(
+    epilog=example(
+        "fedrelease data lengths my.toml",
+        "fedrelease data lengths sotu-private --site barack-obama --rows 32",
+        "fedrelease data lengths --set privacy.clip=0.5 --json",
+    )
+)(lengths)
