@@ -131,9 +131,9 @@ def _find(ref: str, cache: Path) -> Path:
     if Path(ref).is_dir():
         return Path(ref)
     if ref.startswith((".", "/")):
-        rule = "a base that begins with . or / is a folder; a relative path starts at the current folder"
+        rule = f"a base that begins with . or / is a folder; relative paths start at the current one, {Path.cwd()}"
         hint = "make it first, for example with fedrelease export --format hf --merged, or correct the path"
-        raise ModelError(f"there is no folder {ref}", value=str(Path.cwd()), rule=rule, hint=hint)
+        raise ModelError(f"there is no folder {ref}", value=ref, rule=rule, hint=hint)
     return _from_hub(ref)
 
 
