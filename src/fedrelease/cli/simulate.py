@@ -358,6 +358,7 @@ def _next(store: "Store", experiment: Experiment, summary: "Summary") -> list[st
 def _sample(experiment: Experiment) -> str:
     film, name = "a warm and funny film", "Ada Lovelace lives in London"
     known = {"four-sites": film, "four-sites-ratings": film, "wnut": name, "wnut-types": name}
+    known |= {"cmudict": "tokenizer", "cmudict-stress": "tokenizer"}
     known["trec-pairs"] = "Who wrote Hamlet ? | a person or a group of people"
     from fedrelease.tasks import TASKS
 

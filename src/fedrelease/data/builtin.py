@@ -17,6 +17,7 @@ from typing import cast
 
 from fedrelease.data.brown import PARTS_OF_SPEECH, brown_rows
 from fedrelease.data.conll import conll_rows
+from fedrelease.data.pronunciations import with_stress, without_stress
 from fedrelease.data.rows import RawRow
 from fedrelease.experiment_sections import NEAR, NEXT_TOKEN
 from fedrelease.files import digest_bytes
@@ -150,6 +151,8 @@ def _sotu(folder: Path) -> Iterator[RawRow]:
 
 BUILT_IN: Mapping[str, BuiltIn] = {
     "brown-pos": BuiltIn(labels=PARTS_OF_SPEECH, columns=("text", "label", "genre"), read=brown_rows),
+    "cmudict": BuiltIn(labels=NEXT_TOKEN, columns=("text", "target"), read=without_stress),
+    "cmudict-stress": BuiltIn(labels=NEXT_TOKEN, columns=("text", "target"), read=with_stress, fetched="cmudict"),
     "four-sites": BuiltIn(labels=("negative", "positive"), columns=("text", "label", "site"), read=_four_sites),
     "four-sites-ratings": BuiltIn(labels=NEAR, columns=("text", "rating", "site"), read=_ratings, fetched="four-sites"),
     "sms-spam": BuiltIn(labels=("ham", "spam"), columns=("text", "label"), read=_sms_spam),

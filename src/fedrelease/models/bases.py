@@ -130,6 +130,10 @@ def _find(ref: str, cache: Path) -> Path:
         return converted(ref, folder, cache)
     if Path(ref).is_dir():
         return Path(ref)
+    if ref.startswith((".", "/")):
+        rule = f"a base that begins with . or / is a folder; relative paths start at the current one, {Path.cwd()}"
+        hint = "make it first, for example with fedrelease export --format hf --merged, or correct the path"
+        raise ModelError(f"there is no folder {ref}", value=ref, rule=rule, hint=hint)
     return _from_hub(ref)
 
 
