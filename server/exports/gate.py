@@ -35,7 +35,7 @@ __all__ = ["AgreementRule", "LogitsRule", "cheaper", "judged", "not_worse", "sam
 
 @dataclass(frozen=True, kw_only=True)
 class LogitsRule:
-    """Logits differ by at most ``most``."""
+    """Logits differ by at most ``most``, or by ``most`` of the largest one where that is above 1: float32 rounds by shares."""
 
     severity: str = "block"
     most: float = 1e-5
@@ -55,9 +55,11 @@ def same_logits(found: Tensor, wanted: Tensor, rule: LogitsRule, *, against: str
     largest = float((found.double() - wanted.double()).abs().max())
     if not np.isfinite(largest):
         return error("logits", rule, "a logit is no finite number", against=against)
-    state = "pass" if largest <= rule.most else "fail"
-    what = f"logits differ by at most {largest:.1e} on {len(found)} {unit} (at most {rule.most:.0e})"
-    evidence = {"rows": len(found), "largest": largest, "most": rule.most}
+    allowed = rule.most * max(1.0, float(wanted.abs().max()))
+    state = "pass" if largest <= allowed else "fail"
+    bound = f"{rule.most:.0e}" if largest <= rule.most else f"{allowed:.1e}, {rule.most:.0e} of the largest logit"
+    what = f"logits differ by at most {largest:.1e} on {len(found)} {unit} (at most {bound})"
+    evidence = {"rows": len(found), "largest": largest, "most": allowed}
     return finding("logits", rule, state, what, against=against, evidence=evidence)
 
 

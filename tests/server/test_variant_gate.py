@@ -61,6 +61,14 @@ def test_logits_pass_within_their_tolerance_only(apart: float, state: str) -> No
     assert found.state == state
 
 
+def test_large_logits_may_differ_by_a_share_of_the_largest() -> None:
+    wanted = torch.tensor([[20.0, -1.0], [3.0, 0.0]])
+    near, far = (same_logits(wanted + apart, wanted, LogitsRule(), against="it") for apart in (1.5e-4, 3e-4))
+    assert (near.state, far.state) == ("pass", "fail")
+    assert near.what.endswith("(at most 2.0e-04, 1e-05 of the largest logit)")
+    assert near.evidence["most"] == pytest.approx(2e-4)
+
+
 def test_what_is_no_number_is_an_error_and_never_a_pass() -> None:
     broken = torch.tensor([[float("nan"), 0.0]])
     assert same_logits(broken, torch.zeros(1, 2), LogitsRule(), against="it").state == "error"
