@@ -18,7 +18,7 @@ from fedrelease.files import Json
 if TYPE_CHECKING:
     from fedrelease.simulations.lengths import Lengths
 
-__all__ = ["lengths"]
+__all__ = ["advice", "lengths", "lengths_document", "print_lengths"]
 
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 FAR = 2.0
