@@ -264,6 +264,9 @@ def test_no_cells_at_all_make_anything_but_an_answer(
     path = tmp_path_factory.getbasetemp() / "cells.jsonl"
     path.write_text("".join(json.dumps({"text": text, "label": text, PLAIN[0]: 1}) + "\n" for text in texts))
     found = checked(path)
+    if found.tags:  # words with a tag each
+        assert all(isinstance(text, list) for text in texts)
+        return
     usable = [text for text in texts if isinstance(text, str) and text.strip() and "\0" not in text]
     assert len(found.texts.items) == len(usable)
 

@@ -14,6 +14,7 @@ from fedrelease.data.check.checking import Checked
 from fedrelease.data.check.findings import SHOWN, Finding
 from fedrelease.data.check.language import INSTALL, Languages
 from fedrelease.data.check.roles import Role
+from fedrelease.data.check.tagged import may_be_shown
 from fedrelease.data.check.texts import Lengths
 from fedrelease.files import Json
 from fedrelease.wording import plain
@@ -50,6 +51,8 @@ def check_document(checked: Checked, *, show: bool) -> dict[str, Json]:
         "text": {"column": checked.roles.text.column, "guessed": checked.roles.text.guessed},
         "label": {"column": checked.roles.label.column, "guessed": checked.roles.label.guessed},
         "labels": dict(texts.labels) if checked.labels_are_names else None,
+        "tags": dict(checked.tags) if may_be_shown(checked.tags) else None,
+        "pixels": checked.rows.pixels or None,
         "words": _lengths_document(checked.words),
         "tokens": _lengths_document(checked.tokens),
         "copies": len(texts.copies),
@@ -92,6 +95,7 @@ def print_check(checked: Checked, console: Console, *, show: bool) -> None:
     console.print(plain(f"{checked.source}: {len(rows.rows)} rows, {len(rows.columns)} columns{bad}"))
     _print_columns(checked, console)
     _print_labels(checked, console)
+    _print_tags(checked, console)
     _print_texts(checked, console)
     _print_sites(checked, console)
     _print_findings(checked, console, show=show)
@@ -145,6 +149,17 @@ def _print_labels(checked: Checked, console: Console) -> None:
         ]
         more = [("...", f"and {len(labels) - LABELS_SHOWN} more: --json")] if len(labels) > LABELS_SHOWN else []
         section(console, "labels", [*pairs, *more])
+
+
+def _print_tags(checked: Checked, console: Console) -> None:
+    if not may_be_shown(checked.tags):
+        return
+    tags, total = list(checked.tags.items()), sum(checked.tags.values())
+    pairs = [
+        (plain(name)[:SHOWN], f"{count} of {total} words, {count / total:.0%}") for name, count in tags[:LABELS_SHOWN]
+    ]
+    more = [("...", f"and {len(tags) - LABELS_SHOWN} more: --json")] if len(tags) > LABELS_SHOWN else []
+    section(console, "tags", [*pairs, *more])
 
 
 def _print_texts(checked: Checked, console: Console) -> None:

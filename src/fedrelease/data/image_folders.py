@@ -9,6 +9,8 @@ Example::
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,12 +19,16 @@ from torch import Tensor
 from fedrelease.data.images import Images
 from fedrelease.errors import DataError
 
-__all__ = ["is_image_folder", "read_image", "read_image_folder"]
+__all__ = ["guessed_labels", "guessed_pixels", "is_image_folder", "read_image", "read_image_folder"]
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MOST_BYTES = 4 << 30
 """All images of a source are held as float32 while they are dealt out to sites."""
 MODES = {1: "L", 3: "RGB"}
+GREY = {"1", "L", "I;16"}
+LARGEST_GUESS = 64
+"""Pixels a side: larger images are proposed to be brought to that."""
+LOOKED_AT = 50
 RULE = "images lie in photos/LABEL/ or in photos/SITE/LABEL/"
 
 
@@ -39,6 +45,25 @@ def _files(path: Path) -> Iterator[Path]:
 def _is_image(found: Path, path: Path) -> bool:
     hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
     return not hidden and found.suffix.lower() in SUFFIXES and found.is_file()
+
+
+def guessed_labels(path: Path) -> tuple[str, ...]:
+    """The names of the folders that images lie in."""
+    return tuple(sorted({file.parent.name for file in _files(path)}))
+
+
+def guessed_pixels(path: Path) -> str:
+    """Channels x height x width of the first images that open: theirs where all are alike and small, else 64 x 64."""
+    from PIL import Image
+
+    modes, sizes = set(), set()
+    for file in islice(_files(path), LOOKED_AT):
+        with suppress(OSError, Image.DecompressionBombError), Image.open(file) as opened:
+            modes.add(opened.mode)
+            sizes.add(opened.size)
+    width, height = sizes.pop() if len(sizes) == 1 else (LARGEST_GUESS, LARGEST_GUESS)
+    small = max(width, height) <= LARGEST_GUESS
+    return f"{1 if modes <= GREY else 3}x{height if small else LARGEST_GUESS}x{width if small else LARGEST_GUESS}"
 
 
 def read_image_folder(path: Path, labels: Sequence[str], pixels: str) -> tuple[Images, Mapping[str, Sequence[str]]]:

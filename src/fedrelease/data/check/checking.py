@@ -1,14 +1,15 @@
 """One look at a source: what was understood, what to fix, and the lines of TOML to paste.
 
+Words with a tag each and folders of images are known by their form; other tasks by an experiment that names them.
+
 Example::
 
     checked = check("tweets.csv", Wishes(), cache=cache_folder())
     checked.ok, checked.findings, checked.toml
 """
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedrelease.data.check.findings import (
@@ -22,13 +23,14 @@ from fedrelease.data.check.findings import (
 )
 from fedrelease.data.check.language import Languages, guess_languages
 from fedrelease.data.check.leaks import Dealt, deal
+from fedrelease.data.check.paste import lines_to_paste
 from fedrelease.data.check.roles import Role, Roles, roles_of
 from fedrelease.data.check.sheets import Column, SheetRows, columns_of, open_rows
+from fedrelease.data.check.tagged import tag_findings, tags_of
 from fedrelease.data.check.tasks import read_as
 from fedrelease.data.check.texts import Item, Lengths, Texts, examine, lengths_of, texts_of
-from fedrelease.data.partition import LEAST_ROWS
 from fedrelease.errors import DataError
-from fedrelease.experiment import Experiment
+from fedrelease.experiment import Data, Experiment
 from fedrelease.experiment_sections import CLASSIFICATION
 from fedrelease.tasks import TASKS
 
@@ -38,8 +40,6 @@ MOST_TOKENISED = 20_000
 """Rows whose tokens are counted."""
 UNCUT = 1_000_000
 """Tokens: no text is longer."""
-STEP = 8
-"""Of a proposed ``max_length``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,7 @@ class Checked:
     """What was understood of a source.
 
     Attributes:
+        tags: words of each tag, where rows are words with a tag each and no experiment says otherwise.
         words, tokens: lengths; tokens where a base was named. dealt: where an experiment was given and refuses nothing.
         toml: lines for an experiment; empty where text, label or labels are not clear.
     """
@@ -72,6 +73,7 @@ class Checked:
     dealt: Dealt | None
     findings: tuple[Finding, ...]
     toml: str
+    tags: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -106,7 +108,8 @@ def check(source: str, wishes: Wishes, *, cache: Path) -> Checked:
     )
     if experiment is not None and "label" not in asked:
         roles = replace(roles, label=Role(column=None, guessed=False))
-    texts, findings = _understood(rows, columns, roles, experiment)
+    tags = tags_of(rows, roles) if experiment is None else {}
+    texts, findings = _tagged(rows, columns, roles, tags) if tags else _understood(rows, columns, roles, experiment)
     dealt = None
     if experiment is not None and all(finding.level != ERROR for finding in findings):
         dealt, more = _dealt(experiment, rows, cache)
@@ -123,7 +126,8 @@ def check(source: str, wishes: Wishes, *, cache: Path) -> Checked:
         languages=guess_languages([item.text for item in texts.items]) if texts.items and not rows.images else None,
         dealt=dealt,
         findings=tuple(sorted(findings, key=lambda finding: finding.level != ERROR)),
-        toml=_toml(source, columns, roles, texts, tokens),
+        toml=lines_to_paste(source, rows, columns, roles, texts, tags, tokens),
+        tags=tags,
     )
 
 
@@ -134,6 +138,16 @@ def _named(wishes: Wishes, source: str) -> Experiment | None:
         return None
     text, label = wishes.text or experiment.data.text, wishes.label or experiment.data.label
     return replace(experiment, data=replace(experiment.data, source=source, text=text, label=label))
+
+
+def _tagged(
+    rows: SheetRows, columns: Sequence[Column], roles: Roles, tags: Mapping[str, int]
+) -> tuple[Texts, list[Finding]]:
+    """The rows as words with a tag each: their own tags are the labels."""
+    data = Data(text=str(roles.text.column), label=str(roles.label.column))
+    items, found = read_as(TASKS["token-classification"], rows, data, tuple(tags))
+    texts, unlabelled = texts_of(items, {}), replace(roles, label=replace(roles.label, column=None))
+    return texts, [*found, *tag_findings(tags, roles), *findings_of(rows, columns, unlabelled, texts)]
 
 
 def _understood(
@@ -170,25 +184,3 @@ def _tokens(base: str, items: Sequence[Item], cache: Path) -> Lengths | None:
     told = {"return_attention_mask": False, "return_token_type_ids": False}
     encoded = tokenizer(first, truncation=True, max_length=UNCUT, **told) if first else {"input_ids": []}
     return lengths_of([len(ids) for ids in encoded["input_ids"]])
-
-
-def _toml(source: str, columns: Sequence[Column], roles: Roles, texts: Texts, tokens: Lengths | None) -> str:
-    """An experiment needs no more than these lines, where everything is clear."""
-    text, label = roles.text.column, roles.label.column
-    repeated = {name for group in texts.alike for name in group[1:]}
-    names = sorted({name.strip() for name in texts.labels.keys() - repeated})
-    if text is None or label is None or not of_names(columns, roles, texts) or len(names) < 2:
-        return ""
-    labels = ", ".join(_quoted(name) for name in names)
-    lines = ["[model]", f"labels = [{labels}]", "[data]", f"source = {_quoted(source)}"]
-    lines += [f"text = {_quoted(text)}", f"label = {_quoted(label)}", "[data.partition]"]
-    least = min((column.distinct for column in columns if column.name == roles.site), default=0)
-    by_site = roles.site is not None and 2 <= least <= len(texts.items) // LEAST_ROWS
-    lines += ['by = "column"', f"column = {_quoted(str(roles.site))}"] if by_site else ['by = "iid"', "sites = 4"]
-    if tokens is not None:
-        lines += ["[training]", f"max_length = {-(-tokens.share_95 // STEP) * STEP}"]
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -17,7 +17,7 @@ from fedrelease.data.check.sheets import Column, SheetRows
 from fedrelease.data.check.texts import Texts
 from fedrelease.wording import plain
 
-__all__ = ["Finding", "findings_of", "label_findings", "leak_findings", "of_names", "role_findings"]
+__all__ = ["ERROR", "WARNING", "Finding", "findings_of", "label_findings", "leak_findings", "of_names", "role_findings"]
 
 ERROR, WARNING = "error", "warning"
 MOST_LABELS = 50
@@ -79,7 +79,7 @@ def _header(rows: SheetRows) -> Iterator[Finding]:
     odd = [
         name for name in rows.columns if not name.strip() or len(name.split()) > MOST_WORDS or _NUMBER.fullmatch(name)
     ]
-    if odd and rows.place == "line" and rows.rows:
+    if odd and rows.name.lower().endswith(".csv") and rows.rows:
         what = "the first line looks like a row, and not like the names of columns"
         yield Finding(level=WARNING, what=what, lines=(1,), fix="write a header above it, such as text,label")
 

@@ -16,6 +16,8 @@ __all__ = ["Role", "Roles", "roles_of"]
 
 TEXT_NAMES = ("text", "sentence", "review", "body", "message", "tweet", "question", "content", "comment", "utterance")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "rating", "stars", "intent", "y")
+WORD_LISTS, TAG_LISTS = ("tokens", "words"), ("ner_tags", "tags", "pos_tags")
+"""Names of columns that hold lists."""
 SHOWN = 40
 """Letters of a column's name: without a header it is a text."""
 SITE_NAMES = ("site", "partner", "client", "hospital", "source", "user")
@@ -63,7 +65,7 @@ def roles_of(rows: SheetRows, columns: Sequence[Column], *, text: str | None, la
 def _text(columns: Sequence[Column], *, without: str | None) -> str | None:
     """By its name, whatever it holds (a text may be a number), else the column with the most words."""
     fit = [column for column in columns if column.kind != "nothing" and column.name != without]
-    named = _named(fit, TEXT_NAMES)
+    named = _named(fit, TEXT_NAMES) or _named(_lists(fit), WORD_LISTS)
     longest = max((column for column in fit if column.kind == "text"), key=lambda column: column.words, default=None)
     return named or (longest.name if longest else None)
 
@@ -75,7 +77,11 @@ def _label(columns: Sequence[Column], *, without: str | None) -> str | None:
     others = [column for column in columns if column.kind != "nothing" and column.name != without]
     few = [column for column in fit if 2 <= column.distinct <= 50 and column.name.lower() not in SITE_NAMES]
     fewest = min(few, key=lambda column: (column.kind != "names", column.distinct), default=None)
-    return _named(others, LABEL_NAMES) or (fewest.name if fewest else None)
+    return _named(others, LABEL_NAMES) or _named(_lists(others), TAG_LISTS) or (fewest.name if fewest else None)
+
+
+def _lists(columns: Sequence[Column]) -> list[Column]:
+    return [column for column in columns if column.kind == "lists"]
 
 
 def _named(columns: Sequence[Column], names: Sequence[str]) -> str | None:

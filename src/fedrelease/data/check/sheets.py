@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedrelease.data.builtin import BUILT_IN
-from fedrelease.data.image_folders import is_image_folder, read_image_folder
+from fedrelease.data.image_folders import guessed_labels, guessed_pixels, is_image_folder, read_image_folder
 from fedrelease.data.images import IMAGES, image_sheet
 from fedrelease.data.readers import read_source
 from fedrelease.data.rows import RawRow, Sheet
@@ -41,6 +41,7 @@ class SheetRows:
         rows: those that could be read. faults: the others, with the reason.
         classes: names of the integer classes of a column, where the source has them.
         images: whether the text of a row is the sha256 of its pixels.
+        pixels: what images of a folder were brought to, such as ``1x28x28``; else nothing.
     """
 
     name: str
@@ -50,6 +51,7 @@ class SheetRows:
     faults: tuple[RawRow, ...]
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     images: bool = False
+    pixels: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +74,18 @@ class Column:
 
 
 def open_rows(source: str, *, cache: Path, experiment: Experiment | None = None) -> SheetRows:
-    """Read a source to its end; nothing is fetched. A folder of images is one for an experiment about images only.
+    """Read a source to its end; nothing is fetched.
+
+    A folder of images is read as the experiment about images says, else with the labels and the size that its files have.
 
     Raises:
         DataError: it is not there, or is of no form that can be read row by row.
     """
     folder = Path(source).expanduser()
-    of_images = experiment is not None and TASKS[experiment.model.task].reads == "images" and is_image_folder(folder)
-    sheet = _image_folder(folder, experiment) if of_images and experiment else _sheet(source, cache)
+    about_images = experiment is None or TASKS[experiment.model.task].reads == "images"
+    of_images = about_images and source not in BUILT_IN and is_image_folder(folder)
+    pixels = _pixels(folder, experiment) if of_images else ""
+    sheet = _image_folder(folder, experiment, pixels) if of_images else _sheet(source, cache)
     found = tuple(sheet.rows)
     return SheetRows(
         name=sheet.name,
@@ -89,12 +95,17 @@ def open_rows(source: str, *, cache: Path, experiment: Experiment | None = None)
         faults=tuple(row for row in found if row.fault is not None),
         classes=sheet.classes,
         images=of_images or source in IMAGES,
+        pixels=pixels,
     )
 
 
-def _image_folder(folder: Path, experiment: Experiment) -> Sheet:
-    labels = experiment.model.labels
-    images, columns = read_image_folder(folder, labels, experiment.data.pixels)
+def _pixels(folder: Path, experiment: Experiment | None) -> str:
+    return guessed_pixels(folder) if experiment is None else experiment.data.pixels
+
+
+def _image_folder(folder: Path, experiment: Experiment | None, pixels: str) -> Sheet:
+    labels = guessed_labels(folder) if experiment is None else experiment.model.labels
+    images, columns = read_image_folder(folder, labels, pixels)
     return image_sheet(folder.name, images, labels, **columns)
 
 
