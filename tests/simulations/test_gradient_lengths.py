@@ -81,7 +81,8 @@ def test_shares_and_quantiles_by_hand() -> None:
 @pytest.mark.parametrize(
     ("lengths", "clip", "said"),
     [
-        ((0.02, 0.03, 0.04), 0.03, "33% of these rows have a longer gradient, which is shortened to that."),
+        ((0.02, 0.03, 0.04), 0.03, "33% of these gradients are longer, and are shortened to that."),
+        ((0.02, 0.03, 0.04), 0.9, "privacy.clip is 0.9: none of these gradients is longer."),
         ((0.02, 0.03, 0.04), 0.9, "With --set privacy.clip=0.03, the middle length, noise would be 30 times smaller"),
         ((0.0, 0.0, 0.0), 1.0, "Half of the rows have no gradient at all"),
     ],

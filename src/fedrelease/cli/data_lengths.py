@@ -79,7 +79,8 @@ def print_lengths(found: "Lengths", console: Console) -> None:
 def advice(found: "Lengths") -> str:
     """What to make of the lengths, in a sentence or two that name the key."""
     middle = found.at(0.5)
-    told = f"privacy.clip is {found.clip:g}: {found.cut:.0%} of these rows have a longer gradient, which is shortened to that."
+    longer = f"{found.cut:.0%} of these gradients are longer, and are shortened to that"
+    told = f"privacy.clip is {found.clip:g}: {longer if found.cut else 'none of these gradients is longer'}."
     if middle == 0:
         return f"{told}\nHalf of the rows have no gradient at all: nothing can be learned of them here."
     times = found.clip / middle
