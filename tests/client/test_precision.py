@@ -1,5 +1,6 @@
 """A base in bfloat16: what it changes, what it must not, and who chooses it."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,12 @@ def test_the_measurement_is_a_ratio_and_leaves_the_threads_alone() -> None:
     threads = torch.get_num_threads()
     assert precision._gain() > 0
     assert torch.get_num_threads() == threads
+
+
+def test_waiting_for_a_processor_that_others_use_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else both precisions look alike on a busy machine, and what is measured once is kept."""
+    monkeypatch.setattr(torch, "mm", lambda left, right: time.sleep(0.05))
+    assert precision._seconds(torch.ones(1), torch.ones(1)) < 0.04
 
 
 def test_a_model_is_not_built_before_a_precision_was_chosen(tiny_base: Path) -> None:
