@@ -1,4 +1,4 @@
-"""The picture of how a federation learned: accuracy of the mean and of every site, and epsilon below it.
+"""The picture of how a federation learned: accuracy of the mean and of every site; below it the task's own metric, and epsilon.
 
 Example::
 
@@ -21,6 +21,7 @@ __all__ = ["curve_png"]
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C7500", "#666666")
 INK = "#222222"
 LABELS_SHOWN = 16
+WIDE = 10.0
 NOTHING_TOLD = "The sites keep their metrics private, so there is no accuracy to draw."
 
 
@@ -28,24 +29,33 @@ def curve_png(rows: Sequence[Row], *, name: str) -> bytes:
     """The picture as PNG bytes; equal rows give equal bytes."""
     figure = Figure(figsize=(12, 7.5), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
+    beside = _beside(rows)
     private = any(row.epsilon is not None for row in rows)
-    upper, lower = _panels(figure, private=private)
+    panels = _panels(figure, [4, *([2] if beside else []), *([1] if private else [])])
     _title(figure, rows, name)
-    _draw_accuracy(upper, rows)
-    if lower is not None:
-        _draw_epsilon(lower, rows)
-    _label_versions(lower or upper, rows)
+    _draw_accuracy(panels[0], rows)
+    if beside:
+        _draw_beside(panels[1], rows, beside)
+    if private:
+        _draw_epsilon(panels[-1], rows)
+    _label_versions(panels[-1], rows)
     png = io.BytesIO()
     figure.savefig(png, format="png", metadata={"Software": None})
     return png.getvalue()
 
 
-def _panels(figure: Figure, *, private: bool) -> tuple[Axes, Axes | None]:
-    if not private:
-        return figure.subplots(), None
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    upper.tick_params(labelbottom=False)
-    return upper, lower
+def _panels(figure: Figure, heights: Sequence[int]) -> list[Axes]:
+    """One above the other, of these heights; only the lowest names versions."""
+    column = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    for axes in column[:-1]:
+        axes.tick_params(labelbottom=False)
+    return list(column)
+
+
+def _beside(rows: Sequence[Row]) -> str | None:
+    """The first metric that the task shows beside accuracy, if any release tells it."""
+    names = (name for row in rows for name, value in row.shown.items() if value is not None)
+    return next(names, None)
 
 
 def _title(figure: Figure, rows: Sequence[Row], name: str) -> None:
@@ -77,12 +87,23 @@ def _draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
         return
     _draw_sites(axes, rows, sites)
     mean = _numbers([row.accuracy for row in rows])
-    axes.plot(at, mean, color=INK, linewidth=3, marker="o", markersize=8, label="mean of the sites", zorder=4)
+    whose = "mean of the sites" if sites else "the server's hold-out"
+    axes.plot(at, mean, color=INK, linewidth=3, marker="o", markersize=8, label=whose, zorder=4)
     held = [index for index, row in enumerate(rows) if row.verdict == "held"]
     if held:
         held_mean = [mean[index] for index in held]
         axes.plot(held, held_mean, "o", color="white", markeredgecolor=INK, markersize=9, label="held", zorder=5)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=12, frameon=False)
+
+
+def _draw_beside(axes: Axes, rows: Sequence[Row], name: str) -> None:
+    """The same means of another metric; by powers of ten where it spans more than one of them."""
+    _style(axes, name.replace("_", " "))
+    values = _numbers([row.shown.get(name) for row in rows])
+    axes.plot(range(len(rows)), values, color=INK, linewidth=2, marker="s", markersize=6)
+    told = [value for value in values if not math.isnan(value)]
+    if min(told) > 0 and max(told) > WIDE * min(told):
+        axes.set_yscale("log")
 
 
 def _draw_sites(axes: Axes, rows: Sequence[Row], sites: Sequence[str]) -> None:

@@ -56,11 +56,23 @@ def test_the_picture_has_the_promised_size_and_equal_rows_give_equal_bytes(
         (ROW, replace(ROW, version="0.1.2", accuracy=None, sites={"amazon": 0.5})),
         tuple(replace(ROW, version=f"0.1.{n}", sites={f"s{i}": i / 40 for i in range(40)}) for n in range(60)),
         (replace(ROW, sites={"$a^b$": 0.5, "_x": 0.6}),),
+        (replace(ROW, shown={"perplexity": 513_294.8}), replace(ROW, version="0.1.2", shown={"perplexity": 2.0})),
+        (replace(ROW, shown={"r2": -0.1}), replace(ROW, version="0.1.2", shown={"r2": None})),
     ],
-    ids=["empty", "one", "withheld", "no-privacy", "partly-withheld", "many", "odd-names"],
+    ids=["empty", "one", "withheld", "no-privacy", "partly-withheld", "many", "odd-names", "wide", "partly-shown"],
 )
 def test_any_rows_can_be_drawn(rows: tuple[Row, ...]) -> None:
     assert size_of(curve_png(rows, name="four_$ites")) == (1200, 750)
+
+
+def test_what_a_task_shows_beside_accuracy_is_drawn_too() -> None:
+    rows = [replace(ROW, version=f"0.1.{n}", shown={"perplexity": 50.0 - n}) for n in range(3)]
+    bare = [replace(row, shown={}) for row in rows]
+    assert (
+        curve_png(rows, name="x")
+        != curve_png(bare, name="x")
+        == curve_png([replace(row, shown={"f": None}) for row in rows], name="x")
+    )
 
 
 def test_the_summary_has_one_row_a_version_and_one_column_a_site(example_store: Store, tmp_path: Path) -> None:
