@@ -36,8 +36,8 @@ class Stopped(Exception):
 
 @pytest.fixture(scope="module")
 def growing(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Federation:
-    """Every third row is neutral."""
-    made = write_federation(tmp_path_factory.mktemp("growing"), tiny_base, rows=36, rounds="1", phase=PHASES)
+    """Every third row is neutral; so many that noise leaves no site without a row of the old labels, wherever the folder lies."""
+    made = write_federation(tmp_path_factory.mktemp("growing"), tiny_base, rows=90, rounds="1", phase=PHASES)
     head, *lines = made.rows.read_text(encoding="utf-8").splitlines()
     lines[::3] = [line.replace("negative", "neutral").replace("positive", "neutral") for line in lines[::3]]
     made.rows.write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
