@@ -5,22 +5,16 @@ Example::
     FedDPA(weighting="uniform").directives(1)                # {"private": "second-adapter"}
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedrelease.strategies.averaging import mean_of_shared
-from fedrelease.strategies.contract import Strategy
-from fedrelease.strategies.fedavg import FedAvg
-from fedrelease.update import State, Update
+from fedrelease.strategies.keeps_part import KeepsPart
 
 __all__ = ["FedDPA"]
 
-PART = "second-adapter"
-
 
 @dataclass(frozen=True, kw_only=True)
-class FedDPA(Strategy):
+class FedDPA(KeepsPart):
     """Federated averaging of LoRA's factors and the head; each site trains a second pair of factors too, which never leaves it.
 
     The second pair (``[model.adapter] own_rank``) lies at the same modules, and a layer adds up both products. A site trains both
@@ -37,24 +31,6 @@ class FedDPA(Strategy):
     together, with one weight for every text, is ours.
     """
 
-    equal_stays_equal: ClassVar[bool] = False
     adapters: ClassVar[tuple[str, ...]] = ("lora",)
     keeps_own_pair: ClassVar[bool] = True
-
-    weighting: str = "uniform"
-
-    def __post_init__(self) -> None:
-        """Check the knob."""
-        FedAvg(weighting=self.weighting)
-
-    def directives(self, round: int) -> Mapping[str, float | str | bool]:
-        """Clients train their second pair, keep it, and send the one that came."""
-        return {"private": PART}
-
-    def aggregate(self, parent: State, updates: Sequence[Update], memory: State) -> tuple[State, State]:
-        """As FedAvg, but for the second pair: it is the parent's bit for bit, and no update's is read.
-
-        Raises:
-            RoundFailed: as FedAvg.
-        """
-        return mean_of_shared(parent, updates, self.weighting, private=PART), {}
+    part: ClassVar[str] = "second-adapter"

@@ -5,22 +5,16 @@ Example::
     FedPer(weighting="uniform").directives(1)                # {"private": "head"}
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedrelease.strategies.averaging import mean_of_shared
-from fedrelease.strategies.contract import Strategy
-from fedrelease.strategies.fedavg import FedAvg
-from fedrelease.update import State, Update
+from fedrelease.strategies.keeps_part import KeepsPart
 
 __all__ = ["FedPer"]
 
-PART = "head"
-
 
 @dataclass(frozen=True, kw_only=True)
-class FedPer(Strategy):
+class FedPer(KeepsPart):
     """Federated averaging of what lies below the head; each site trains a head too, which never leaves it.
 
     Sites whose labels mean something else at each of them share what a text is turned into, and not what is read off it. A
@@ -36,22 +30,4 @@ class FedPer(Strategy):
     Source: Arivazhagan et al. (2019), https://arxiv.org/abs/1912.00818, algorithms 1 and 2, with one layer of personalisation.
     """
 
-    equal_stays_equal: ClassVar[bool] = False
-
-    weighting: str = "uniform"
-
-    def __post_init__(self) -> None:
-        """Check the knob."""
-        FedAvg(weighting=self.weighting)
-
-    def directives(self, round: int) -> Mapping[str, float | str | bool]:
-        """Clients train their head, keep it, and send the one that came."""
-        return {"private": PART}
-
-    def aggregate(self, parent: State, updates: Sequence[Update], memory: State) -> tuple[State, State]:
-        """As FedAvg, but for the head: it is the parent's bit for bit, and no update's is read.
-
-        Raises:
-            RoundFailed: as FedAvg.
-        """
-        return mean_of_shared(parent, updates, self.weighting, private=PART), {}
+    part: ClassVar[str] = "head"

@@ -5,22 +5,16 @@ Example::
     FedSALoRA(weighting="uniform").directives(1)             # {"private": "lora_B"}
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedrelease.strategies.averaging import mean_of_shared
-from fedrelease.strategies.contract import Strategy
-from fedrelease.strategies.fedavg import FedAvg
-from fedrelease.update import State, Update
+from fedrelease.strategies.keeps_part import KeepsPart
 
 __all__ = ["FedSALoRA"]
 
-PART = "lora_B"
-
 
 @dataclass(frozen=True, kw_only=True)
-class FedSALoRA(Strategy):
+class FedSALoRA(KeepsPart):
     """Federated averaging of LoRA's A factors and the head; each site trains a B too, which never leaves it.
 
     A tends to hold what sites have in common, and B what is a site's own. A release has the B of its parent, in a plan of this
@@ -36,23 +30,5 @@ class FedSALoRA(Strategy):
     shared is ours.
     """
 
-    equal_stays_equal: ClassVar[bool] = False
     adapters: ClassVar[tuple[str, ...]] = ("lora",)
-
-    weighting: str = "uniform"
-
-    def __post_init__(self) -> None:
-        """Check the knob."""
-        FedAvg(weighting=self.weighting)
-
-    def directives(self, round: int) -> Mapping[str, float | str | bool]:
-        """Clients train every B factor, keep it, and send the one that came."""
-        return {"private": PART}
-
-    def aggregate(self, parent: State, updates: Sequence[Update], memory: State) -> tuple[State, State]:
-        """As FedAvg, but for the B factors: they are the parent's bit for bit, and no update's is read.
-
-        Raises:
-            RoundFailed: as FedAvg.
-        """
-        return mean_of_shared(parent, updates, self.weighting, private=PART), {}
+    part: ClassVar[str] = "lora_B"
